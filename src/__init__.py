@@ -1,0 +1,1 @@
+"""Trustworthy comparisons of parameter-efficient fine-tuning methods."""

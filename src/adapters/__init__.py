@@ -1,0 +1,1 @@
+"""Adapter methods: one file per method, on the contract in `base.py`."""

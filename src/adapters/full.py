@@ -1,0 +1,14 @@
+"""Full fine-tuning: every parameter of the base model is trained, with the head."""
+
+from torch import nn
+
+from src.adapters.base import Method, Setup
+
+
+class Full(Method):
+    """Train all weights."""
+
+    @classmethod
+    def place_on(cls, model: nn.Module, setup: Setup) -> None:
+        """Let every parameter require gradients."""
+        model.requires_grad_(True)

@@ -1,0 +1,13 @@
+"""The head alone on a frozen base model: what any adapter has to beat."""
+
+from torch import nn
+
+from src.adapters.base import Method, Setup
+
+
+class HeadOnly(Method):
+    """Train nothing of the base model; the runner trains the head with every method."""
+
+    @classmethod
+    def place_on(cls, model: nn.Module, setup: Setup) -> None:
+        """Leave the model frozen."""

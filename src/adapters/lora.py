@@ -1,0 +1,71 @@
+"""LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685v2).
+
+    y = x W0^T + bias + scaling * x A^T B^T,    scaling = alpha / rank
+
+Trained: `lora_A` (rank, in_features) and `lora_B` (out_features, rank). Frozen: W0 and its bias. B starts at
+zero, so the first output is the base model's. A's Gaussian has variance 1 / in_features, which keeps the size of
+`x A^T` the same at every rank and width; the paper leaves the variance open, PEFT's own Gaussian has 1 / rank^2.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.adapters.base import Adapter, scaled_product
+from src.errors import UserError
+
+
+class LoRA(Adapter):
+    """Low-rank update of one linear layer, both factors trained.
+
+    Args:
+        init: "gaussian" (the paper), or "kaiming" for the uniform initialisation of PEFT's default.
+        generator: source of A's random numbers; None leaves both matrices at zero, to be loaded.
+    """
+
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        init: str = "gaussian",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
+        if init not in ("gaussian", "kaiming"):
+            raise UserError(f"adapter.options.init={init} is not known.\nAllowed: gaussian, kaiming.")
+        self.init = init
+        weight = base_layer.weight
+        self.lora_A = nn.Parameter(weight.new_zeros(rank, self.in_features))  # (rank, in_features)
+        self.lora_B = nn.Parameter(weight.new_zeros(self.out_features, rank))  # (out_features, rank)
+        if generator is not None:
+            self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw A from `generator` in float32 and set B to zero (section 4.1)."""
+        drawn = torch.empty(self.rank, self.in_features)
+        if self.init == "gaussian":
+            drawn.normal_(0.0, 1 / math.sqrt(self.in_features), generator=generator)
+        else:
+            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+        self.lora_A.copy_(drawn)
+        self.lora_B.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., in_features) to (..., out_features) by Eq. 3: h = W0 x + BA x."""
+        hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
+        return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
+
+    def merged_weight(self) -> Tensor:
+        """W0 + scaling B A, (out_features, in_features)."""
+        return self.base_layer.weight + self.scaling * self.lora_B @ self.lora_A
+
+    @staticmethod
+    def expected_trainable(in_features: int, out_features: int, rank: int) -> int:
+        """r (in + out): section 4.2's count for one matrix."""
+        return rank * (in_features + out_features)

@@ -1,0 +1,78 @@
+"""LoRA-FA (Zhang et al. 2023, https://arxiv.org/abs/2308.03303v2): LoRA with A frozen.
+
+    y = x W0^T + bias + scaling * x A^T B^T,    scaling = alpha / rank
+
+Trained: `lora_B` (out_features, rank). Frozen: W0, its bias and the random `lora_A` (rank, in_features). With A
+frozen, autograd keeps `x A^T` (rank numbers a token) instead of x (in_features numbers). The second version of
+the paper corrects B's gradient so that the update of W is the one closest to full fine-tuning's:
+
+    g_B := g_B (A A^T)^-1 / scaling^2
+
+A never changes, so the inverse is computed once; PEFT's optimizer of this name computes it at every step.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.adapters.base import Adapter, scaled_product
+
+
+class LoRAFA(Adapter):
+    """Low-rank update of one linear layer with a frozen random projection.
+
+    Args:
+        generator: source of A's random numbers; None leaves both matrices at zero, to be loaded.
+    """
+
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
+        weight = base_layer.weight
+        self.lora_A = nn.Parameter(weight.new_zeros(rank, self.in_features), requires_grad=False)  # (rank, in)
+        self.lora_B = nn.Parameter(weight.new_zeros(self.out_features, rank))  # (out_features, rank)
+        self._gram_inverse: Tensor | None = None  # (rank, rank)
+        if generator is not None:
+            self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw A from a Gaussian of variance 1 / in_features in float32 and set B to zero."""
+        drawn = torch.empty(self.rank, self.in_features)
+        self.lora_A.copy_(drawn.normal_(0.0, 1 / math.sqrt(self.in_features), generator=generator))
+        self.lora_B.zero_()
+        self._gram_inverse = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., in_features) to (..., out_features) by Eq. 1 with A frozen."""
+        hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank): all that backward keeps
+        return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
+
+    @torch.no_grad()
+    def correct_gradients(self) -> None:
+        """Replace B's gradient by the closed form that brings scaling * g_B A nearest to W's gradient."""
+        if self.lora_B.grad is None:
+            return
+        if self._gram_inverse is None:
+            A = self.lora_A.to(torch.promote_types(self.lora_A.dtype, torch.float32))
+            self._gram_inverse = torch.linalg.inv(A @ A.T)
+        corrected = self.lora_B.grad.to(self._gram_inverse.dtype) @ self._gram_inverse / self.scaling**2
+        self.lora_B.grad.copy_(corrected)
+
+    def merged_weight(self) -> Tensor:
+        """W0 + scaling B A, (out_features, in_features)."""
+        return self.base_layer.weight + self.scaling * self.lora_B @ self.lora_A
+
+    @staticmethod
+    def expected_trainable(in_features: int, out_features: int, rank: int) -> int:
+        """r out: B alone."""
+        return rank * out_features

@@ -1,0 +1,82 @@
+"""LoRA-SB (Ponkshe et al. 2024, https://arxiv.org/abs/2411.19557v4).
+
+    y = x W0^T + bias + scaling * x A^T R^T B^T,    scaling = alpha / rank, by default 1
+
+Trained: `lora_R` (rank, rank). Frozen: W0, its bias, `lora_B` (out_features, rank) and `lora_A`
+(rank, in_features). The start approximates the first AdamW step of full fine-tuning, dW = -eta sign(G), by its
+truncated SVD dW = U_r S_r V_r^T: B = U_r, A = V_r^T, R = S_r / scaling. So the first output differs from the base
+model's by design. B and A are orthonormal, which makes the optimal gradient of R equal to its own gradient up to
+1 / scaling^2 (Eq. 8 with B^T B = A A^T = I). The authors' code rounds U, S and V to bfloat16 and resets the
+global seed for every layer; this one does neither.
+"""
+
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.adapters.base import Adapter, Setup, UpdateDirection, scaled_product
+
+
+class LoRASB(Adapter):
+    """A trained r x r matrix between frozen singular vectors of the first full update.
+
+    Args:
+        direction: SVD of -sign(G) of this layer; None leaves all three matrices at zero, to be loaded.
+        step_size: eta, the learning rate of full fine-tuning's first step.
+    """
+
+    needs_gradient: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        direction: UpdateDirection | None = None,
+        step_size: float = 0.0,
+    ) -> None:
+        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
+        weight = base_layer.weight
+        self.lora_A = nn.Parameter(weight.new_zeros(rank, self.in_features), requires_grad=False)  # (rank, in)
+        self.lora_B = nn.Parameter(weight.new_zeros(self.out_features, rank), requires_grad=False)  # (out, rank)
+        self.lora_R = nn.Parameter(weight.new_zeros(rank, rank))  # (rank, rank)
+        if direction is not None:
+            self.reset_parameters(direction, step_size)
+
+    @classmethod
+    def build(cls, base_layer: nn.Module, name: str, setup: Setup) -> Self:
+        """Make one adapter from its layer's update direction; the method draws no random numbers."""
+        direction = setup.update_directions.get(name)
+        given: dict[str, Any] = {"direction": direction, "step_size": setup.step_size, **setup.options}
+        return cls(cls.checked_layer(base_layer, name), rank=setup.rank, alpha=setup.alpha, **given)
+
+    @torch.no_grad()
+    def reset_parameters(self, direction: UpdateDirection, step_size: float) -> None:
+        """Start at the best rank-r approximation of eta times the direction (Algorithm 1)."""
+        self.lora_B.copy_(direction.U[:, : self.rank])
+        self.lora_A.copy_(direction.Vh[: self.rank])
+        self.lora_R.copy_(torch.diag(direction.S[: self.rank]) * step_size / self.scaling)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., in_features) to (..., out_features): h = W0 x + scaling B R A x."""
+        hidden = F.linear(F.linear(self.dropout(x), self.lora_A), self.lora_R)  # (..., rank)
+        return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
+
+    @torch.no_grad()
+    def correct_gradients(self) -> None:
+        """Divide R's gradient by scaling^2, all that is left of Eq. 8 with orthonormal factors."""
+        if self.lora_R.grad is not None and self.scaling != 1:
+            self.lora_R.grad.div_(self.scaling**2)
+
+    def merged_weight(self) -> Tensor:
+        """W0 + scaling B R A, (out_features, in_features)."""
+        return self.base_layer.weight + self.scaling * self.lora_B @ self.lora_R @ self.lora_A
+
+    @staticmethod
+    def expected_trainable(in_features: int, out_features: int, rank: int) -> int:
+        """r^2, whatever the layer's size."""
+        return rank**2

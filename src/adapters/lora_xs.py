@@ -1,0 +1,63 @@
+"""LoRA-XS (Balazy et al. 2024, https://arxiv.org/abs/2405.17604v3).
+
+    y = x W0^T + bias + scaling * x A^T R^T B^T,    scaling = alpha / rank
+
+Trained: `lora_R` (rank, rank). Frozen: W0, its bias, and the factors of W0's truncated SVD, `lora_B` = U_r
+(out_features, rank) and `lora_A` = S_r V_r^T (rank, in_features): the singular values sit on the input side, as
+in the authors' code. R starts near zero, not at it, so the first output is the base model's up to 1e-5.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.adapters.base import Adapter, scaled_product
+
+INITIAL_STD = 1e-5
+
+
+class LoRAXS(Adapter):
+    """A trained r x r matrix between frozen singular vectors of the layer's own weight.
+
+    Args:
+        generator: source of R's random numbers; None leaves all three matrices at zero, to be loaded.
+    """
+
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
+        weight = base_layer.weight
+        self.lora_A = nn.Parameter(weight.new_zeros(rank, self.in_features), requires_grad=False)  # (rank, in)
+        self.lora_B = nn.Parameter(weight.new_zeros(self.out_features, rank), requires_grad=False)  # (out, rank)
+        self.lora_R = nn.Parameter(weight.new_zeros(rank, rank))  # (rank, rank)
+        if generator is not None:
+            self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Decompose W0 in float32 and draw R from N(0, 1e-5^2) (section 3)."""
+        U, S, Vh = torch.linalg.svd(self.base_layer.weight.float(), full_matrices=False)
+        self.lora_B.copy_(U[:, : self.rank])
+        self.lora_A.copy_(S[: self.rank, None] * Vh[: self.rank])
+        self.lora_R.copy_(torch.empty(self.rank, self.rank).normal_(0.0, INITIAL_STD, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., in_features) to (..., out_features) by Eq. 2: h = W0 x + B R A x."""
+        hidden = F.linear(F.linear(self.dropout(x), self.lora_A), self.lora_R)  # (..., rank)
+        return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
+
+    def merged_weight(self) -> Tensor:
+        """W0 + scaling B R A, (out_features, in_features)."""
+        return self.base_layer.weight + self.scaling * self.lora_B @ self.lora_R @ self.lora_A
+
+    @staticmethod
+    def expected_trainable(in_features: int, out_features: int, rank: int) -> int:
+        """r^2, whatever the layer's size."""
+        return rank**2

@@ -1,0 +1,57 @@
+"""Run records as one tidy table: a row a run, a column a fact.
+
+`body_trained` is everything trained but the head, which all methods share.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from src.results.store import Record, read_all
+
+COLUMNS = [
+    "run_id", "state", "reason", "task", "model", "adapter", "rank", "target", "seed", "lr", "alpha", "scaling",
+    "trained", "body_trained", "head_trained", "adapter_frozen", "total", "validation", "test", "metric",
+    "train_seconds", "run_seconds", "saved_for_backward_bytes", "precision", "device", "git_revision",
+]  # fmt: skip
+
+
+def row(record: Record) -> dict[str, object]:
+    """One run as a row; what a failed run doesn't have is missing."""
+    config, adapter = record["config"], record["config"]["adapter"]
+    axes = {axis: config[axis] if axis in adapter["axes"] else None for axis in ("rank", "lr", "alpha")}
+    found: dict[str, object] = {
+        "run_id": record["run_id"],
+        "state": record["state"],
+        "reason": (record["error"] or {}).get("message"),
+        "task": config["task"]["name"],
+        "model": config["model"]["name"],
+        "adapter": adapter["name"],
+        "target": config["target"]["name"] if "target" in adapter["axes"] else None,
+        "seed": config["seed"],
+        **axes,
+    }
+    if record["state"] != "done":
+        return found
+    parameters = record["parameters"]
+    return found | {
+        "scaling": record["scaling"],
+        "body_trained": parameters["adapter_trained"] + parameters["other_trained"],
+        **{key: parameters[key] for key in ("trained", "head_trained", "adapter_frozen", "total")},
+        **{split: metric["value"] for split, metric in record["metrics"].items()},
+        "metric": record["metrics"]["validation"]["name"],
+        "train_seconds": record["time"]["train_seconds"],
+        "run_seconds": record["time"]["run_seconds"],
+        "saved_for_backward_bytes": record["memory"]["saved_for_backward_bytes"],
+        "precision": record["memory"]["precision"],
+        "device": record["provenance"]["device"]["name"],
+        "git_revision": record["provenance"]["git_revision"],
+    }
+
+
+def collect(results_dir: Path) -> pd.DataFrame:
+    """All runs under `results_dir/runs`, sorted by task, model, adapter, rank, target and seed."""
+    frame = pd.DataFrame([row(record) for record in read_all(results_dir)], columns=COLUMNS)
+    frame = frame.astype({"rank": "Int64", "seed": "Int64"})
+    keys = ["task", "model", "adapter", "rank", "target", "seed", "run_id"]
+    return frame.sort_values(keys, na_position="first", ignore_index=True)

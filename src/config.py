@@ -1,0 +1,245 @@
+"""The typed configuration of a run, and the checks that need no model, no data and no heavy import.
+
+Hydra fills these dataclasses (types and unknown keys are its errors); `Config.checked` adds the rules that
+concern values and combinations. A sweep checks all of its runs this way before the first one starts.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from src.errors import UserError, nearest_first
+
+ROLES = ("query", "key", "value", "output", "ffn_up", "ffn_down", "gate")
+PRECISIONS = ("auto", "bf16", "fp32")
+SCHEDULES = ("linear", "cosine", "constant")
+TRACKING_MODES = ("offline", "online", "none")
+
+
+@dataclass
+class AdapterConfig:
+    """A method: the class that implements it, and which axes of a sweep it responds to.
+
+    `axes` is a subset of rank, alpha, target, lr: an axis that a method doesn't have is no part of its runs'
+    identity, so a method without a rank runs once in a rank sweep.
+    """
+
+    name: str = MISSING
+    method: str = MISSING
+    axes: list[str] = field(default_factory=list)
+    lr: float | None = None
+    alpha_per_rank: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RoleConfig:
+    """Where a model keeps a role: a module name with `*` for the layer, and the matrix's size."""
+
+    module: str = MISSING
+    out_features: int = MISSING
+    in_features: int = MISSING
+
+
+@dataclass
+class ModelConfig:
+    """A base model: where its weights come from, its head, and the map from roles to module names.
+
+    Weights come from a folder inside an installed package, else from the hub at a pinned revision; with
+    neither, the model is built from `config` and its weights are drawn from `init_seed`.
+    """
+
+    name: str = MISSING
+    architecture: str = MISSING
+    package: str | None = None
+    package_folder: str = ""
+    package_pip: str | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    weights_sha256: str | None = None
+    tokenizer: str | None = None
+    init_seed: int | None = None
+    head: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    layers: int = MISSING
+    roles: dict[str, RoleConfig] = field(default_factory=dict)
+
+
+@dataclass
+class TargetConfig:
+    """A set of roles to adapt; an optional role is left out where the model doesn't have it."""
+
+    name: str = MISSING
+    roles: list[str] = field(default_factory=list)
+    optional_roles: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TaskConfig:
+    """A data set with its metric; `loader` names the function that builds the splits."""
+
+    name: str = MISSING
+    loader: str = MISSING
+    architecture: str = MISSING
+    metric: str = MISSING
+    max_length: int = MISSING
+    max_new_tokens: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainerConfig:
+    """Everything about the optimisation that all methods of a comparison share."""
+
+    name: str = MISSING
+    max_steps: int = MISSING
+    batch_size: int = MISSING
+    eval_batch_size: int = MISSING
+    eval_every: int = MISSING
+    head_lr: float = MISSING
+    warmup_ratio: float = MISSING
+    schedule: str = MISSING
+    weight_decay: float = MISSING
+    max_grad_norm: float = MISSING
+    precision: str = MISSING
+    calibration_samples: int = MISSING
+    eval_limit: int | None = None
+    score_test: bool = True
+
+    @property
+    def warmup_steps(self) -> int:
+        """Number of steps over which the learning rate rises to its full value, at least 1."""
+        return max(1, round(self.warmup_ratio * self.max_steps))
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs are mirrored: W&B offline, W&B online, or nowhere."""
+
+    name: str = MISSING
+    mode: str = MISSING
+    project: str = MISSING
+
+
+@dataclass
+class Config:
+    """One run, complete."""
+
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    rank: int = 8
+    alpha: float | None = None
+    lr: float | None = None
+    seed: int = 0
+    results_dir: str = "results"
+    cache_dir: str = ".cache"
+
+    @classmethod
+    def from_hydra(cls, composed: DictConfig) -> "Config":
+        """Turn what Hydra composed into a checked config with `alpha` and `lr` filled in.
+
+        Raises:
+            UserError: a value or a combination that can't be run, with the remedy.
+        """
+        keys = [str(key) for key in composed if key != "hydra"]
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.masked_copy(composed, keys)))
+        assert isinstance(config, Config)
+        return config.checked()
+
+    def has_axis(self, axis: str) -> bool:
+        """Say whether the method responds to `axis` (rank, alpha, target or lr)."""
+        return axis in self.adapter.axes
+
+    def checked(self) -> "Config":
+        """Fill in the defaults that depend on other values, and refuse what can't be run."""
+        if self.has_axis("alpha") and self.alpha is None:
+            self.alpha = (self.adapter.alpha_per_rank or 1.0) * self.rank
+        if self.has_axis("lr") and self.lr is None:
+            self.lr = self.adapter.lr
+        _check_choices(self)
+        _check_numbers(self)
+        if self.has_axis("target"):
+            _check_roles(self)
+        if self.has_axis("rank"):
+            _check_rank(self)
+        return self
+
+    def target_roles(self) -> list[str]:
+        """The roles that this run adapts: all of the target's own and those optional ones the model has."""
+        return [*self.target.roles, *(role for role in self.target.optional_roles if role in self.model.roles)]
+
+
+def _check_choices(config: Config) -> None:
+    for key, given, allowed in (
+        ("trainer.precision", config.trainer.precision, PRECISIONS),
+        ("trainer.schedule", config.trainer.schedule, SCHEDULES),
+        ("tracking.mode", config.tracking.mode, TRACKING_MODES),
+    ):
+        if given not in allowed:
+            raise UserError(f"{key}={given} is not known.\nAllowed: {', '.join(nearest_first(given, allowed))}.")
+    if config.model.architecture != config.task.architecture:
+        raise UserError(
+            f"task={config.task.name} needs a {config.task.architecture}, "
+            f"model={config.model.name} is a {config.model.architecture}.\n"
+            "Choose a model and a task of the same architecture (see conf/model and conf/task)."
+        )
+
+
+def _check_numbers(config: Config) -> None:
+    trainer = config.trainer
+    smallest = {
+        "rank": (config.rank, 1),
+        "seed": (config.seed, 0),
+        "trainer.max_steps": (trainer.max_steps, 1),
+        "trainer.batch_size": (trainer.batch_size, 1),
+        "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
+        "trainer.eval_every": (trainer.eval_every, 1),
+        "trainer.calibration_samples": (trainer.calibration_samples, 1),
+        "trainer.weight_decay": (trainer.weight_decay, 0),
+        "trainer.warmup_ratio": (trainer.warmup_ratio, 0),
+    }
+    for key, (given, least) in smallest.items():
+        if given < least:
+            raise UserError(f"{key}={given} is too small.\nAllowed: {least} or more.")
+    for key, rate in (("lr", config.lr), ("alpha", config.alpha), ("trainer.head_lr", trainer.head_lr)):
+        if rate is not None and not rate > 0:
+            raise UserError(f"{key}={rate} can't train anything.\nAllowed: a number above 0.")
+
+
+def _check_roles(config: Config) -> None:
+    for role in [*config.target.roles, *config.target.optional_roles]:
+        if role not in ROLES:
+            raise UserError(
+                f"target={config.target.name} names the role '{role}', which doesn't exist.\n"
+                f"Allowed: {', '.join(nearest_first(role, ROLES))}."
+            )
+    missing = [role for role in config.target.roles if role not in config.model.roles]
+    if missing:
+        raise UserError(
+            f"target={config.target.name} needs {', '.join(missing)}, which model={config.model.name} doesn't have.\n"
+            f"It has: {', '.join(config.model.roles)}.\n"
+            f"Choose another target, or set target.roles=[...] to roles that the model has."
+        )
+    if not config.target_roles():
+        raise UserError(f"target={config.target.name} names no role.\nAllowed: {', '.join(config.model.roles)}.")
+
+
+def _check_rank(config: Config) -> None:
+    for role in config.target_roles():
+        size = config.model.roles[role]
+        largest = min(size.out_features, size.in_features)
+        if config.rank > largest:
+            raise UserError(
+                f"rank={config.rank} is above the size of {config.model.name}'s {role} matrix "
+                f"({size.out_features} x {size.in_features}).\n"
+                f"Allowed with target={config.target.name}: 1 to {largest}."
+            )
+
+
+ConfigStore.instance().store(name="schema", node=Config)

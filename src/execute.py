@@ -1,0 +1,197 @@
+"""One run from its config to its record: load, place, train, save, load again, score.
+
+The order of the steps is the protocol. The score is that of the adapter read back from disk onto a fresh copy of
+the base model, so what is scored is what was saved; the test split is touched after everything else is settled.
+"""
+
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from src.adapters.base import Method, Setup
+from src.adapters.calibrate import update_directions
+from src.adapters.inject import adapter_state, adapters, find_targets, load_adapter_state, place
+from src.adapters.ledger import Ledger, count
+from src.config import Config
+from src.identity import RESULTS_VERSION, identity
+from src.models import BaseModel, load_base
+from src.results.provenance import provenance
+from src.results.store import ADAPTER, PREDICTIONS, Record, replacing
+from src.streams import STREAMS, stream_generator, stream_seed
+from src.tasks.base import load_task
+from src.training.batches import Example, collate, encoded_splits
+from src.training.device import Device, find_device
+from src.training.scoring import Scored, score_split
+from src.training.trainer import Training, train
+
+SCHEMA_VERSION = 1
+PROBE_BATCH = 64
+Report = Callable[[int, dict[str, float]], None]
+
+
+def execute(config: Config, folder: Path, report: Report) -> Record:
+    """Do the run, leaving its adapter and predictions in `folder`, and return its record (not yet written).
+
+    Raises:
+        UserError: something the user can put right.
+        Diverged: the loss became infinite or NaN.
+    """
+    start = time.perf_counter()
+    device = find_device(config.trainer.precision)
+    data, fingerprint = load_task(config.task, config.cache_dir)
+    base = load_base(config.model, num_labels=len(data.label_names), attention=device.attention)
+    examples = encoded_splits(config.task, config.cache_dir, base.tokenizer)
+    score = _scorer(config, base, device)
+
+    model = _fresh_model(config, base, device)
+    _place(config, model, _method(config), base, examples["train"], device)
+    ledger = count(model, config.model.head)
+    setup_seconds = time.perf_counter() - start
+    training = train(
+        model,
+        examples["train"],
+        settings=config.trainer,
+        lr=config.lr if config.has_axis("lr") else None,
+        head=config.model.head,
+        pad_token_id=base.tokenizer.pad_token_id,
+        seed=config.seed,
+        device=device,
+        validate=lambda: score(model, "validation").value,
+        report=report,
+    )
+    scaling = next((adapter.scaling for adapter in adapters(model).values()), None)
+    with replacing(folder / ADAPTER) as partial:
+        save_file(adapter_state(model), partial)
+
+    model = _fresh_model(config, base, device)
+    place(model, _method(config), _empty_setup(config, model), config.model.head)
+    load_adapter_state(model, load_file(folder / ADAPTER))
+    splits = ("validation", "test") if config.trainer.score_test else ("validation",)
+    scored = {split: score(model, split) for split in splits}
+    _write_predictions(folder / PREDICTIONS, scored)
+    seconds = {"setup_seconds": setup_seconds, "run_seconds": time.perf_counter() - start}
+    return _record(config, fingerprint, ledger, training, scored, scaling, device, seconds)
+
+
+def _method(config: Config) -> type[Method]:
+    module, name = config.adapter.method.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def _fresh_model(config: Config, base: BaseModel, device: Device) -> PreTrainedModel:
+    head = stream_generator(config.seed, "head_init")
+    model: Any = base.fresh_copy(config.model.head, head)
+    return model.to(device.type)
+
+
+def _empty_setup(config: Config, model: PreTrainedModel) -> Setup:
+    """The method's setup without its initial values."""
+    return Setup(
+        target_modules=find_targets(model, config.model, config.target_roles()) if config.has_axis("target") else [],
+        rank=config.rank,
+        alpha=config.alpha or 1.0,
+        options=config.adapter.options,
+        step_size=(config.lr or 0.0) / config.trainer.warmup_steps,
+    )
+
+
+def _place(
+    config: Config, model: PreTrainedModel, method: type[Method], base: BaseModel, train: list[Example], device: Device
+) -> None:
+    """Put the method on the model with its initial values."""
+    setup = _empty_setup(config, model)
+    setup.generator = stream_generator(config.seed, "adapter_init")
+    if method.needs_gradient:
+        probe = torch.randperm(len(train), generator=stream_generator(config.seed, "gradient_probe")).tolist()
+        probe = probe[: config.trainer.calibration_samples]
+        batches = [
+            collate([train[index] for index in probe[at : at + PROBE_BATCH]], base.tokenizer.pad_token_id)
+            for at in range(0, len(probe), PROBE_BATCH)
+        ]
+        on_device = [{key: value.to(device.type) for key, value in batch.items()} for batch in batches]
+        setup.update_directions = update_directions(model, setup.target_modules, on_device)
+    place(model, method, setup, config.model.head)
+
+
+def _scorer(config: Config, base: BaseModel, device: Device) -> Callable[[PreTrainedModel, str], Scored]:
+    data, _ = load_task(config.task, config.cache_dir)
+    examples = encoded_splits(config.task, config.cache_dir, base.tokenizer)
+    limit = config.trainer.eval_limit
+
+    def score(model: PreTrainedModel, split: str) -> Scored:
+        return score_split(
+            model,
+            base.tokenizer,
+            config.task,
+            data.splits[split][:limit],
+            examples[split][:limit],
+            device=device,
+            batch_size=config.trainer.eval_batch_size,
+        )
+
+    return score
+
+
+def _write_predictions(path: Path, scored: dict[str, Scored]) -> None:
+    """One row an item: split, its number in the split, prediction, reference."""
+    frames = [
+        pd.DataFrame(
+            {
+                "split": split,
+                "item": range(len(own.references)),
+                "prediction": own.predictions,
+                "reference": own.references,
+            }
+        )
+        for split, own in scored.items()
+    ]
+    with replacing(path) as partial:
+        pd.concat(frames, ignore_index=True).astype({"split": "category"}).to_parquet(partial, index=False)
+
+
+def _record(
+    config: Config,
+    fingerprint: str,
+    ledger: Ledger,
+    training: Training,
+    scored: dict[str, Scored],
+    scaling: float | None,
+    device: Device,
+    seconds: dict[str, float],
+) -> Record:
+    metric = {"name": config.task.metric, "higher_is_better": True}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "results_version": RESULTS_VERSION,
+        "state": "done",
+        "identity": identity(config, fingerprint),
+        "config": asdict(config),
+        "seeds": {"seed": config.seed, **{stream: stream_seed(config.seed, stream) for stream in STREAMS}},
+        "metrics": {split: {**metric, "value": own.value, "n": len(own.references)} for split, own in scored.items()},
+        "parameters": asdict(ledger) | {"trained": ledger.trained},
+        "scaling": scaling,
+        "time": {
+            "train_seconds": round(training.train_seconds, 3),
+            "eval_seconds": round(training.eval_seconds, 3),
+            **{key: round(value, 3) for key, value in seconds.items()},
+            "tokens_per_second": round(training.tokens / training.train_seconds, 1),
+        },
+        "memory": {
+            "saved_for_backward_bytes": training.saved_for_backward_bytes,
+            "peak_allocated_bytes": training.peak_allocated_bytes,
+            "precision": device.precision,
+            "batch_size": config.trainer.batch_size,
+            "tokens": training.tokens,
+        },
+        "history": training.history,
+        "provenance": provenance(asdict(device)),
+        "warnings": [],
+        "error": None,
+    }

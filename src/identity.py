@@ -1,0 +1,45 @@
+"""What makes two runs the same run.
+
+The identity is everything that can change a result and nothing else: the resolved config without paths and
+tracking, without the axes that the method doesn't have, plus the hash of the model's weights, the fingerprint
+of the data and the version of the code's results. Runs with equal identities share one folder.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from src.config import Config
+
+# Raise this by one with every change that moves numbers, and mark the change in CHANGELOG.md.
+RESULTS_VERSION = 1
+
+
+def identity(config: Config, data_fingerprint: str) -> dict[str, Any]:
+    """Collect what determines the run's result, as plain JSON values."""
+    model = asdict(config.model)
+    axes: dict[str, Any] = {"rank": config.rank, "alpha": config.alpha, "lr": config.lr}
+    axes["target"] = sorted(config.target_roles()) if config.has_axis("target") else []
+    return {
+        "results_version": RESULTS_VERSION,
+        "adapter": {"method": config.adapter.method, "options": config.adapter.options},
+        **{axis: axes[axis] for axis in sorted(axes) if config.has_axis(axis)},
+        "model": {key: model[key] for key in ("hub_id", "weights_sha256", "init_seed", "head", "config", "roles")},
+        "task": {**asdict(config.task), "fingerprint": data_fingerprint},
+        "trainer": {key: value for key, value in asdict(config.trainer).items() if key != "name"},
+        "seed": config.seed,
+    }
+
+
+def run_folder(config: Config, data_fingerprint: str) -> Path:
+    """The run's folder: `<results_dir>/runs/<task>/<model>/<adapter>-r<rank>-<target>-s<seed>-<hash8>`."""
+    text = json.dumps(identity(config, data_fingerprint), sort_keys=True)
+    parts = [config.adapter.name]
+    if config.has_axis("rank"):
+        parts.append(f"r{config.rank}")
+    if config.has_axis("target"):
+        parts.append(config.target.name)
+    parts += [f"s{config.seed}", hashlib.sha256(text.encode()).hexdigest()[:8]]
+    return Path(config.results_dir) / "runs" / config.task.name / config.model.name / "-".join(parts)

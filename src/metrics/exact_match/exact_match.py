@@ -1,0 +1,24 @@
+"""Exact match: the share of answers equal to the reference after stripping white space. Higher is better."""
+
+from typing import Any
+
+import datasets
+import evaluate
+
+
+class ExactMatch(evaluate.Metric):
+    """Share of equal strings, 0 to 1."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=__doc__ or "",
+            citation="",
+            inputs_description="predictions, references: texts",
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        hits = sum(given.strip() == right.strip() for given, right in zip(predictions, references, strict=True))
+        return {"exact_match": hits / len(references)}

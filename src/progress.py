@@ -1,0 +1,45 @@
+"""The one line of a running run: rewritten in place in a terminal, printed once at its end elsewhere."""
+
+import sys
+import time
+
+
+class RunLine:
+    """Shows a run's place in its sweep, its metrics as they come and the time left."""
+
+    def __init__(self, place: str, label: str, max_steps: int) -> None:
+        self.head = f"{place:>7} {label:<28}"
+        self.max_steps = max_steps
+        self.metrics: dict[str, float] = {}
+        self.first: tuple[int, float] | None = None
+        self.live = sys.stdout.isatty()
+
+    def show(self, text: str) -> None:
+        """Replace the line's text, in a terminal."""
+        if self.live:
+            print(f"\r\033[K{self.head}  {text}", end="", flush=True)
+
+    def show_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the metrics known so far and the time that the remaining steps will take."""
+        self.metrics |= metrics
+        self.first = self.first or (step, time.monotonic())
+        known = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        self.show(f"step {step}/{self.max_steps}  {known}  {self._left(step)}")
+
+    def end(self, outcome: str, seconds_left: float | None = None) -> None:
+        """Print the line for good, with the time left for the sweep."""
+        left = f"  ({duration(seconds_left)} left)" if seconds_left else ""
+        start = "\r\033[K" if self.live else ""
+        print(f"{start}{self.head}  {outcome}{left}", flush=True)
+
+    def _left(self, step: int) -> str:
+        assert self.first is not None
+        steps, seconds = step - self.first[0], time.monotonic() - self.first[1]
+        return f"{duration(seconds / steps * (self.max_steps - step))} left" if steps else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would use: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

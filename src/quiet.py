@@ -1,0 +1,21 @@
+"""Keep the libraries' progress bars, advice and warnings out of a run's output; errors still show."""
+
+import logging
+import os
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Lower the libraries' verbosity for this process; to be called before they do any work."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    for name in ("accelerate", "torch", "evaluate", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)

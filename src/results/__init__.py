@@ -1,0 +1,1 @@
+"""Run records: what is in one, where it lives, and who may write it."""

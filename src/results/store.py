@@ -1,0 +1,146 @@
+"""The store of runs: one folder a run, claimed by one worker at a time, with `result.json` written last.
+
+A folder holds `config.json`, `adapter.safetensors`, `predictions.parquet` and `result.json`; while a run is under
+way, `claim.json` names its worker. Every file appears whole or not at all. `result.json` is the truth about a run:
+where it says done, the run is never repeated.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+from src.identity import RESULTS_VERSION
+
+RESULT, CLAIM, CONFIG = "result.json", "claim.json", "config.json"
+ADAPTER, PREDICTIONS, TRACEBACK = "adapter.safetensors", "predictions.parquet", "traceback.txt"
+STALE_SECONDS = 600  # a worker on another machine that hasn't shown itself for so long is taken for dead
+Record = dict[str, Any]
+
+
+def read_record(folder: Path) -> Record | None:
+    """The run's record, or None where it has none yet.
+
+    Raises:
+        UserError: the file is there but isn't a record.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["state"], record["run_id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a run record ({error}).\nDelete its folder to run it again.") from error
+    return record
+
+
+def is_done(folder: Path) -> bool:
+    """Say whether the run is finished and need not be run again."""
+    record = read_record(folder)
+    return record is not None and record["state"] == "done"
+
+
+def read_all(results_dir: Path) -> list[Record]:
+    """All records under `results_dir/runs`, in the order of their folders' names."""
+    paths = sorted((results_dir / "runs").rglob(RESULT))
+    return [record for path in paths if (record := read_record(path.parent)) is not None]
+
+
+def check_writable(results_dir: Path) -> None:
+    """Make sure that results can be written, and that those already there are of this version of the code.
+
+    Raises:
+        UserError: the folder can't be written, or holds records that can't stand beside new ones.
+    """
+    probe = results_dir / "runs" / f".probe-{os.getpid()}"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"results_dir={results_dir} can't be written ({error.strerror}).\n"
+            "Choose another with results_dir=..., or change its permissions."
+        ) from error
+    for record in read_all(results_dir):
+        if record.get("results_version") != RESULTS_VERSION:
+            revision = (record.get("provenance") or {}).get("git_revision")
+            raise UserError(
+                f"results_dir={results_dir} holds results of code version {record.get('results_version')} "
+                f"({record['run_id']}); this is version {RESULTS_VERSION}, whose numbers differ.\n"
+                f"Choose a fresh folder with results_dir=..., or check out the code they came from ({revision})."
+            )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` so that the file appears whole or not at all."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to, and move it into place if all went well."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Claim a run's folder for this worker; yields False where another worker that lives has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = folder / CLAIM
+    if _held_by_other(claim):
+        yield False
+        return
+    claim.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:  # another worker was a moment faster
+        yield False
+        return
+    with os.fdopen(descriptor, "w") as file:
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}, file)
+    try:
+        yield True
+    finally:
+        claim.unlink(missing_ok=True)
+
+
+def heartbeat(folder: Path) -> None:
+    """Show that the worker that claimed `folder` lives."""
+    os.utime(folder / CLAIM)
+
+
+def _held_by_other(claim: Path) -> bool:
+    try:
+        holder = json.loads(claim.read_text())
+        fresh = time.time() - claim.stat().st_mtime < STALE_SECONDS
+    except FileNotFoundError:
+        return False
+    except ValueError:  # being written at this moment, or left by a crash
+        return time.time() - claim.stat().st_mtime < STALE_SECONDS
+    if holder["host"] != socket.gethostname():
+        return fresh
+    return holder["pid"] != os.getpid() and _lives(holder["pid"])
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,52 @@
+"""Run one comparison or a sweep of them.
+
+    python -m src.run adapter=lora rank=8 target=qv seed=0
+    python -m src.run -m adapter=lora,lora_fa,lora_sb rank=4,8,16
+
+Exit status: 0 if every run is done, 1 if one isn't, 2 for a mistake in what was asked, 130 when interrupted.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from src.composition import user_errors
+from src.config import Config
+from src.lifecycle import run
+from src.sweep import Plan
+
+CONF = str(Path(__file__).resolve().parents[1] / "conf")
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
+def main(composed: DictConfig) -> None:
+    """Do one run, alone or as a job of a sweep; a sweep's checks, table and exit status are `SweepCallback`'s."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        run(Config.from_hydra(composed), Plan.read(Path(HydraConfig.get().sweep.dir)))
+        return
+    with user_errors():
+        config = Config.from_hydra(composed)
+        plan = Plan.of([config])
+    state = run(config, plan)
+    print(f"{'results' if plan.to_run else 'done already'}: {plan.folders[0]}")
+    sys.exit(0 if state == "done" else 1)
+
+
+def cli() -> None:
+    """Call `main` so that a user's mistake is answered with its message alone."""
+    try:
+        with user_errors():
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise, where it would print and exit
+            main()
+    except KeyboardInterrupt:
+        print("\ninterrupted: finished runs are kept, the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    cli()

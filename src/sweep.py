@@ -1,0 +1,117 @@
+"""What a sweep adds to its runs: the plan made and checked before the first, the place and time left, the end.
+
+Hydra runs the jobs, with whichever launcher is configured. `SweepCallback` stands at both ends of that: it composes
+and checks every run first, so that a mistake anywhere stops the sweep before it starts, and closes with the table.
+The plan lies in the sweep's folder, where jobs in other processes find it.
+"""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from src.composition import user_errors
+from src.config import Config
+from src.identity import run_folder
+from src.results.store import check_writable, is_done, read_record, write_json
+from src.tasks.base import load_task
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a sweep, each once, in order; `to_run` are those that weren't done when it began."""
+
+    group: str
+    folders: list[str]
+    to_run: list[str]
+
+    @classmethod
+    def of(cls, configs: list[Config]) -> "Plan":
+        """Find the runs' folders, and check all that can be checked without loading a model.
+
+        Raises:
+            UserError: a run can't be done: its data, its weights or the results folder stand in the way.
+        """
+        for results_dir in {config.results_dir for config in configs}:
+            check_writable(Path(results_dir))
+        folders: dict[str, bool] = {}
+        for config in configs:
+            _, fingerprint = load_task(config.task, config.cache_dir)
+            folder = run_folder(config, fingerprint)
+            if str(folder) not in folders:
+                folders[str(folder)] = is_done(folder)
+                if not folders[str(folder)]:
+                    _check_weights(config)
+        group = hashlib.sha256("\n".join(sorted(folders)).encode()).hexdigest()[:8]
+        return cls(group, list(folders), [folder for folder, done in folders.items() if not done])
+
+    @classmethod
+    def read(cls, sweep_dir: Path) -> "Plan":
+        """The plan that the sweep's start left in its folder."""
+        return cls(**json.loads((sweep_dir / PLAN).read_text()))
+
+    def write(self, sweep_dir: Path) -> None:
+        """Leave the plan for the jobs."""
+        sweep_dir.mkdir(parents=True, exist_ok=True)
+        write_json(sweep_dir / PLAN, {"group": self.group, "folders": self.folders, "to_run": self.to_run})
+
+    def place(self, folder: Path) -> str:
+        """Where a run stands in the sweep, as in "[3/9]"."""
+        return f"[{self.folders.index(str(folder)) + 1}/{len(self.folders)}]"
+
+    def seconds_left(self) -> float | None:
+        """Seconds that the runs still to do will take at the mean of those done since the start."""
+        records = [read_record(Path(folder)) for folder in self.to_run]
+        taken = [record["time"]["run_seconds"] for record in records if record and record["state"] == "done"]
+        left = sum(record is None for record in records)
+        return sum(taken) / len(taken) * left if taken else None
+
+
+def _check_weights(config: Config) -> None:
+    from src.models import find_weights
+
+    find_weights(config.model)
+
+
+class SweepCallback(Callback):
+    """Hydra's hooks around a sweep."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check every run of the sweep and write the plan; a mistake ends the program with status 2."""
+        # Hydra turns exceptions in callbacks into warnings, all but SystemExit.
+        with user_errors():
+            plan = Plan.of([Config.from_hydra(job) for job in _jobs(config)])
+            plan.write(Path(config.hydra.sweep.dir))
+        done = len(plan.folders) - len(plan.to_run)
+        print(f"sweep of {len(plan.folders)} runs: {done} done already, {len(plan.to_run)} to run", flush=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the table of all runs; the exit status is 0 only if every one is done."""
+        from src.analysis.terminal import print_runs
+
+        plan = Plan.read(Path(config.hydra.sweep.dir))
+        folders = [Path(folder) for folder in plan.folders]
+        print_runs(folders)
+        if not all(is_done(folder) for folder in folders):
+            sys.exit(1)
+
+
+def _jobs(config: DictConfig) -> list[DictConfig]:
+    """Compose the config of every job of the sweep, as Hydra's own sweeper will."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    loader = GlobalHydra.instance().config_loader()
+    parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    arguments = [f"{key}={value}" for key, value in parameters.items()] + list(config.hydra.overrides.task)
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return [loader.load_sweep_config(config, list(job)) for job in batch]

@@ -1,0 +1,1 @@
+"""Tasks: one Python file per family, one yaml per task."""

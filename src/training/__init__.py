@@ -1,0 +1,1 @@
+"""Training and scoring of any method; nothing here knows a method's name."""

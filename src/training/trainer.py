@@ -1,0 +1,218 @@
+"""The HF Trainer, set up the same way for every method."""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from src.adapters.inject import adapters
+from src.config import TrainerConfig
+from src.streams import stream_generator, stream_seed
+from src.training.batches import Example, LengthBuckets, collate
+from src.training.device import Device
+
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+LOGS_PER_RUN = 20
+
+
+class Diverged(RuntimeError):
+    """The training loss is no longer a number."""
+
+
+@dataclass
+class Training:
+    """What training a model took and showed.
+
+    `train_seconds` leaves out the validation between steps, which `eval_seconds` has; `history` holds
+    `{"step", "loss"}` and `{"step", "validation"}` points; `saved_for_backward_bytes` is what autograd kept for
+    the first step beside the parameters, `peak_allocated_bytes` the GPU's peak while training, validation left out.
+    """
+
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    tokens: int = 0
+    saved_for_backward_bytes: int = 0
+    peak_allocated_bytes: int | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def train(
+    model: PreTrainedModel,
+    examples: list[Example],
+    *,
+    settings: TrainerConfig,
+    lr: float | None,
+    head: list[str],
+    pad_token_id: int,
+    seed: int,
+    device: Device,
+    validate: Callable[[], float],
+    report: Callable[[int, dict[str, float]], None],
+) -> Training:
+    """Train what requires gradients in `model`, in place.
+
+    Args:
+        lr: rate of everything but the head; the head has `settings.head_lr`.
+        validate: scores the model as it is; called every `settings.eval_every` steps but the last.
+        report: told the step and the metrics as they come.
+
+    Raises:
+        Diverged: the loss became infinite or NaN.
+    """
+    outcome = Training()
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = _AdapterTrainer(
+            model, examples, settings=settings, lr=lr, head=head, pad_token_id=pad_token_id, seed=seed, device=device,
+            scratch=scratch, outcome=outcome,
+        )  # fmt: skip
+        trainer.add_callback(_GradientCorrection(model))
+        trainer.add_callback(_Watch(outcome, settings, validate, report))
+        trainer.remove_callback(PrinterCallback)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        trainer.train()
+        outcome.train_seconds = time.perf_counter() - start - outcome.eval_seconds
+    return outcome
+
+
+class _AdapterTrainer(Trainer):
+    """The Trainer with this project's batches, its two learning rates and a measured first step."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        examples: list[Example],
+        *,
+        settings: TrainerConfig,
+        lr: float | None,
+        head: list[str],
+        pad_token_id: int,
+        seed: int,
+        device: Device,
+        scratch: str,
+        outcome: Training,
+    ) -> None:
+        self.settings, self.lr, self.head, self.outcome = settings, lr, head, outcome
+        self.pad_token_id, self.run_seed = pad_token_id, seed
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            max_steps=settings.max_steps,
+            per_device_train_batch_size=settings.batch_size,
+            lr_scheduler_type=SCHEDULES[settings.schedule],
+            warmup_steps=settings.warmup_steps,
+            max_grad_norm=settings.max_grad_norm,
+            bf16=device.precision == "bf16",
+            use_cpu=device.type == "cpu",
+            logging_steps=max(1, settings.max_steps // LOGS_PER_RUN),
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            seed=stream_seed(seed, "dropout") % 2**32,
+        )
+        super().__init__(model=model, args=arguments, train_dataset=examples)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Length-bucketed batches in the order of the run's data stream."""
+        examples: Any = self.train_dataset
+        generator = stream_generator(self.run_seed, "data_order")
+        sampler = LengthBuckets(
+            [len(example["input_ids"]) for example in examples],
+            batch_size=self.settings.batch_size,
+            batches=self.settings.max_steps,
+            generator=generator,
+        )
+        return DataLoader(
+            examples,
+            batch_sampler=sampler,
+            collate_fn=lambda batch: collate(batch, self.pad_token_id),
+            generator=generator,
+        )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with the head at its own rate and everything else at the method's."""
+        assert self.model is not None
+        in_head = {id(p) for name in self.head for p in self.model.get_submodule(name).parameters()}
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if id(p) in in_head], "lr": self.settings.head_lr},
+            {"params": [p for p in trained if id(p) not in in_head], "lr": self.lr or 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay, fused=True)
+        return self.optimizer
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """One step; the first one counts what autograd keeps for backward."""
+        self.outcome.tokens += int(inputs["attention_mask"].sum())
+        if self.state.global_step > 0:
+            return super().training_step(model, inputs, *args, **kwargs)
+        kept: dict[int, int] = {parameter.untyped_storage().data_ptr(): 0 for parameter in model.parameters()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept.setdefault(storage.data_ptr(), storage.nbytes())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = super().training_step(model, inputs, *args, **kwargs)
+        self.outcome.saved_for_backward_bytes = sum(kept.values())
+        return loss
+
+
+class _GradientCorrection(TrainerCallback):
+    """Lets adapters change their gradients after clipping and before the optimizer's step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.adapters = list(adapters(model).values())
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        for adapter in self.adapters:
+            adapter.correct_gradients()
+
+
+class _Watch(TrainerCallback):
+    """Collects losses, validates between steps, reports both and stops a diverged run."""
+
+    def __init__(
+        self,
+        outcome: Training,
+        settings: TrainerConfig,
+        validate: Callable[[], float],
+        report: Callable[[int, dict[str, float]], None],
+    ) -> None:
+        self.outcome, self.settings, self.validate, self.report = outcome, settings, validate, report
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise Diverged(f"the training loss is {logs['loss']} at step {state.global_step}")
+        self._add(state.global_step, {"loss": logs["loss"]})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = state.global_step
+        due = step % self.settings.eval_every == 0 and step < self.settings.max_steps
+        if torch.cuda.is_available() and (due or step == self.settings.max_steps):
+            peak = self.outcome.peak_allocated_bytes or 0
+            self.outcome.peak_allocated_bytes = max(peak, torch.cuda.max_memory_allocated())
+        if due:
+            start = time.perf_counter()
+            value = self.validate()
+            self.outcome.eval_seconds += time.perf_counter() - start
+            self._add(step, {"validation": value})
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+
+    def _add(self, step: int, metrics: dict[str, float]) -> None:
+        self.outcome.history.append({"step": step, **metrics})
+        self.report(step, metrics)
