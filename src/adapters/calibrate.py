@@ -1,7 +1,8 @@
 """Estimate the first step of full fine-tuning for the target matrices (LoRA-SB's start).
 
 The gradient of each target's weight is summed over probe batches; at the last batch it is taken layer by layer,
-as backward produces it: sign, decomposition in float32, and the gradient is freed before the next layer's exists.
+as backward produces it: sign, decomposition in float32, and the gradient is freed. With one probe batch no two
+layers' gradients exist at once; with more, the targets' sums do between batches, since a sign can't be summed.
 Gradients of embeddings, norms and the head are never computed, and the global random state is left alone.
 """
 

@@ -57,12 +57,17 @@ def adapters(model: nn.Module) -> dict[str, Adapter]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Adapter)}
 
 
-def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All that the base model doesn't have: trained parameters, and the frozen tensors of the adapters."""
     state: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for name, adapter in adapters(model).items():
         state |= {f"{name}.{key}": tensor for key, tensor in adapter.own_state().items()}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
+    return dict(sorted(state.items()))
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's own tensors as they are saved: on the CPU, without gradients."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in own_tensors(model).items()}
 
 
 @torch.no_grad()
@@ -73,7 +78,7 @@ def load_adapter_state(model: nn.Module, state: dict[str, Tensor]) -> None:
         UserError: the state is of another method, rank or target set.
     """
     own = dict(model.named_parameters()) | dict(model.named_buffers())
-    wanted = {name: tensor.shape for name, tensor in adapter_state(model).items()}
+    wanted = {name: tensor.shape for name, tensor in own_tensors(model).items()}
     given = {name: tensor.shape for name, tensor in state.items()}
     if wanted != given:
         differing = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from src.adapters.inject import adapter_state, adapters
+from src.adapters.inject import adapters, own_tensors
 
 ADAM_BYTES_PER_PARAMETER = 8  # two float32 moments
 
@@ -49,6 +49,6 @@ def count(model: nn.Module, head: list[str]) -> Ledger:
     return Ledger(
         **sums,
         total=sums["base_frozen"] + sums["head_trained"] + sums["other_trained"],
-        adapter_bytes=sum(tensor.numel() * tensor.element_size() for tensor in adapter_state(model).values()),
+        adapter_bytes=sum(tensor.numel() * tensor.element_size() for tensor in own_tensors(model).values()),
         optimizer_bytes=trained * ADAM_BYTES_PER_PARAMETER,
     )

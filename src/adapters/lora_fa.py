@@ -40,7 +40,8 @@ class LoRAFA(Adapter):
         weight = base_layer.weight
         self.lora_A = nn.Parameter(weight.new_zeros(rank, self.in_features), requires_grad=False)  # (rank, in)
         self.lora_B = nn.Parameter(weight.new_zeros(self.out_features, rank))  # (out_features, rank)
-        self._gram_inverse: Tensor | None = None  # (rank, rank)
+        self._gram_inverse: Tensor | None = None  # (rank, rank), of the A whose version it carries
+        self._gram_version = -1
         if generator is not None:
             self.reset_parameters(generator)
 
@@ -50,7 +51,6 @@ class LoRAFA(Adapter):
         drawn = torch.empty(self.rank, self.in_features)
         self.lora_A.copy_(drawn.normal_(0.0, 1 / math.sqrt(self.in_features), generator=generator))
         self.lora_B.zero_()
-        self._gram_inverse = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features) by Eq. 1 with A frozen."""
@@ -62,9 +62,9 @@ class LoRAFA(Adapter):
         """Replace B's gradient by the closed form that brings scaling * g_B A nearest to W's gradient."""
         if self.lora_B.grad is None:
             return
-        if self._gram_inverse is None:
+        if self._gram_inverse is None or self._gram_version != self.lora_A._version:
             A = self.lora_A.to(torch.promote_types(self.lora_A.dtype, torch.float32))
-            self._gram_inverse = torch.linalg.inv(A @ A.T)
+            self._gram_inverse, self._gram_version = torch.linalg.inv(A @ A.T), self.lora_A._version
         corrected = self.lora_B.grad.to(self._gram_inverse.dtype) @ self._gram_inverse / self.scaling**2
         self.lora_B.grad.copy_(corrected)
 

@@ -1,8 +1,10 @@
 """Run records as one tidy table: a row a run, a column a fact.
 
-`body_trained` is everything trained but the head, which all methods share.
+`settings` is what two runs must share to be comparable; `body_trained` is everything trained but the head, which
+all methods share.
 """
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +12,8 @@ import pandas as pd
 from src.results.store import Record, read_all
 
 COLUMNS = [
-    "run_id", "state", "reason", "task", "model", "adapter", "rank", "target", "seed", "lr", "alpha", "scaling",
-    "trained", "body_trained", "head_trained", "adapter_frozen", "total", "validation", "test", "metric",
+    "run_id", "state", "reason", "settings", "task", "model", "adapter", "rank", "target", "seed", "lr", "alpha",
+    "scaling", "trained", "body_trained", "head_trained", "adapter_frozen", "total", "validation", "test", "metric",
     "train_seconds", "run_seconds", "saved_for_backward_bytes", "precision", "device", "git_revision",
 ]  # fmt: skip
 
@@ -24,6 +26,7 @@ def row(record: Record) -> dict[str, object]:
         "run_id": record["run_id"],
         "state": record["state"],
         "reason": (record["error"] or {}).get("message"),
+        "settings": settings(record),
         "task": config["task"]["name"],
         "model": config["model"]["name"],
         "adapter": adapter["name"],
@@ -47,6 +50,15 @@ def row(record: Record) -> dict[str, object]:
         "device": record["provenance"]["device"]["name"],
         "git_revision": record["provenance"]["git_revision"],
     }
+
+
+def settings(record: Record) -> dict[str, str]:
+    """All that determines the run's result but its seed and the axes, flat: `{"trainer.head_lr": "0.3", ...}`."""
+    flat: dict[str, str] = {}
+    for part in ("model", "task", "trainer"):
+        flat |= {f"{part}.{key}": json.dumps(value, sort_keys=True) for key, value in record["identity"][part].items()}
+    options = record["identity"]["adapter"]["options"]
+    return flat | {f"adapter.options.{key}": json.dumps(value) for key, value in options.items()}
 
 
 def collect(results_dir: Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "hydra-core", "wandb", "numpy", "pandas",
+    "torch", "transformers", "accelerate", "datasets", "evaluate", "hydra-core", "wandb", "numpy", "pandas",
     "safetensors", "tokenizers",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]

@@ -115,6 +115,7 @@ class _AdapterTrainer(Trainer):
             logging_steps=max(1, settings.max_steps // LOGS_PER_RUN),
             save_strategy="no",
             report_to="none",
+            logging_nan_inf_filter=False,  # it would report the mean of the finite losses instead
             disable_tqdm=True,
             dataloader_pin_memory=False,
             seed=stream_seed(seed, "dropout") % 2**32,

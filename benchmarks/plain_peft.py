@@ -1,0 +1,84 @@
+"""The script one writes without this project: PEFT and the HF Trainer with their defaults, one run a process.
+
+    python -m benchmarks.plain_peft
+
+Same rows, model, targets, rank, steps, batch size and learning rate as
+`python -m src.run adapter=lora rank=8 target=all_linear`; float32, padding to the longest of each random batch.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from peft import LoraConfig, TaskType, get_peft_model
+from torch.utils.data import Dataset
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
+
+from src.config import Config
+from src.models import find_weights
+from src.run import CONF
+from src.tasks.base import load_task
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    """Share of right classes, in the form the Trainer asks for."""
+    return {"accuracy": float(np.mean(prediction.predictions.argmax(-1) == prediction.label_ids))}
+
+
+def main() -> None:
+    """Train once and print the scores as JSON."""
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = Config.from_hydra(compose("config", ["adapter=lora", "rank=8", "target=all_linear"]))
+    data, _ = load_task(config.task, config.cache_dir)
+    folder = find_weights(config.model)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(data.label_names))
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=8,
+        lora_alpha=16,
+        target_modules=["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"],
+        exclude_modules=["bert.pooler.dense"],
+    )
+    model = get_peft_model(model, lora)
+    splits: dict[str, Dataset[Any]] = {
+        split: [
+            {**tokenizer(row["text"], truncation=True, max_length=config.task.max_length), "labels": row["label"]}
+            for row in rows
+        ]  # type: ignore[misc]
+        for split, rows in data.splits.items()
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            max_steps=config.trainer.max_steps,
+            per_device_train_batch_size=config.trainer.batch_size,
+            learning_rate=config.lr,
+            warmup_steps=config.trainer.warmup_steps,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=True,
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=splits["train"],
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=accuracy,
+        )
+        trainer.train()
+        scores = {split: trainer.evaluate(splits[split])["eval_accuracy"] for split in ("validation", "test")}
+    print(json.dumps(scores | {"trained": model.get_nb_trainable_parameters()[0], "folder": Path(scratch).name}))
+
+
+if __name__ == "__main__":
+    main()

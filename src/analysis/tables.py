@@ -1,0 +1,110 @@
+"""Tables from runs: a tidy frame in, a frame or its text out. The same runs give the same bytes."""
+
+import pandas as pd
+
+# What makes two runs repetitions of each other with other seeds.
+CELL = ["task", "model", "adapter", "rank", "target", "lr", "alpha"]
+
+
+def comparison(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row for each method, rank and target set: scores over seeds as mean and standard deviation.
+
+    Runs are repetitions only where everything but the seed is equal; where other settings differ between the runs
+    of a task and model, `differs` names them, so that no such difference is averaged over or goes unseen. `n`
+    counts the finished runs behind a row; `failed` those that didn't finish, with their reasons in `reason`. The
+    standard deviation is the sample's (n - 1), missing where n is 1.
+    """
+    rows = []
+    runs = runs.assign(differs=differing_settings(runs))
+    for cell, group in runs.groupby([*CELL, "differs"], dropna=False, sort=True):
+        done = group[group["state"] == "done"]
+        reasons = group.loc[group["state"] != "done", ["state", "reason"]]
+        rows.append(
+            {
+                **dict(zip([*CELL, "differs"], cell, strict=True)),
+                "scaling": done["scaling"].max(),
+                "trained": done["trained"].max(),
+                "body_trained": done["body_trained"].max(),
+                "trained_percent": 100 * done["trained"].max() / done["total"].max() if len(done) else None,
+                "validation_mean": done["validation"].mean(),
+                "validation_std": done["validation"].std(),
+                "test_mean": done["test"].mean(),
+                "test_std": done["test"].std(),
+                "n": len(done),
+                "run_seconds": done["run_seconds"].median(),
+                "failed": len(reasons),
+                "reason": "; ".join(sorted({f"{state}: {why}" for state, why in reasons.itertuples(index=False)})),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def differing_settings(runs: pd.DataFrame) -> pd.Series:
+    """For each run, those of its settings in which runs of its task and model differ, as in "trainer.max_steps=4".
+
+    A method's own options are compared among the runs of that method.
+    """
+    texts = pd.Series("", index=runs.index)
+    for _, own in runs.groupby(["task", "model"]):
+        varying = {key for key in _varying(own["settings"]) if not key.startswith("adapter.")}
+        for _, group in own.groupby("adapter"):
+            options = {key for key in _varying(group["settings"]) if key.startswith("adapter.")}
+            for index, settings in group["settings"].items():
+                shown = sorted((varying | options) & settings.keys())
+                texts[index] = ", ".join(f"{key}={settings[key]}" for key in shown)
+    return texts
+
+
+def _varying(settings: pd.Series) -> set[str]:
+    keys = {key for own in settings for key in own}
+    return {key for key in keys if len({own.get(key) for own in settings}) > 1}
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The comparison as texts for people: scores in percent with their spread, counts with separators."""
+    metric = {"validation": "validation %", "test": "test %"}
+    columns = {
+        "adapter": table["adapter"],
+        "rank": table["rank"].map(_whole),
+        "target": table["target"].fillna("-"),
+        "lr": table["lr"].map(_number),
+        "scaling": table["scaling"].map(_number),
+        "trained, no head": table["body_trained"].map(_whole),
+        "trained % of all": table["trained_percent"].map(lambda value: "-" if pd.isna(value) else f"{value:.3f}"),
+        **{metric[split]: _scores(table, split) for split in metric},
+        "n": table["n"].map(str),
+        "seconds a run": table["run_seconds"].map(lambda value: "-" if pd.isna(value) else f"{value:.0f}"),
+    }
+    if table["differs"].any():
+        columns["differs in"] = table["differs"].map(lambda text: text or "-")
+    if table["failed"].any():
+        columns["not finished"] = table["reason"].map(lambda reason: reason.replace("\n", " "))
+    return pd.DataFrame(columns)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A frame of texts as a Markdown table, numbers to the right."""
+    texts = table.astype(str)
+    words = {"adapter", "target", "differs in", "not finished"}
+    rule = ["---" if name in words else "--:" for name in texts.columns]
+    lines = [texts.columns.tolist(), rule, *texts.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines) + "\n"
+
+
+def _scores(table: pd.DataFrame, split: str) -> pd.Series:
+    means, spreads = table[f"{split}_mean"], table[f"{split}_std"]
+    return pd.Series(
+        [
+            "-" if pd.isna(mean) else f"{100 * mean:.1f}" + ("" if pd.isna(std) else f" ± {100 * std:.1f}")
+            for mean, std in zip(means, spreads, strict=True)
+        ],
+        index=table.index,
+    )
+
+
+def _whole(value: float) -> str:
+    return "-" if pd.isna(value) else f"{int(value):,}"
+
+
+def _number(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:g}"

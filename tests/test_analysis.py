@@ -1,0 +1,82 @@
+"""Tables and figures are functions of the runs alone, and hide nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.analysis.collect import COLUMNS
+from src.analysis.figures import FIGURES, save_all
+from src.analysis.tables import comparison, markdown, readable
+
+
+def run(adapter: str, rank: int | None, seed: int, **facts: object) -> dict[str, object]:
+    scores = {"validation": 0.5 + 0.01 * seed, "test": 0.4 + 0.03 * seed}
+    counts = {"trained": 1000 * (rank or 1) + 50, "body_trained": 1000 * (rank or 1), "total": 10_000}
+    cell = {"task": "t", "model": "m", "adapter": adapter, "rank": rank, "target": "qv", "seed": seed, "lr": 0.1}
+    return {"run_id": f"{adapter}-{rank}-{seed}", "state": "done", "settings": {"trainer.steps": "5"}, "alpha": 2.0,
+            "run_seconds": 3.0, **cell, **scores, **counts, **facts}  # fmt: skip
+
+
+def frame(*rows: dict[str, object]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=COLUMNS).astype({"rank": "Int64", "seed": "Int64"})
+
+
+def test_a_cell_is_the_mean_and_sample_deviation_over_its_seeds() -> None:
+    table = comparison(frame(*(run("lora", 4, seed) for seed in (0, 1, 5))))
+    scores = np.array([0.4, 0.43, 0.55])
+    assert len(table) == 1
+    assert table["n"][0] == 3
+    assert table["test_mean"][0] == pytest.approx(scores.mean())
+    assert table["test_std"][0] == pytest.approx(scores.std(ddof=1))
+
+
+def test_one_seed_has_no_deviation() -> None:
+    text = readable(comparison(frame(run("lora", 4, 0))))
+    assert text["test %"][0] == "40.0"
+    assert text["n"][0] == "1"
+
+
+def test_runs_that_differ_in_a_setting_are_not_averaged_and_the_setting_is_named() -> None:
+    other = run("lora", 4, 1, settings={"trainer.steps": "7"})
+    table = comparison(frame(run("lora", 4, 0), other))
+    assert table["n"].tolist() == [1, 1]
+    assert sorted(table["differs"]) == ["trainer.steps=5", "trainer.steps=7"]
+    assert "trainer.steps=7" in markdown(readable(table))
+
+
+def test_options_that_only_one_method_has_are_no_difference() -> None:
+    first = run("lora", 4, 0, settings={"trainer.steps": "5", "adapter.options.init": '"gaussian"'})
+    assert not comparison(frame(first, run("lora_fa", 4, 0)))["differs"].any()
+
+
+def test_a_failed_run_is_shown_with_its_reason() -> None:
+    failed = {**run("lora", 4, 1), "state": "failed", "reason": "boom\nand more", "test": None, "validation": None}
+    table = comparison(frame(run("lora", 4, 0), failed))
+    assert (table["n"][0], table["failed"][0]) == (1, 1)
+    assert "failed: boom and more" in markdown(readable(table))
+
+
+def test_a_cell_whose_runs_all_failed_is_still_there() -> None:
+    failed = {key: None for key in ("test", "validation", "trained", "body_trained", "total")}
+    table = comparison(frame(run("lora", 4, 0), {**run("lora", 8, 0), **failed, "state": "diverged", "reason": "nan"}))
+    assert readable(table)["test %"].tolist() == ["40.0", "-"]
+
+
+def test_the_same_runs_give_the_same_bytes_in_any_order() -> None:
+    rows = [run(adapter, rank, seed) for adapter in ("b", "a") for rank in (8, 2) for seed in (0, 1)]
+    first, other = (markdown(readable(comparison(frame(*order)))) for order in (rows, rows[::-1]))
+    assert first == other
+    assert [line.split("|")[1:3] for line in first.splitlines()[2:4]] == [[" a ", " 2 "], [" a ", " 8 "]]
+
+
+def test_every_figure_is_drawn_with_one_seed_rank_free_methods_and_failures(tmp_path: Path) -> None:
+    nothing = {key: None for key in ("test", "validation", "trained", "body_trained", "total")}
+    runs = frame(
+        run("lora", 4, 0), run("lora", 8, 0), run("full", None, 0, target=None),
+        {**run("lora_sb", 4, 0), **nothing, "state": "failed", "reason": "boom"},
+    )  # fmt: skip
+    files = save_all(comparison(runs), tmp_path)
+    assert [file.stem for file in files] == list(FIGURES)
+    assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files)

@@ -1,0 +1,94 @@
+"""The configuration refuses what can't be run and fills in what depends on other values."""
+
+from pathlib import Path
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from omegaconf.errors import OmegaConfBaseException
+
+from src.errors import UserError, nearest_first
+from tests.conftest import ROOT, composed
+
+
+@pytest.mark.parametrize("rank", [1, 4, 8, 64])
+@pytest.mark.parametrize("adapter", ["lora", "lora_fa"])
+def test_default_alpha_keeps_the_scaling_constant_across_ranks(adapter: str, rank: int) -> None:
+    config = composed(f"adapter={adapter}", f"rank={rank}")
+    assert config.alpha == 2.0 * rank
+
+
+@pytest.mark.parametrize("rank", [1, 3, 96])
+def test_lora_sb_has_alpha_equal_to_rank(rank: int) -> None:
+    assert composed("adapter=lora_sb", f"rank={rank}").alpha == rank
+
+
+def test_a_given_alpha_and_learning_rate_are_kept() -> None:
+    config = composed("adapter=lora", "alpha=5", "lr=0.25")
+    assert (config.alpha, config.lr) == (5.0, 0.25)
+
+
+def test_the_head_has_one_learning_rate_for_all_methods() -> None:
+    names = [path.stem for path in (ROOT / "conf/adapter").glob("*.yaml")]
+    assert len(names) >= 6
+    assert len({composed(f"adapter={name}").trainer.head_lr for name in names}) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rank=0"], r"rank=0 is too small.\nAllowed: 1 or more"),
+        (["rank=100000"], r"rank=100000 is above the size of minilm's \w+ matrix \(384 x 384\).\n.*1 to 384"),
+        (["rank=65", "model=tiny_llama", "task=reverse_words", "target=qv"], r"rank=65 is above .* \(64 x 64\)"),
+        (["target.roles=[query,gate]"], r"needs gate, which model=minilm doesn't have.\nIt has: query, key"),
+        (["target.roles=[querry]"], r"'querry', which doesn't exist.\nAllowed: query"),
+        (["target.roles=[]"], r"names no role"),
+        (["task=reverse_words"], r"task=reverse_words needs a causal_lm, model=minilm is a classifier"),
+        (["trainer.precision=fp8"], r"trainer.precision=fp8 is not known.\nAllowed: fp32"),
+        (["trainer.schedule=lineer"], r"Allowed: linear"),
+        (["lr=0"], r"lr=0.0 can't train"),
+        (["lr=nan"], r"lr=nan can't train"),
+        (["trainer.max_steps=0"], r"trainer.max_steps=0 is too small"),
+        (["seed=-1"], r"seed=-1 is too small"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_what_is_allowed(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        composed(*overrides)
+
+
+@pytest.mark.parametrize(
+    "override", ["adapter=lorra", "rnak=8", "rank=eight", "adapter.lrr=1", "trainer.steps=3", "adapter.options.foo=1"]
+)
+def test_an_unknown_name_or_a_wrong_type_does_not_compose(override: str) -> None:
+    with pytest.raises((ConfigCompositionException, OmegaConfBaseException)):
+        composed(override)
+
+
+def test_a_rank_above_a_matrix_is_fine_for_a_method_without_a_rank() -> None:
+    assert composed("adapter=full", "rank=100000").rank == 100000
+
+
+def test_optional_roles_follow_the_model() -> None:
+    assert "gate" not in composed("target=all_linear").target_roles()
+    assert "gate" in composed("target=all_linear", "model=tiny_llama", "task=reverse_words").target_roles()
+
+
+@pytest.mark.parametrize("group", ["adapter", "model", "target", "task", "trainer", "tracking"])
+def test_every_yaml_is_named_like_its_file_and_opens_with_its_purpose(group: str) -> None:
+    paths = sorted((ROOT / "conf" / group).glob("*.yaml"))
+    assert paths
+    for path in paths:
+        text = path.read_text()
+        assert text.startswith("# "), path
+        assert f"\nname: {path.stem}\n" in text, path
+
+
+def test_every_option_yaml_of_every_group_composes() -> None:
+    for path in sorted(Path(ROOT / "conf").glob("*/*.yaml")):
+        if path.parent.name in ("experiment", "model", "task"):
+            continue
+        composed(f"{path.parent.name}={path.stem}")
+
+
+def test_nearest_names_come_first_and_none_is_lost() -> None:
+    assert nearest_first("lorra", ["full", "lora_fa", "lora"]) == ["lora", "lora_fa", "full"]

@@ -1,0 +1,122 @@
+"""A run's states: what is recorded when it goes well and when it doesn't."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src import execute as execution
+from src.config import Config
+from src.lifecycle import run
+from src.results.store import ADAPTER, CLAIM, CONFIG, PREDICTIONS, TRACEBACK, read_record
+from src.sweep import Plan
+from src.training.trainer import Diverged
+
+Make = Callable[..., Config]
+
+
+def attempt(config: Config) -> tuple[str, Path]:
+    plan = Plan.of([config])
+    return run(config, plan), Path(plan.folders[0])
+
+
+def test_a_finished_run_leaves_its_four_files_and_is_not_repeated(tiny: Make, monkeypatch: Any) -> None:
+    state, folder = attempt(tiny("adapter=lora", "rank=2"))
+    assert state == "done"
+    assert {path.name for path in folder.iterdir()} == {ADAPTER, CONFIG, PREDICTIONS, "result.json"}
+    record = read_record(folder)
+    assert record is not None
+    assert record["run_id"] == folder.name
+    monkeypatch.setattr(execution, "execute", None)
+    assert attempt(tiny("adapter=lora", "rank=2"))[0] == "done"
+
+
+def test_the_predictions_give_the_recorded_score(tiny: Make) -> None:
+    import pandas as pd
+
+    _, folder = attempt(tiny("adapter=full", "lr=3e-3", "trainer.max_steps=60", "trainer.eval_limit=null"))
+    items = pd.read_parquet(folder / PREDICTIONS)
+    record = read_record(folder)
+    assert record is not None
+    for split, metric in record["metrics"].items():
+        own = items[items["split"] == split]
+        assert (own["prediction"] == own["reference"]).mean() == pytest.approx(metric["value"], abs=1e-12)
+        assert len(own) == metric["n"] == 100
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (RuntimeError("boom"), "failed"),
+        (torch.cuda.OutOfMemoryError("no room"), "out_of_memory"),
+        (Diverged("the loss is nan"), "diverged"),
+    ],
+)
+def test_what_goes_wrong_is_recorded_with_its_reason(tiny: Make, monkeypatch: Any, error: Any, state: str) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(execution, "train", fail)
+    found, folder = attempt(tiny("adapter=lora", "rank=2"))
+    record = read_record(folder)
+    assert record is not None
+    assert found == record["state"] == state
+    assert record["error"] == {"class": type(error).__name__, "message": str(error)}
+    assert str(error) in (folder / TRACEBACK).read_text()
+    assert not (folder / CLAIM).exists()
+
+
+def test_a_failed_run_is_tried_again_and_its_traces_go(tiny: Make, monkeypatch: Any) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "train", None)
+        state, folder = attempt(tiny("adapter=lora", "rank=2"))
+        assert state == "failed"
+    assert attempt(tiny("adapter=lora", "rank=2"))[0] == "done"
+    assert not (folder / TRACEBACK).exists()
+
+
+def test_an_interrupted_run_says_so_and_stops_the_sweep(tiny: Make, monkeypatch: Any) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execution, "train", interrupt)
+    config = tiny("adapter=lora", "rank=2")
+    plan = Plan.of([config])
+    with pytest.raises(KeyboardInterrupt):
+        run(config, plan)
+    record = read_record(Path(plan.folders[0]))
+    assert record is not None
+    assert record["state"] == "interrupted"
+
+
+def test_a_user_error_in_a_run_leaves_no_traceback(tiny: Make) -> None:
+    roles = '{module: "model.layers.*.self_attn.query", out_features: 64, in_features: 64}'
+    state, folder = attempt(tiny("adapter=lora", "rank=2", "target=qv", f"model.roles.query={roles}"))
+    assert state == "failed"
+    assert not (folder / TRACEBACK).exists()
+    record = read_record(folder)
+    assert record is not None
+    assert "model.layers.0.self_attn.q_proj" in record["error"]["message"]
+
+
+def test_a_run_held_by_another_worker_is_left_alone(tiny: Make, tmp_path: Path) -> None:
+    config = tiny("adapter=lora", "rank=2")
+    folder = Path(Plan.of([config]).folders[0])
+    folder.mkdir(parents=True)
+    (folder / CLAIM).write_text(json.dumps({"host": "another-machine", "pid": 1, "started": 0}))
+    assert attempt(config)[0] == "running"
+    assert [path.name for path in folder.iterdir()] == [CLAIM]
+
+
+def test_the_record_says_where_it_comes_from(tiny: Make) -> None:
+    _, folder = attempt(tiny("adapter=lora", "rank=2"))
+    record = read_record(folder)
+    assert record is not None
+    provenance = record["provenance"]
+    assert {"git_revision", "git_dirty", "packages", "device", "command", "python"} <= provenance.keys()
+    assert provenance["packages"]["torch"] == torch.__version__
+    assert record["identity"]["task"]["fingerprint"]
+    assert len(set(record["seeds"].values())) == len(record["seeds"])

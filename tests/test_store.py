@@ -1,0 +1,93 @@
+"""The store: whole files or none, one worker a run, no mixing of versions."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src.errors import UserError
+from src.results import store
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+
+    def write_half() -> None:
+        with store.replacing(target) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_json_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+    store.write_json(target, {"value": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        store.write_json(target, {"value": float("nan")})
+    assert json.loads(target.read_text()) == {"value": 1}
+
+
+def test_a_run_is_claimed_by_one_worker_and_released(tmp_path: Path) -> None:
+    with store.claimed(tmp_path) as mine:
+        assert mine
+        assert (tmp_path / store.CLAIM).exists()
+    assert not (tmp_path / store.CLAIM).exists()
+
+
+def test_a_living_worker_keeps_its_claim(tmp_path: Path) -> None:
+    claim = {"host": os.uname().nodename, "pid": os.getppid(), "started": time.time()}
+    (tmp_path / store.CLAIM).write_text(json.dumps(claim))
+    with store.claimed(tmp_path) as mine:
+        assert not mine
+    assert json.loads((tmp_path / store.CLAIM).read_text()) == claim
+
+
+def test_a_dead_workers_claim_is_taken_over(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / store.CLAIM).write_text(json.dumps({"host": os.uname().nodename, "pid": dead.pid, "started": 0}))
+    with store.claimed(tmp_path) as mine:
+        assert mine
+
+
+@pytest.mark.parametrize(("age_seconds", "free"), [(1, False), (store.STALE_SECONDS + 60, True)])
+def test_a_worker_elsewhere_counts_as_dead_after_a_silence(tmp_path: Path, age_seconds: float, free: bool) -> None:
+    claim = tmp_path / store.CLAIM
+    claim.write_text(json.dumps({"host": "another-machine", "pid": 1, "started": 0}))
+    os.utime(claim, (time.time() - age_seconds,) * 2)
+    with store.claimed(tmp_path) as mine:
+        assert mine is free
+
+
+def test_a_heartbeat_renews_the_claim(tmp_path: Path) -> None:
+    with store.claimed(tmp_path):
+        os.utime(tmp_path / store.CLAIM, (0, 0))
+        store.heartbeat(tmp_path)
+        assert (tmp_path / store.CLAIM).stat().st_mtime > time.time() - 60
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / store.RESULT).write_text('{"state": "do')
+    with pytest.raises(UserError, match=r"result\.json is not a run record"):
+        store.read_record(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused() -> None:
+    with pytest.raises(UserError, match=r"results_dir=/proc/nowhere can't be written .*\nChoose another"):
+        store.check_writable(Path("/proc/nowhere"))
+
+
+def test_results_of_another_code_version_are_refused_with_their_revision(tmp_path: Path) -> None:
+    record = {"run_id": "old-run", "state": "done", "results_version": 0, "provenance": {"git_revision": "f00d"}}
+    (tmp_path / "runs/old-run").mkdir(parents=True)
+    store.write_json(tmp_path / "runs/old-run" / store.RESULT, record)
+    with pytest.raises(UserError, match=r"code version 0 \(old-run\); this is version \d+(.|\n)*f00d"):
+        store.check_writable(tmp_path)
+    assert store.read_record(tmp_path / "runs/old-run") == record

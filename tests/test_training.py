@@ -1,0 +1,142 @@
+"""Training and scoring: the same for all methods, repeatable to the bit, and able to learn."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src import execute as execution
+from src.config import Config
+from src.execute import execute
+from src.models import load_base
+from src.results.store import ADAPTER, PREDICTIONS, Record
+from src.streams import stream_generator
+from src.tasks.base import load_task
+from src.training import trainer as training
+from src.training.batches import encoded_splits
+from src.training.device import find_device
+from src.training.scoring import score_split
+from src.training.trainer import Diverged
+
+Make = Callable[..., Config]
+
+
+def run(config: Config, folder: Path) -> Record:
+    folder.mkdir(parents=True, exist_ok=True)
+    return execute(config, folder, report=lambda step, metrics: None)
+
+
+def test_the_same_run_twice_is_equal_to_the_bit(tiny: Make, tmp_path: Path) -> None:
+    first, again = (run(tiny("adapter=lora", "rank=3"), tmp_path / name) for name in ("a", "b"))
+    assert first["metrics"] == again["metrics"]
+    assert first["history"] == again["history"]
+    for file in (ADAPTER, PREDICTIONS):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_another_seed_is_another_run(tiny: Make, tmp_path: Path) -> None:
+    first, other = (run(tiny("adapter=lora", "rank=3", f"seed={seed}"), tmp_path / str(seed)) for seed in (0, 1))
+    assert first["history"] != other["history"]
+
+
+@pytest.mark.parametrize("adapter", ["lora_sb", "full", "lora_xs"])
+def test_all_methods_see_the_same_batches(tiny: Make, tmp_path: Path, monkeypatch: Any, adapter: str) -> None:
+    seen: dict[str, list[Any]] = {}
+    step = training._AdapterTrainer.training_step
+
+    def spy(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.setdefault(current, []).append(inputs["input_ids"].tolist())
+        return step(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(training._AdapterTrainer, "training_step", spy)
+    for current in ("lora", adapter):
+        run(tiny(f"adapter={current}", "rank=2", "trainer.max_steps=3"), tmp_path / current)
+    assert len(seen["lora"]) == 3
+    assert seen["lora"] == seen[adapter]
+
+
+def test_full_fine_tuning_learns_to_spell_backwards(tiny: Make, tmp_path: Path) -> None:
+    overrides = ["trainer=default", "adapter=full", "lr=3e-3", "trainer.max_steps=150", "trainer.batch_size=64"]
+    easy = ["task.options.letters=abcdefgh", "task.options.max_letters=3", "task.options.train_size=400"]
+    record = run(tiny(*overrides, *easy, "task.options.test_size=50", "task.options.validation_size=50"), tmp_path)
+    losses = [point["loss"] for point in record["history"] if "loss" in point]
+    assert losses[-1] < losses[0] / 4
+    assert record["metrics"]["test"]["value"] >= 0.6
+    assert record["parameters"]["base_frozen"] == 0
+
+
+def test_a_batch_of_one_and_a_batch_of_many_answer_the_same(tiny: Make) -> None:
+    config = tiny()
+    base = load_base(config.model, num_labels=0, attention="eager")
+    data, _ = load_task(config.task, config.cache_dir)
+    examples = encoded_splits(config.task, config.cache_dir, base.tokenizer)["test"][:23]
+    rows, device = data.splits["test"][:23], find_device("fp32")
+    answers = [
+        score_split(base.module, base.tokenizer, config.task, rows, examples, device=device, batch_size=size)
+        for size in (1, 7, 23)
+    ]
+    assert len({tuple(answer.predictions) for answer in answers}) == 1
+    assert len(set(answers[0].predictions)) > 1
+
+
+def test_the_score_is_that_of_the_adapter_on_disk(tiny: Make, tmp_path: Path, monkeypatch: Any) -> None:
+    config = tiny("adapter=full", "lr=3e-3", "trainer.max_steps=40")
+    learned = run(config, tmp_path / "a")
+    spoil = {"load_file": lambda path: {key: torch.zeros_like(own) for key, own in torch_load(path).items()}}
+    torch_load = execution.load_file
+    monkeypatch.setattr(execution, "load_file", spoil["load_file"])
+    spoiled = run(config, tmp_path / "b")
+    assert learned["history"] == spoiled["history"]
+    assert spoiled["metrics"]["test"]["value"] == 0.0
+
+
+def test_the_test_split_is_scored_last_and_once(tiny: Make, tmp_path: Path, monkeypatch: Any) -> None:
+    config, order = tiny("adapter=lora", "rank=2"), []
+    data, _ = load_task(config.task, config.cache_dir)
+    limit = config.trainer.eval_limit
+
+    def spy(model: Any, tokenizer: Any, task: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
+        order.extend(split for split in ("validation", "test") if rows == data.splits[split][:limit])
+        return score_split(model, tokenizer, task, rows, *args, **kwargs)
+
+    monkeypatch.setattr(execution, "score_split", spy)
+    run(config, tmp_path)
+    assert order[-1] == "test"
+    assert order.count("test") == 1
+
+
+def test_a_tuning_run_never_touches_the_test_split(tiny: Make, tmp_path: Path) -> None:
+    record = run(tiny("adapter=lora", "rank=2", "trainer.score_test=false"), tmp_path)
+    assert set(record["metrics"]) == {"validation"}
+
+
+def test_a_loss_that_is_no_number_ends_the_run_as_diverged(tiny: Make, tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"nan|inf"):
+        run(tiny("adapter=full", "lr=1e30", "trainer.max_steps=20", "trainer.max_grad_norm=0"), tmp_path)
+
+
+def test_a_run_leaves_the_base_model_as_it_was(tiny: Make, tmp_path: Path) -> None:
+    config = tiny("adapter=full", "lr=0.1")
+    base = load_base(config.model, num_labels=0, attention="eager").module
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    run(config, tmp_path)
+    assert all(torch.equal(before[name], tensor) for name, tensor in base.state_dict().items())
+
+
+def test_all_methods_start_from_the_same_head(tiny: Make) -> None:
+    base = load_base(tiny().model, num_labels=0, attention="eager")
+    heads = [base.fresh_copy(["lm_head"], stream_generator(7, "head_init")).lm_head.weight for _ in range(2)]
+    assert torch.equal(*heads)
+    assert not torch.equal(heads[0], base.module.lm_head.weight)
+    other = base.fresh_copy(["lm_head"], stream_generator(8, "head_init")).lm_head.weight
+    assert not torch.equal(heads[0], other)
+
+
+def test_the_record_counts_what_the_optimizer_trains(tiny: Make, tmp_path: Path) -> None:
+    record = run(tiny("adapter=lora_fa", "rank=3", "target=qv"), tmp_path)
+    assert record["parameters"]["adapter_trained"] == 2 * 3 * (64 + 32)
+    assert record["parameters"]["adapter_frozen"] == 2 * 3 * (64 + 64)
+    assert record["scaling"] == 2.0
+    assert record["provenance"]["device"]["precision"] in ("fp32", "bf16")
