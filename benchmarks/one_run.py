@@ -6,7 +6,6 @@ Writes `benchmarks/one_run.json` with every time and the medians. Both have the 
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -40,7 +39,6 @@ def main() -> None:
     ratio = medians["plain_peft_seconds_median"] / medians["this_project_seconds_median"]
     device = find_device("auto")
     written = times | medians | {"ratio": round(ratio, 2), "machine": device.name, "precision": device.precision}
-    written["system_load_before"] = os.getloadavg()[2]
     Path("benchmarks/one_run.json").write_text(json.dumps(written, indent=1) + "\n")
     print(json.dumps(written, indent=1))
 

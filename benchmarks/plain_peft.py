@@ -8,7 +8,6 @@ Same rows, model, targets, rank, steps, batch size and learning rate as
 
 import json
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,8 @@ def main() -> None:
         config = Config.from_hydra(compose("config", ["adapter=lora", "rank=8", "target=all_linear"]))
     data, _ = load_task(config.task, config.cache_dir)
     folder = find_weights(config.model)
+    assert folder is not None
+    assert config.lr is not None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(data.label_names))
     lora = LoraConfig(
@@ -77,7 +78,7 @@ def main() -> None:
         )
         trainer.train()
         scores = {split: trainer.evaluate(splits[split])["eval_accuracy"] for split in ("validation", "test")}
-    print(json.dumps(scores | {"trained": model.get_nb_trainable_parameters()[0], "folder": Path(scratch).name}))
+    print(json.dumps(scores | {"trained": model.get_nb_trainable_parameters()[0]}))
 
 
 if __name__ == "__main__":

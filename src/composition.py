@@ -5,10 +5,13 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
+from src.config import Config
 from src.errors import UserError, nearest_first
 
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -41,22 +44,18 @@ def explain(error: Exception) -> str:
     unknown = re.search(r"Key '(\w+)' is not in struct|Key '(\w+)' not in '(\w+)'", message)
     if unknown:
         return _unknown_key(message, unknown.group(1) or unknown.group(2))
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    lines = [line.strip() for line in message.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("full_key", "object_type"))]
     return "\n".join(lines[:3])
 
 
 def _unknown_key(message: str, key: str) -> str:
-    from dataclasses import fields
-
-    from src import config
-
+    """The message for an option that doesn't exist, with those that do where the dataclasses know them."""
     override = re.search(r"Could not override '([\w.]+)'", message)
     given = override.group(1) if override else key
     owner, _, name = given.rpartition(".")
-    schemas = {"": config.Config, **{field.name: field.default_factory for field in fields(config.Config)}}
-    schema = schemas.get(owner)
-    allowed = [field.name for field in fields(schema)] if isinstance(schema, type) else []
-    names = ", ".join(f"{owner}.{name}" if owner else name for name in nearest_first(name, allowed))
-    return f"'{given}' is not an option.\n" + (
-        f"Allowed: {names}." if names else f"See the yaml in conf/{owner.split('.')[0]}."
-    )
+    schemas: dict[str, Any] = {"": Config, **{field.name: field.default_factory for field in fields(Config)}}
+    if owner not in schemas:
+        return f"'{given}' is not an option.\nAllowed: what the yaml in conf/{owner.partition('.')[0]} has under it."
+    allowed = nearest_first(name, (field.name for field in fields(schemas[owner])))
+    return f"'{given}' is not an option.\nAllowed: {', '.join(f'{owner}.{own}' if owner else own for own in allowed)}."

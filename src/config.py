@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from src.errors import UserError, nearest_first
+from src.metrics import known_metrics
 
 ROLES = ("query", "key", "value", "output", "ffn_up", "ffn_down", "gate")
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -180,6 +181,7 @@ def _check_choices(config: Config) -> None:
         ("trainer.precision", config.trainer.precision, PRECISIONS),
         ("trainer.schedule", config.trainer.schedule, SCHEDULES),
         ("tracking.mode", config.tracking.mode, TRACKING_MODES),
+        ("task.metric", config.task.metric, known_metrics()),
     ):
         if given not in allowed:
             raise UserError(f"{key}={given} is not known.\nAllowed: {', '.join(nearest_first(given, allowed))}.")
@@ -201,6 +203,7 @@ def _check_numbers(config: Config) -> None:
         "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
         "trainer.eval_every": (trainer.eval_every, 1),
         "trainer.calibration_samples": (trainer.calibration_samples, 1),
+        "trainer.eval_limit": (1 if trainer.eval_limit is None else trainer.eval_limit, 1),
         "trainer.weight_decay": (trainer.weight_decay, 0),
         "trainer.warmup_ratio": (trainer.warmup_ratio, 0),
     }

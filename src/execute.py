@@ -5,6 +5,7 @@ the base model, so what is scored is what was saved; the test split is touched a
 """
 
 import importlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from src.adapters.base import Method, Setup
+from src.adapters.base import Method, Setup, UpdateDirection
 from src.adapters.calibrate import update_directions
 from src.adapters.inject import adapter_state, adapters, find_targets, load_adapter_state, place
 from src.adapters.ledger import Ledger, count
@@ -27,13 +28,15 @@ from src.results.provenance import provenance
 from src.results.store import ADAPTER, PREDICTIONS, Record, replacing
 from src.streams import STREAMS, stream_generator, stream_seed
 from src.tasks.base import load_task
-from src.training.batches import Example, collate, encoded_splits
+from src.training.batches import Example, by_length, collate, encoded_splits
 from src.training.device import Device, find_device
 from src.training.scoring import Scored, score_split
-from src.training.trainer import Training, train
+from src.training.trainer import Recipe, Training, train
 
 SCHEMA_VERSION = 1
 PROBE_BATCH = 64
+KEPT_DIRECTIONS = 128  # singular vectors kept of each target, so that one estimate serves all usual ranks
+_latest_directions: dict[str, dict[str, UpdateDirection]] = {}
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -55,18 +58,15 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     _place(config, model, _method(config), base, examples["train"], device)
     ledger = count(model, config.model.head)
     setup_seconds = time.perf_counter() - start
-    training = train(
-        model,
-        examples["train"],
+    recipe = Recipe(
         settings=config.trainer,
         lr=config.lr if config.has_axis("lr") else None,
         head=config.model.head,
         pad_token_id=base.tokenizer.pad_token_id,
         seed=config.seed,
         device=device,
-        validate=lambda: score(model, "validation").value,
-        report=report,
     )
+    training = train(model, examples["train"], recipe, validate=lambda: score(model, "validation").value, report=report)
     scaling = next((adapter.scaling for adapter in adapters(model).values()), None)
     with replacing(folder / ADAPTER) as partial:
         save_file(adapter_state(model), partial)
@@ -110,15 +110,28 @@ def _place(
     setup = _empty_setup(config, model)
     setup.generator = stream_generator(config.seed, "adapter_init")
     if method.needs_gradient:
-        probe = torch.randperm(len(train), generator=stream_generator(config.seed, "gradient_probe")).tolist()
-        probe = probe[: config.trainer.calibration_samples]
-        batches = [
-            collate([train[index] for index in probe[at : at + PROBE_BATCH]], base.tokenizer.pad_token_id)
-            for at in range(0, len(probe), PROBE_BATCH)
-        ]
-        on_device = [{key: value.to(device.type) for key, value in batch.items()} for batch in batches]
-        setup.update_directions = update_directions(model, setup.target_modules, on_device)
+        setup.update_directions = _directions(config, model, setup.target_modules, base, train, device)
     place(model, method, setup, config.model.head)
+
+
+def _directions(
+    config: Config, model: PreTrainedModel, targets: list[str], base: BaseModel, train: list[Example], device: Device
+) -> dict[str, UpdateDirection]:
+    """The targets' update directions; one estimate serves every rank, alpha and learning rate that follows."""
+    keep = max(config.rank, KEPT_DIRECTIONS)
+    samples = config.trainer.calibration_samples
+    key = json.dumps([asdict(config.model), asdict(config.task), config.seed, samples, targets, keep, device.type])
+    if key not in _latest_directions:
+        drawn = torch.randperm(len(train), generator=stream_generator(config.seed, "gradient_probe")).tolist()
+        probe = [train[index] for index in drawn[:samples]]
+        batches = [
+            collate([probe[index] for index in batch], base.tokenizer.pad_token_id)
+            for batch in by_length(probe, PROBE_BATCH)
+        ]
+        on_device = [{name: tensor.to(device.type) for name, tensor in batch.items()} for batch in batches]
+        _latest_directions.clear()
+        _latest_directions[key] = update_directions(model, targets, on_device, keep=keep)
+    return _latest_directions[key]
 
 
 def _scorer(config: Config, base: BaseModel, device: Device) -> Callable[[PreTrainedModel, str], Scored]:

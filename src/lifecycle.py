@@ -18,7 +18,6 @@ from src.results.store import (
     claimed,
     heartbeat,
     is_done,
-    read_record,
     write_json,
 )
 from src.sweep import Plan
@@ -114,8 +113,3 @@ def _outcome(record: Record) -> str:
     scores = "  ".join(f"{split} {metric['value']:.4f}" for split, metric in metrics.items())
     loss = next((point["loss"] for point in reversed(record["history"]) if "loss" in point), float("nan"))
     return f"loss {loss:.3f}  {scores}  {record['time']['run_seconds']:.0f} s"
-
-
-def states(folders: list[Path]) -> list[Record | None]:
-    """The records of several runs, None where there is none yet."""
-    return [read_record(folder) for folder in folders]

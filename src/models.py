@@ -8,10 +8,13 @@ import copy
 import hashlib
 import importlib.util
 import json
+import socket
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from src.config import ModelConfig
 from src.errors import UserError
@@ -78,13 +81,15 @@ def _hub_folder(config: ModelConfig) -> Path:
     if config.hub_id is None:
         raise UserError(f"model={config.name} has no weights: package '{config.package}' is missing.\n{remedy}")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import ENDPOINT
 
     try:
         return Path(snapshot_download(config.hub_id, revision=config.revision, local_files_only=True))
     except Exception:  # not in the cache, in whatever way the hub's client says so
         pass
     try:
-        return Path(snapshot_download(config.hub_id, revision=config.revision, etag_timeout=3))
+        _check_reachable(ENDPOINT)
+        return Path(snapshot_download(config.hub_id, revision=config.revision))
     except Exception as error:
         missing = f"package '{config.package}' isn't installed and " if config.package else ""
         reason = str(error).splitlines()[0][:120] if str(error) else ""
@@ -92,6 +97,13 @@ def _hub_folder(config: ModelConfig) -> Path:
             f"model={config.name} has no weights: {missing}{config.hub_id} can't be had from the hub "
             f"({type(error).__name__}: {reason}).\n{remedy}"
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Fail at once where there is no network; the hub's client would go on trying for half a minute."""
+    url = urlsplit(address)
+    if not getproxies():
+        socket.create_connection((url.hostname or "", url.port or 443), timeout=3).close()
 
 
 @lru_cache(maxsize=4)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.composition import user_errors
 from src.config import Config
 from src.identity import run_folder
+from src.models import find_weights
 from src.results.store import check_writable, is_done, read_record, write_json
 from src.tasks.base import load_task
 
@@ -43,14 +44,14 @@ class Plan:
         """
         for results_dir in {config.results_dir for config in configs}:
             check_writable(Path(results_dir))
+        for config in configs:
+            find_weights(config.model)
         folders: dict[str, bool] = {}
         for config in configs:
             _, fingerprint = load_task(config.task, config.cache_dir)
             folder = run_folder(config, fingerprint)
             if str(folder) not in folders:
                 folders[str(folder)] = is_done(folder)
-                if not folders[str(folder)]:
-                    _check_weights(config)
         group = hashlib.sha256("\n".join(sorted(folders)).encode()).hexdigest()[:8]
         return cls(group, list(folders), [folder for folder, done in folders.items() if not done])
 
@@ -74,12 +75,6 @@ class Plan:
         taken = [record["time"]["run_seconds"] for record in records if record and record["state"] == "done"]
         left = sum(record is None for record in records)
         return sum(taken) / len(taken) * left if taken else None
-
-
-def _check_weights(config: Config) -> None:
-    from src.models import find_weights
-
-    find_weights(config.model)
 
 
 class SweepCallback(Callback):

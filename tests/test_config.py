@@ -47,6 +47,7 @@ def test_the_head_has_one_learning_rate_for_all_methods() -> None:
         (["trainer.schedule=lineer"], r"Allowed: linear"),
         (["lr=0"], r"lr=0.0 can't train"),
         (["lr=nan"], r"lr=nan can't train"),
+        (["trainer.eval_limit=-5"], r"trainer.eval_limit=-5 is too small"),
         (["trainer.max_steps=0"], r"trainer.max_steps=0 is too small"),
         (["seed=-1"], r"seed=-1 is too small"),
     ],
@@ -92,3 +93,12 @@ def test_every_option_yaml_of_every_group_composes() -> None:
 
 def test_nearest_names_come_first_and_none_is_lost() -> None:
     assert nearest_first("lorra", ["full", "lora_fa", "lora"]) == ["lora", "lora_fa", "full"]
+
+
+def test_every_experiment_names_its_command_and_composes() -> None:
+    paths = sorted((ROOT / "conf/experiment").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert f"python -m src.run -m experiment={path.stem}" in path.read_text().splitlines()[1]
+        assert (ROOT / "experiments" / path.stem / "README.md").exists()
+        composed(f"experiment={path.stem}")

@@ -36,7 +36,7 @@ class Setup:
 class UpdateDirection:
     """Singular value decomposition of `-sign(G)`, G the averaged gradient of one target's weight.
 
-    `U`: (out_features, k), `S`: (k,), `Vh`: (k, in_features), with k = min(out_features, in_features), float32.
+    `U`: (out_features, k), `S`: (k,), `Vh`: (k, in_features), the k largest singular values first, float32.
     """
 
     U: Tensor

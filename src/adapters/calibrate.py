@@ -15,7 +15,7 @@ from src.adapters.base import UpdateDirection
 
 
 def update_directions(
-    model: nn.Module, targets: list[str], batches: Iterable[dict[str, Tensor]]
+    model: nn.Module, targets: list[str], batches: Iterable[dict[str, Tensor]], *, keep: int | None = None
 ) -> dict[str, UpdateDirection]:
     """Decompose -sign(G) of every target, G the gradient of the loss summed over all samples.
 
@@ -23,6 +23,7 @@ def update_directions(
         model: returns an object with the mean `loss` of each batch; left frozen and in its mode.
         targets: names of linear modules, weight (out_features, in_features).
         batches: probe batches of the training split, `input_ids` (batch, seq) among their tensors.
+        keep: how many singular vectors to keep of each target, all by default.
     """
     batches = list(batches)
     mode = model.training
@@ -33,7 +34,7 @@ def update_directions(
         weight.requires_grad_(True)
     for batch in batches[:-1]:
         _backward(model, batch)
-    hooks = [weight.register_post_accumulate_grad_hook(_take(name, found)) for name, weight in weights.items()]
+    hooks = [weight.register_post_accumulate_grad_hook(_take(name, found, keep)) for name, weight in weights.items()]
     _backward(model, batches[-1])
     for hook in hooks:
         hook.remove()
@@ -51,11 +52,11 @@ def _weight(model: nn.Module, name: str) -> nn.Parameter:
     return weight
 
 
-def _take(name: str, found: dict[str, UpdateDirection]) -> Callable[[Tensor], None]:
+def _take(name: str, found: dict[str, UpdateDirection], keep: int | None) -> Callable[[Tensor], None]:
     def hook(weight: Tensor) -> None:
         assert weight.grad is not None
         U, S, Vh = torch.linalg.svd(-weight.grad.float().sign(), full_matrices=False)
-        found[name] = UpdateDirection(U.cpu(), S.cpu(), Vh.cpu())
+        found[name] = UpdateDirection(*(factor.cpu().contiguous() for factor in (U[:, :keep], S[:keep], Vh[:keep])))
         weight.grad = None
 
     return hook

@@ -6,6 +6,7 @@ all methods share.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,11 +19,11 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def row(record: Record) -> dict[str, object]:
+def row(record: Record) -> dict[str, Any]:
     """One run as a row; what a failed run doesn't have is missing."""
     config, adapter = record["config"], record["config"]["adapter"]
     axes = {axis: config[axis] if axis in adapter["axes"] else None for axis in ("rank", "lr", "alpha")}
-    found: dict[str, object] = {
+    found: dict[str, Any] = {
         "run_id": record["run_id"],
         "state": record["state"],
         "reason": (record["error"] or {}).get("message"),

@@ -1,6 +1,7 @@
 """Figures from the comparison table, legible in a two-column paper and to the colour-blind."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -77,7 +78,7 @@ def save_all(table: pd.DataFrame, folder: Path) -> list[Path]:
     return files
 
 
-def _style(table: pd.DataFrame, adapter: str) -> dict[str, str | float]:
+def _style(table: pd.DataFrame, adapter: str) -> dict[str, Any]:
     """A method's colour and marker, the same in every figure of one table."""
     index = sorted(table["adapter"].unique()).index(adapter) % len(COLOURS)
     return {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linewidth": 1.5}

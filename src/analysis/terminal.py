@@ -1,6 +1,7 @@
 """The table that closes a sweep in the terminal."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -8,37 +9,39 @@ from rich.table import Table
 from src.analysis.collect import row
 from src.results.store import TRACEBACK, read_record
 
-WIDTH = 110  # where the output is no terminal
+COLUMNS = ("adapter", "rank", "target", "seed", "lr", "scaling", "params", "val", "test", "s")
+WIDTH = 100  # where the output is no terminal
 
 
 def print_runs(folders: list[Path]) -> None:
-    """Print a row for each run, failures with their reasons, and where the results are."""
-    table = Table(box=None, header_style="bold")
-    for name in ("adapter", "rank", "target", "seed"):
-        table.add_column(name, justify="left" if name in ("adapter", "target") else "right")
-    for name in ("lr", "scaling", "trained, no head", "head", "validation", "test", "seconds"):
-        table.add_column(name, justify="right")
-    unfinished = []
-    for folder in folders:
-        record = read_record(folder)
-        found: dict[str, object] = row(record) if record else {"adapter": folder.name, "state": "not run"}
-        if found["state"] != "done":
-            unfinished.append((folder, found))
-            continue
-        table.add_row(*map(_cell, _values(found)))
-    console = Console()
-    console = console if console.is_terminal else Console(width=WIDTH)
-    console.print(table)
-    for folder, found in unfinished:
-        console.print(f"{found['state']}: {folder.name}: {found.get('reason') or 'no record'}", style="red")
-        if (folder / TRACEBACK).exists():
-            console.print(f"  see {folder / TRACEBACK}", soft_wrap=True)
+    """Print a row for each finished run, and each other run with its reason."""
+    records = {folder: read_record(folder) for folder in folders}
+    found: dict[Path, dict[str, Any]] = {
+        folder: row(record) if record else {"state": "not run"} for folder, record in records.items()
+    }
+    done = [own for own in found.values() if own["state"] == "done"]
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(width=WIDTH, highlight=False)
+    if done:
+        console.print(_table(done))
+        heads = " or ".join(f"{head:,}" for head in sorted({own["head_trained"] for own in done}))
+        console.print(f"val, test: {done[0]['metric']}; params: trained, without the head's {heads}; s: seconds")
+    for folder, own in found.items():
+        if own["state"] != "done":
+            console.print(f"{own['state']}: {folder.name}: {own.get('reason') or 'no record'}", style="red")
+            if (folder / TRACEBACK).exists():
+                console.print(f"  see {folder / TRACEBACK}", soft_wrap=True)
 
 
-def _values(found: dict[str, object]) -> list[object]:
-    keys = ("adapter", "rank", "target", "seed", "lr", "scaling", "body_trained", "head_trained")
-    scores = [f"{found[split]:.4f}" if split in found else None for split in ("validation", "test")]
-    return [found[key] for key in keys] + scores + [f"{found['run_seconds']:.0f}"]
+def _table(done: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in ("adapter", "target") else "right", no_wrap=True)
+    for own in done:
+        keys = ("adapter", "rank", "target", "seed", "lr", "scaling", "body_trained")
+        scores = [f"{own[split]:.4f}" if split in own else None for split in ("validation", "test")]
+        table.add_row(*map(_cell, [*(own[key] for key in keys), *scores, f"{own['run_seconds']:.0f}"]))
+    return table
 
 
 def _cell(value: object) -> str:

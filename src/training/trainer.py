@@ -44,23 +44,33 @@ class Training:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained.
+
+    `lr` is the rate of everything but the modules named in `head`, which have `settings.head_lr`; `seed` is the
+    run's, from which the streams of data order and dropout come.
+    """
+
+    settings: TrainerConfig
+    lr: float | None
+    head: list[str]
+    pad_token_id: int
+    seed: int
+    device: Device
+
+
 def train(
     model: PreTrainedModel,
     examples: list[Example],
+    recipe: Recipe,
     *,
-    settings: TrainerConfig,
-    lr: float | None,
-    head: list[str],
-    pad_token_id: int,
-    seed: int,
-    device: Device,
     validate: Callable[[], float],
     report: Callable[[int, dict[str, float]], None],
 ) -> Training:
     """Train what requires gradients in `model`, in place.
 
     Args:
-        lr: rate of everything but the head; the head has `settings.head_lr`.
         validate: scores the model as it is; called every `settings.eval_every` steps but the last.
         report: told the step and the metrics as they come.
 
@@ -69,14 +79,11 @@ def train(
     """
     outcome = Training()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _AdapterTrainer(
-            model, examples, settings=settings, lr=lr, head=head, pad_token_id=pad_token_id, seed=seed, device=device,
-            scratch=scratch, outcome=outcome,
-        )  # fmt: skip
+        trainer = _AdapterTrainer(model, examples, recipe, outcome, scratch)
         trainer.add_callback(_GradientCorrection(model))
-        trainer.add_callback(_Watch(outcome, settings, validate, report))
+        trainer.add_callback(_Watch(outcome, recipe.settings, validate, report))
         trainer.remove_callback(PrinterCallback)
-        if device.type == "cuda":
+        if recipe.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         trainer.train()
@@ -88,21 +95,9 @@ class _AdapterTrainer(Trainer):
     """The Trainer with this project's batches, its two learning rates and a measured first step."""
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        examples: list[Example],
-        *,
-        settings: TrainerConfig,
-        lr: float | None,
-        head: list[str],
-        pad_token_id: int,
-        seed: int,
-        device: Device,
-        scratch: str,
-        outcome: Training,
+        self, model: PreTrainedModel, examples: list[Example], recipe: Recipe, outcome: Training, scratch: str
     ) -> None:
-        self.settings, self.lr, self.head, self.outcome = settings, lr, head, outcome
-        self.pad_token_id, self.run_seed = pad_token_id, seed
+        self.recipe, self.outcome, settings = recipe, outcome, recipe.settings
         arguments = TrainingArguments(
             output_dir=scratch,
             max_steps=settings.max_steps,
@@ -110,46 +105,47 @@ class _AdapterTrainer(Trainer):
             lr_scheduler_type=SCHEDULES[settings.schedule],
             warmup_steps=settings.warmup_steps,
             max_grad_norm=settings.max_grad_norm,
-            bf16=device.precision == "bf16",
-            use_cpu=device.type == "cpu",
+            bf16=recipe.device.precision == "bf16",
+            use_cpu=recipe.device.type == "cpu",
             logging_steps=max(1, settings.max_steps // LOGS_PER_RUN),
             save_strategy="no",
             report_to="none",
             logging_nan_inf_filter=False,  # it would report the mean of the finite losses instead
             disable_tqdm=True,
             dataloader_pin_memory=False,
-            seed=stream_seed(seed, "dropout") % 2**32,
+            seed=stream_seed(recipe.seed, "dropout") % 2**32,
         )
+        arguments._n_gpu = min(1, arguments.n_gpu)  # with more, the Trainer would split every batch over all GPUs
         super().__init__(model=model, args=arguments, train_dataset=examples)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Length-bucketed batches in the order of the run's data stream."""
         examples: Any = self.train_dataset
-        generator = stream_generator(self.run_seed, "data_order")
+        generator = stream_generator(self.recipe.seed, "data_order")
         sampler = LengthBuckets(
             [len(example["input_ids"]) for example in examples],
-            batch_size=self.settings.batch_size,
-            batches=self.settings.max_steps,
+            batch_size=self.recipe.settings.batch_size,
+            batches=self.recipe.settings.max_steps,
             generator=generator,
         )
         return DataLoader(
             examples,
             batch_sampler=sampler,
-            collate_fn=lambda batch: collate(batch, self.pad_token_id),
+            collate_fn=lambda batch: collate(batch, self.recipe.pad_token_id),
             generator=generator,
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with the head at its own rate and everything else at the method's."""
         assert self.model is not None
-        in_head = {id(p) for name in self.head for p in self.model.get_submodule(name).parameters()}
+        in_head = {id(p) for name in self.recipe.head for p in self.model.get_submodule(name).parameters()}
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in trained if id(p) in in_head], "lr": self.settings.head_lr},
-            {"params": [p for p in trained if id(p) not in in_head], "lr": self.lr or 0.0},
+            {"params": [p for p in trained if id(p) in in_head], "lr": self.recipe.settings.head_lr},
+            {"params": [p for p in trained if id(p) not in in_head], "lr": self.recipe.lr or 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=self.recipe.settings.weight_decay, fused=True)
         return self.optimizer
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:

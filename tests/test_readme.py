@@ -1,0 +1,62 @@
+"""What the README shows is what the committed records give."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from src.analysis.collect import collect
+from src.analysis.tables import comparison, markdown, readable
+from src.results.store import PREDICTIONS, read_all
+from tests.conftest import ROOT
+
+NINE_RUNS = ROOT / "results/nine_runs"
+
+
+def test_the_readmes_table_is_made_from_the_committed_runs() -> None:
+    assert markdown(readable(comparison(collect(NINE_RUNS)))) in (ROOT / "README.md").read_text()
+
+
+def test_three_seeds_of_eleven_configurations_are_committed() -> None:
+    runs = collect(NINE_RUNS)
+    assert len(runs) == 33
+    assert set(runs["state"]) == {"done"}
+    assert comparison(runs)["n"].tolist() == [3] * 11
+
+
+def test_committed_runs_come_from_one_clean_revision_one_machine_and_one_precision() -> None:
+    records = read_all(NINE_RUNS)
+    provenance = [record["provenance"] for record in records]
+    assert len({own["git_revision"] for own in provenance}) == 1
+    assert {own["git_dirty"] for own in provenance} == {False}
+    assert len({own["device"]["name"] for own in provenance}) == 1
+    assert len({own["device"]["precision"] for own in provenance}) == 1
+
+
+def test_the_committed_predictions_give_the_committed_scores() -> None:
+    for record in read_all(NINE_RUNS):
+        (path,) = NINE_RUNS.rglob(f"{record['run_id']}/{PREDICTIONS}")
+        items = pd.read_parquet(path)
+        for split, metric in record["metrics"].items():
+            own = items[items["split"] == split]
+            assert (own["prediction"] == own["reference"]).mean() == pytest.approx(metric["value"], abs=1e-12)
+
+
+@pytest.mark.parametrize("study", ["nine_runs", "tuning"])
+def test_no_record_names_a_path_of_the_machine_it_was_made_on(study: str) -> None:
+    paths = sorted((ROOT / "results" / study).rglob("*.json"))
+    assert paths
+    for path in paths:
+        assert not re.search(r"""["' =](/|[A-Z]:\\)\w""", path.read_text()), path
+
+
+def test_every_learning_rate_is_the_best_of_its_trials_on_validation() -> None:
+    trials = comparison(collect(ROOT / "results/tuning"))
+    counts = trials.groupby("adapter").size()
+    assert set(counts) == {7}
+    runs = collect(NINE_RUNS)
+    for adapter in ("lora", "lora_fa", "lora_sb", "full"):
+        own = trials[trials["adapter"] == adapter]
+        best = own.loc[own["validation_mean"].idxmax(), "lr"]
+        assert set(runs.loc[runs["adapter"] == adapter, "lr"]) == {best}
+    assert trials["test_mean"].isna().all()
