@@ -25,13 +25,12 @@ CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(composed: DictConfig) -> None:
-    """Do one run, alone or as a job of a sweep; a sweep's checks, table and exit status are `SweepCallback`'s."""
+    """Do one run, alone or as a job of a sweep; the checks before and a sweep's end are `SweepCallback`'s."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         run(Config.from_hydra(composed), Plan.read(Path(HydraConfig.get().sweep.dir)))
         return
-    with user_errors():
-        config = Config.from_hydra(composed)
-        plan = Plan.of([config])
+    config = Config.from_hydra(composed)
+    plan = Plan.of([config])
     state = run(config, plan)
     print(f"{'results' if plan.to_run else 'done already'}: {plan.folders[0]}")
     sys.exit(0 if state == "done" else 1)

@@ -42,18 +42,15 @@ class Plan:
         Raises:
             UserError: a run can't be done: its data, its weights or the results folder stand in the way.
         """
-        for results_dir in {config.results_dir for config in configs}:
-            check_writable(Path(results_dir))
         for config in configs:
             find_weights(config.model)
-        folders: dict[str, bool] = {}
-        for config in configs:
-            _, fingerprint = load_task(config.task, config.cache_dir)
-            folder = run_folder(config, fingerprint)
-            if str(folder) not in folders:
-                folders[str(folder)] = is_done(folder)
-        group = hashlib.sha256("\n".join(sorted(folders)).encode()).hexdigest()[:8]
-        return cls(group, list(folders), [folder for folder, done in folders.items() if not done])
+        # Two jobs may ask for the same run; the keys of a dict are in order and each there once.
+        folders = dict.fromkeys(run_folder(own, load_task(own.task, own.cache_dir)[1]) for own in configs)
+        for results_dir in {config.results_dir for config in configs}:
+            check_writable(Path(results_dir))
+        names = [str(folder) for folder in folders]
+        group = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:8]
+        return cls(group, names, [str(folder) for folder in folders if not is_done(folder)])
 
     @classmethod
     def read(cls, sweep_dir: Path) -> "Plan":
@@ -78,11 +75,18 @@ class Plan:
 
 
 class SweepCallback(Callback):
-    """Hydra's hooks around a sweep."""
+    """Hydra's hooks around a sweep, and the checks before a single run.
+
+    Hydra turns exceptions in callbacks into warnings, all but SystemExit, which `user_errors` raises.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check a single run before Hydra makes its folder; a mistake ends the program with status 2."""
+        with user_errors():
+            Plan.of([Config.from_hydra(config)])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every run of the sweep and write the plan; a mistake ends the program with status 2."""
-        # Hydra turns exceptions in callbacks into warnings, all but SystemExit.
         with user_errors():
             plan = Plan.of([Config.from_hydra(job) for job in _jobs(config)])
             plan.write(Path(config.hydra.sweep.dir))
