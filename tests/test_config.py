@@ -101,4 +101,4 @@ def test_every_experiment_names_its_command_and_composes() -> None:
     for path in paths:
         assert f"python -m src.run -m experiment={path.stem}" in path.read_text().splitlines()[1]
         assert (ROOT / "experiments" / path.stem / "README.md").exists()
-        composed(f"experiment={path.stem}")
+        assert composed(f"experiment={path.stem}").results_dir == f"results/{path.stem}"
