@@ -40,8 +40,9 @@ tables: setup ## write results/tables from the stored runs
 figures: setup ## draw results/figures from the stored runs
 	$(BIN)/python -m src.figures
 
-bench: setup ## time a run beside the plain PEFT + Trainer script
+bench: setup ## time a run beside the plain PEFT + Trainer script, and the two kinds of attention
 	$(BIN)/python -m benchmarks.one_run
+	$(BIN)/python -m benchmarks.attention
 
 clean: ## delete caches and the environment, but no result
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from src.config import TrackingConfig
 from src.errors import UserError
@@ -33,6 +34,8 @@ def tracked(
 ) -> Iterator[Tracker]:
     """Track one run; it ends as failed in W&B where the block raises.
 
+    Where W&B can't be reached, the run goes on and is tracked offline.
+
     Args:
         run_id: the same for the same run, so that a repetition replaces it.
         group: W&B's group, the same for all runs of a sweep.
@@ -51,12 +54,14 @@ def tracked(
             "tracking=wandb_online needs a key.\nRun `wandb login`, set WANDB_API_KEY, or use tracking=none."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    mode: Literal["online", "offline"] = "online" if settings.mode == "online" else "offline"
-    run = wandb.init(
-        project=settings.project, id=run_id, name=name, group=group, config=config, dir=folder, mode=mode,
-        resume="allow" if settings.mode == "online" else None, reinit="finish_previous",
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
-    )  # fmt: skip
+    init = partial(wandb.init, project=settings.project, id=run_id, name=name, group=group, config=config, dir=folder)
+    quiet = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True, init_timeout=30)
+    init = partial(init, reinit="finish_previous", settings=quiet)
+    try:
+        run = init(mode="online", resume="allow") if settings.mode == "online" else init(mode="offline")
+    except wandb.errors.Error as error:
+        print(f"\nW&B can't be reached ({error}); this run is tracked offline, send it later with `wandb sync`")
+        run = init(mode="offline")
     try:
         yield Tracker(run)
     except BaseException:

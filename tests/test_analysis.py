@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from src.analysis.collect import COLUMNS
-from src.analysis.figures import FIGURES, save_all
+from src.analysis.figures import FIGURES, _series, save_all
 from src.analysis.tables import comparison, markdown, readable
 
 
@@ -16,7 +16,7 @@ def run(adapter: str, rank: int | None, seed: int, **facts: object) -> dict[str,
     counts = {"trained": 1000 * (rank or 1) + 50, "body_trained": 1000 * (rank or 1), "total": 10_000}
     cell = {"task": "t", "model": "m", "adapter": adapter, "rank": rank, "target": "qv", "seed": seed, "lr": 0.1}
     return {"run_id": f"{adapter}-{rank}-{seed}", "state": "done", "settings": {"trainer.steps": "5"}, "alpha": 2.0,
-            "run_seconds": 3.0, **cell, **scores, **counts, **facts}  # fmt: skip
+            "run_seconds": 3.0, "metric": "accuracy", **cell, **scores, **counts, **facts}  # fmt: skip
 
 
 def frame(*rows: dict[str, object]) -> pd.DataFrame:
@@ -80,3 +80,16 @@ def test_every_figure_is_drawn_with_one_seed_rank_free_methods_and_failures(tmp_
     files = save_all(comparison(runs), tmp_path)
     assert [file.stem for file in files] == list(FIGURES)
     assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files)
+
+
+def test_a_method_is_one_line_and_more_only_where_a_setting_varies() -> None:
+    rows = [run("lora", rank, 0) for rank in (8, 4)] + [run("full", None, 0, target=None)]
+    assert [label for label, _, _ in _series(comparison(frame(*rows)))] == ["full", "lora"]
+    labels = [label for label, _, _ in _series(comparison(frame(*rows, run("lora", 4, 0, lr=0.7))))]
+    assert labels == ["full", "lora, lr 0.1", "lora, lr 0.7"]
+    assert [own["rank"].tolist() for label, _, own in _series(comparison(frame(*rows))) if label == "lora"] == [[4, 8]]
+
+
+def test_tasks_do_not_share_a_figure(tmp_path: Path) -> None:
+    table = comparison(frame(run("lora", 4, 0), run("lora", 4, 0, task="u")))
+    assert len(save_all(table, tmp_path)) == 2 * len(FIGURES)

@@ -82,6 +82,24 @@ def test_online_without_a_key_says_what_to_do(tmp_path: Path, monkeypatch: pytes
         pass
 
 
+def test_a_run_goes_on_offline_where_wandb_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    modes = []
+
+    def init(**arguments: Any) -> FakeRun:
+        modes.append(arguments["mode"])
+        if arguments["mode"] == "online":
+            raise wandb.errors.CommError("no route")
+        return FakeRun()
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with tracked(settings("online"), folder=tmp_path, **IDS) as tracker:
+        tracker.log(1, {"loss": 1.0})
+    assert modes == ["online", "offline"]
+
+
 def test_an_offline_run_needs_no_key_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with tracked(settings("offline"), folder=tmp_path, **IDS) as tracker:

@@ -22,6 +22,7 @@ def comparison(runs: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 **dict(zip([*CELL, "differs"], cell, strict=True)),
+                "metric": done["metric"].max(),
                 "scaling": done["scaling"].max(),
                 "trained": done["trained"].max(),
                 "body_trained": done["body_trained"].max(),
