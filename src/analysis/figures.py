@@ -26,9 +26,8 @@ def rank_versus_accuracy(table: pd.DataFrame) -> Figure:
     known = table.dropna(subset=["validation_mean"])
     for label, style, own in _series(known):
         if own["rank"].isna().all():
-            axes.axhline(
-                100 * own["validation_mean"].mean(), **style | {"linestyle": "--", "linewidth": 1}, label=label
-            )
+            flat = {"color": style["color"], "linestyle": "--", "linewidth": 1.2}
+            axes.axhline(100 * own["validation_mean"].mean(), label=label, **flat)
             continue
         x, y = own["rank"].astype(float), 100 * own["validation_mean"]
         spread = 100 * own["validation_std"].fillna(0.0)
@@ -47,13 +46,16 @@ def rank_versus_accuracy(table: pd.DataFrame) -> Figure:
 def parameters_versus_accuracy(table: pd.DataFrame) -> Figure:
     """Test score over trained parameters (head included, log axis), with one standard deviation as bars."""
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
-    for label, style, own in _series(table.dropna(subset=["trained", "test_mean"])):
+    for index, (label, style, own) in enumerate(_series(table.dropna(subset=["trained", "test_mean"]))):
         own = own.sort_values("trained")
         x, y = own["trained"].astype(float), 100 * own["test_mean"]
         axes.errorbar(x, y, yerr=100 * own["test_std"].fillna(0.0), label=label, capsize=2, **style)
         for rank, at, height in zip(own["rank"], x, y, strict=True):
             if not pd.isna(rank):
-                axes.annotate(f"{rank}", (at, height), xytext=(3, -10), textcoords="offset points", fontsize=7)
+                above: dict[str, Any] = {"xytext": (-5, 5), "ha": "right"}
+                beside = above if index % 2 else {"xytext": (5, -10)}
+                colour = style["color"]
+                axes.annotate(f"{rank}", (at, height), **beside, textcoords="offset points", fontsize=7, color=colour)
     axes.set_xscale("log")
     _finish(axes, table, "trained parameters, head included (small numbers: rank)", "test")
     return figure
@@ -99,5 +101,6 @@ def _finish(axes: Axes, table: pd.DataFrame, x: str, split: str) -> None:
     axes.set_ylabel(f"{split} {table['metric'].dropna().max()} (%)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=8, frameon=False)
+    figure = axes.get_figure(root=True)
+    if figure is not None and axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)

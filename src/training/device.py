@@ -18,8 +18,8 @@ BF16_WORTHWHILE = 1.3  # below this ratio bf16's coarser rounding buys too littl
 class Device:
     """Where and how runs compute.
 
-    `attention` is transformers' implementation: on a CPU the fused one spends more time in its backward than the
-    plain one in everything (measured at 20 to 40 tokens); elsewhere the fused one is the faster.
+    `attention` is transformers' implementation: plain on a CPU, where the fused one makes a bfloat16 step take almost
+    twice as long (`benchmarks/attention.json`); fused elsewhere.
     """
 
     type: str
