@@ -4,6 +4,7 @@ import pandas as pd
 
 # What makes two runs repetitions of each other with other seeds.
 CELL = ["task", "model", "adapter", "rank", "target", "lr", "alpha"]
+WORDS = {"adapter", "target", "differs in", "not finished"}  # columns of text; all others hold numbers
 
 
 def comparison(runs: pd.DataFrame) -> pd.DataFrame:
@@ -84,12 +85,16 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A frame of texts as a Markdown table, numbers to the right."""
-    texts = table.astype(str)
-    words = {"adapter", "target", "differs in", "not finished"}
-    rule = ["---" if name in words else "--:" for name in texts.columns]
-    lines = [texts.columns.tolist(), rule, *texts.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines) + "\n"
+    """A frame of texts as a Markdown table that is also legible as it stands: numbers to the right, columns aligned."""
+    columns = []
+    for name in table.columns:
+        cells = [str(cell).replace("|", "/") for cell in (name, *table[name])]
+        width = max(3, *map(len, cells))
+        left = name in WORDS
+        rule = "-" * width if left else "-" * (width - 1) + ":"
+        cells = [cell.ljust(width) if left else cell.rjust(width) for cell in cells]
+        columns.append([cells[0], rule, *cells[1:]])
+    return "".join("| " + " | ".join(line) + " |\n" for line in zip(*columns, strict=True))
 
 
 def _scores(table: pd.DataFrame, split: str) -> pd.Series:
