@@ -16,7 +16,6 @@ from src.results.store import (
     TRACEBACK,
     Record,
     claimed,
-    heartbeat,
     is_done,
     write_json,
 )
@@ -81,7 +80,6 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
     with tracking as tracker:
 
         def report(step: int, metrics: dict[str, float]) -> None:
-            heartbeat(folder)
             tracker.log(step, metrics)
             line.show_step(step, metrics)
 

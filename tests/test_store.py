@@ -11,6 +11,7 @@ import pytest
 
 from src.errors import UserError
 from src.results import store
+from tests.conftest import ROOT
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -66,11 +67,36 @@ def test_a_worker_elsewhere_counts_as_dead_after_a_silence(tmp_path: Path, age_s
         assert mine is free
 
 
-def test_a_heartbeat_renews_the_claim(tmp_path: Path) -> None:
+def test_a_working_worker_renews_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "BEAT_SECONDS", 0.01)
     with store.claimed(tmp_path):
         os.utime(tmp_path / store.CLAIM, (0, 0))
-        store.heartbeat(tmp_path)
+        deadline = time.time() + 5
+        while (tmp_path / store.CLAIM).stat().st_mtime < 1 and time.time() < deadline:
+            time.sleep(0.01)
         assert (tmp_path / store.CLAIM).stat().st_mtime > time.time() - 60
+
+
+CLAIMING = """
+import sys, time
+from pathlib import Path
+from src.results.store import claimed
+time.sleep(max(0, float(sys.argv[2]) - time.time()))
+with claimed(Path(sys.argv[1])) as mine:
+    print(mine)
+    time.sleep(2)
+"""
+
+
+@pytest.mark.parametrize("left_behind", [False, True])
+def test_of_many_workers_that_start_together_one_gets_the_run(tmp_path: Path, left_behind: bool) -> None:
+    if left_behind:
+        claim = {"host": os.uname().nodename, "pid": 2**22 + 1, "started": 0}
+        (tmp_path / store.CLAIM).write_text(json.dumps(claim))
+    arguments = [sys.executable, "-c", CLAIMING, str(tmp_path), str(time.time() + 2)]
+    workers = [subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    assert sorted(worker.communicate()[0].strip() for worker in workers) == ["False"] * 5 + ["True"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The table that closes a sweep in the terminal."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ WIDTH = 100  # where the output is no terminal
 
 
 def print_runs(folders: list[Path]) -> None:
-    """Print a row for each finished run, and each other run with its reason."""
+    """Print a row for each finished run, each other run with its reason, and where they all are."""
     records = {folder: read_record(folder) for folder in folders}
     found: dict[Path, dict[str, Any]] = {
         folder: row(record) if record else {"state": "not run"} for folder, record in records.items()
@@ -31,6 +32,7 @@ def print_runs(folders: list[Path]) -> None:
             console.print(f"{own['state']}: {folder.name}: {own.get('reason') or 'no record'}", style="red")
             if (folder / TRACEBACK).exists():
                 console.print(f"  see {folder / TRACEBACK}", soft_wrap=True)
+    console.print(f"runs: {os.path.commonpath([folder.parent for folder in folders])}", soft_wrap=True)
 
 
 def _table(done: list[dict[str, Any]]) -> Table:

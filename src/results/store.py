@@ -5,9 +5,11 @@ way, `claim.json` names its worker. Every file appears whole or not at all. `res
 where it says done, the run is never repeated.
 """
 
+import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from src.identity import RESULTS_VERSION
 
 RESULT, CLAIM, CONFIG = "result.json", "claim.json", "config.json"
 ADAPTER, PREDICTIONS, TRACEBACK = "adapter.safetensors", "predictions.parquet", "traceback.txt"
+BEAT_SECONDS = 60  # how often a worker shows that it lives
 STALE_SECONDS = 600  # a worker on another machine that hasn't shown itself for so long is taken for dead
 Record = dict[str, Any]
 
@@ -98,42 +101,59 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Claim a run's folder for this worker; yields False where another worker that lives has it."""
+    """Claim a run's folder for this worker and show that it lives; yields False where another worker has it."""
     folder.mkdir(parents=True, exist_ok=True)
     claim = folder / CLAIM
-    if _held_by_other(claim):
-        yield False
-        return
-    claim.unlink(missing_ok=True)
+    _remove_if_dead(claim)
     try:
         descriptor = os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:  # another worker was a moment faster
+    except FileExistsError:
         yield False
         return
     with os.fdopen(descriptor, "w") as file:
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}, file)
+    ended = threading.Event()
+    threading.Thread(target=_beat, args=(claim, ended), daemon=True).start()
     try:
         yield True
     finally:
+        ended.set()
         claim.unlink(missing_ok=True)
 
 
-def heartbeat(folder: Path) -> None:
-    """Show that the worker that claimed `folder` lives."""
-    os.utime(folder / CLAIM)
+def _beat(claim: Path, ended: threading.Event) -> None:
+    """Renew the claim's time until the run has ended."""
+    while not ended.wait(BEAT_SECONDS):
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(claim)
 
 
-def _held_by_other(claim: Path) -> bool:
+def _remove_if_dead(claim: Path) -> None:
+    """Remove the claim of a worker that no longer lives."""
     try:
-        holder = json.loads(claim.read_text())
-        fresh = time.time() - claim.stat().st_mtime < STALE_SECONDS
+        text, written = claim.read_text(), claim.stat().st_mtime
     except FileNotFoundError:
-        return False
+        return
+    if not _is_dead(text, time.time() - written):
+        return
+    aside = claim.with_name(f".{CLAIM}.{socket.gethostname()}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):  # another worker is removing it
+        claim.rename(aside)
+        if aside.read_text() == text:
+            aside.unlink()
+        else:  # another worker removed the dead one's and made its own
+            aside.rename(claim)
+
+
+def _is_dead(text: str, silent_seconds: float) -> bool:
+    """Judge a claim: by its process on this machine, by its silence on another or where it is unreadable."""
+    try:
+        holder = json.loads(text)
     except ValueError:  # being written at this moment, or left by a crash
-        return time.time() - claim.stat().st_mtime < STALE_SECONDS
+        return silent_seconds > STALE_SECONDS
     if holder["host"] != socket.gethostname():
-        return fresh
-    return holder["pid"] != os.getpid() and _lives(holder["pid"])
+        return silent_seconds > STALE_SECONDS
+    return holder["pid"] == os.getpid() or not _lives(holder["pid"])
 
 
 def _lives(pid: int) -> bool:
