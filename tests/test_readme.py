@@ -7,8 +7,9 @@ import pytest
 
 from src.analysis.collect import collect
 from src.analysis.tables import comparison, markdown, readable
+from src.identity import run_folder
 from src.results.store import PREDICTIONS, read_all
-from tests.conftest import ROOT
+from tests.conftest import ROOT, composed
 
 NINE_RUNS = ROOT / "results/nine_runs"
 
@@ -40,6 +41,13 @@ def test_the_committed_predictions_give_the_committed_scores() -> None:
         for split, metric in record["metrics"].items():
             own = items[items["split"] == split]
             assert (own["prediction"] == own["reference"]).mean() == pytest.approx(metric["value"], abs=1e-12)
+
+
+def test_the_code_as_it_is_still_knows_the_committed_runs_as_its_own() -> None:
+    for record in read_all(NINE_RUNS):
+        was, fingerprint = record["config"], record["identity"]["task"]["fingerprint"]
+        axes = [f"adapter={was['adapter']['name']}", f"rank={was['rank']}", f"seed={was['seed']}"]
+        assert run_folder(composed("experiment=nine_runs", *axes), fingerprint).name == record["run_id"]
 
 
 @pytest.mark.parametrize("study", ["nine_runs", "tuning"])

@@ -1,5 +1,6 @@
 """Figures from the comparison table, legible in a two-column paper and to the colour-blind."""
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
 SIZE = (5.2, 3.4)  # inches
+LABEL_WIDTH = 32  # characters of a line in the legend
 
 
 def rank_versus_accuracy(table: pd.DataFrame) -> Figure:
@@ -87,7 +89,8 @@ def _series(table: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataF
         varying = [key for key in ("target", "lr", "scaling", "differs") if own[key].nunique(dropna=False) > 1]
         parts = list(own.groupby(varying, dropna=False)) if varying else [((), own)]
         for number, (values, rows) in enumerate(parts):
-            label = ", ".join([str(adapter), *(f"{key} {value}" for key, value in zip(varying, values, strict=True))])
+            named = [f"{key} {value}".removeprefix("differs ") for key, value in zip(varying, values, strict=True)]
+            label = ", ".join([str(adapter), *named])
             colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
             style = {"color": colour, "marker": marker, "linestyle": DASHES[number % len(DASHES)]}
             yield label, style | {"markersize": 5, "linewidth": 1.5}, rows.sort_values("rank")
@@ -103,4 +106,6 @@ def _finish(axes: Axes, table: pd.DataFrame, x: str, split: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure = axes.get_figure(root=True)
     if figure is not None and axes.get_legend_handles_labels()[1]:
-        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+        lines, labels = axes.get_legend_handles_labels()
+        wrapped = [textwrap.fill(label, LABEL_WIDTH) for label in labels]
+        figure.legend(lines, wrapped, loc="outside right upper", fontsize=8, frameon=False)
