@@ -50,7 +50,7 @@ def test_the_code_as_it_is_still_knows_the_committed_runs_as_its_own() -> None:
         assert run_folder(composed("experiment=nine_runs", *axes), fingerprint).name == record["run_id"]
 
 
-@pytest.mark.parametrize("study", ["nine_runs", "tuning"])
+@pytest.mark.parametrize("study", ["nine_runs", "target_choice", "rank_and_rate", "tuning"])
 def test_no_record_names_a_path_of_the_machine_it_was_made_on(study: str) -> None:
     paths = sorted((ROOT / "results" / study).rglob("*.json"))
     assert paths
