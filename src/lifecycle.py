@@ -98,7 +98,7 @@ def _failure(config: Config, fingerprint: str, error: BaseException) -> Record:
         "state": states.get(kind, "failed"),
         "identity": identity(config, fingerprint),
         "config": asdict(config),
-        "error": {"class": kind, "message": str(error)},
+        "error": {"class": kind, "message": str(error) or kind},
     }
 
 
