@@ -60,7 +60,9 @@ def tracked(
     try:
         run = init(mode="online", resume="allow") if settings.mode == "online" else init(mode="offline")
     except wandb.errors.Error as error:
-        print(f"\nW&B can't be reached ({error}); this run is tracked offline, send it later with `wandb sync`")
+        reason = str(error).splitlines()[0]
+        print(f"\nW&B can't be reached ({reason}): this run is tracked offline, send it later with `wandb sync`")
+        wandb.teardown()  # its service still holds the run's id
         run = init(mode="offline")
     try:
         yield Tracker(run)

@@ -94,10 +94,11 @@ def test_a_run_goes_on_offline_where_wandb_cannot_be_reached(tmp_path: Path, mon
         return FakeRun()
 
     monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "teardown", lambda: modes.append("teardown"))
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with tracked(settings("online"), folder=tmp_path, **IDS) as tracker:
         tracker.log(1, {"loss": 1.0})
-    assert modes == ["online", "offline"]
+    assert modes == ["online", "teardown", "offline"]
 
 
 def test_an_offline_run_needs_no_key_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
