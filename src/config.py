@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from src.errors import UserError, nearest_first
-from src.metrics import known_metrics
+from src.metrics import check_known
 
 ROLES = ("query", "key", "value", "output", "ffn_up", "ffn_down", "gate")
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -181,10 +181,10 @@ def _check_choices(config: Config) -> None:
         ("trainer.precision", config.trainer.precision, PRECISIONS),
         ("trainer.schedule", config.trainer.schedule, SCHEDULES),
         ("tracking.mode", config.tracking.mode, TRACKING_MODES),
-        ("task.metric", config.task.metric, known_metrics()),
     ):
         if given not in allowed:
             raise UserError(f"{key}={given} is not known.\nAllowed: {', '.join(nearest_first(given, allowed))}.")
+    check_known(config.task.metric)
     if config.model.architecture != config.task.architecture:
         raise UserError(
             f"task={config.task.name} needs a {config.task.architecture}, "

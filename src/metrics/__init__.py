@@ -13,16 +13,24 @@ def known_metrics() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob("*/*.py") if path.stem == path.parent.name)
 
 
+def check_known(name: str) -> None:
+    """Make sure that there is a metric of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in known_metrics():
+        allowed = ", ".join(nearest_first(name, known_metrics()))
+        raise UserError(f"task.metric={name} is not known.\nAllowed: {allowed}.")
+
+
 def score(name: str, predictions: list[Any], references: list[Any]) -> float:
     """The metric's value over all items, in its own unit.
 
     Raises:
         UserError: there is no metric of that name.
     """
-    if name not in known_metrics():
-        raise UserError(
-            f"task.metric={name} is not known.\nAllowed: {', '.join(nearest_first(name, known_metrics()))}."
-        )
+    check_known(name)
     import evaluate
 
     metric = evaluate.load(str(FOLDER / name), keep_in_memory=True)

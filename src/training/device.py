@@ -18,7 +18,7 @@ BF16_WORTHWHILE = 1.3  # below this ratio bf16's coarser rounding buys too littl
 class Device:
     """Where and how runs compute.
 
-    `attention` is transformers' implementation: plain on a CPU, where the fused one makes a bfloat16 step take almost
+    `attention` is transformers' implementation: plain on a CPU, where a bfloat16 step with the fused one takes almost
     twice as long (`benchmarks/attention.json`); fused elsewhere.
     """
 
