@@ -17,6 +17,7 @@ ROLES = ("query", "key", "value", "output", "ffn_up", "ffn_down", "gate")
 PRECISIONS = ("auto", "bf16", "fp32")
 SCHEDULES = ("linear", "cosine", "constant")
 TRACKING_MODES = ("offline", "online", "none")
+QUANTIZATIONS = ("none", "nf4", "int8")
 
 
 @dataclass
@@ -24,20 +25,32 @@ class AdapterConfig:
     """A method: the class that implements it, and which axes of a sweep it responds to.
 
     `axes` is a subset of rank, alpha, target, lr: an axis that a method doesn't have is no part of its runs'
-    identity, so a method without a rank runs once in a rank sweep.
+    identity, so a method without a rank runs once in a rank sweep. `roles` is the target set of a method that has
+    its own; `any_rank` says that the rank isn't bound by the size of a matrix, `trains_base` that weights of the base
+    model are trained. `alpha` is the default, or `alpha_per_rank` times the rank. An option that is null is off and
+    no part of the identity. `config` holds what the bridge to PEFT needs: a `PeftConfig` class as `_target_` and its
+    arguments.
     """
 
     name: str = MISSING
     method: str = MISSING
     axes: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    any_rank: bool = False
+    trains_base: bool = False
     lr: float | None = None
+    alpha: float | None = None
     alpha_per_rank: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class RoleConfig:
-    """Where a model keeps a role: a module name with `*` for the layer, and the matrix's size."""
+    """Where a model keeps a role: a module name with `*` for the layer, and the matrix's size.
+
+    Where a layer has several such modules, as an encoder-decoder does, their names are joined by " | ".
+    """
 
     module: str = MISSING
     out_features: int = MISSING
@@ -49,7 +62,9 @@ class ModelConfig:
     """A base model: where its weights come from, its head, and the map from roles to module names.
 
     Weights come from a folder inside an installed package, else from the hub at a pinned revision; with
-    neither, the model is built from `config` and its weights are drawn from `init_seed`.
+    neither, the model is built from `config` and its weights are drawn from `init_seed`. `sizes` is what the hub's
+    own configuration says of the architecture: enough to build the model without weights, to count it. `fused` names
+    the modules that hold several roles in one matrix, and the linear layers they are split into.
     """
 
     name: str = MISSING
@@ -64,6 +79,8 @@ class ModelConfig:
     init_seed: int | None = None
     head: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, Any] = field(default_factory=dict)
+    fused: dict[str, list[str]] = field(default_factory=dict)
     layers: int = MISSING
     roles: dict[str, RoleConfig] = field(default_factory=dict)
 
@@ -137,6 +154,7 @@ class Config:
     rank: int = 8
     alpha: float | None = None
     lr: float | None = None
+    quantization: str = "none"
     seed: int = 0
     results_dir: str = "results"
     cache_dir: str = ".cache"
@@ -160,19 +178,26 @@ class Config:
     def checked(self) -> "Config":
         """Fill in the defaults that depend on other values, and refuse what can't be run."""
         if self.has_axis("alpha") and self.alpha is None:
-            self.alpha = (self.adapter.alpha_per_rank or 1.0) * self.rank
+            self.alpha = self.adapter.alpha or (self.adapter.alpha_per_rank or 1.0) * self.rank
         if self.has_axis("lr") and self.lr is None:
             self.lr = self.adapter.lr
         _check_choices(self)
         _check_numbers(self)
-        if self.has_axis("target"):
+        if self.adapter.trains_base and self.quantization != "none":
+            raise UserError(
+                f"adapter={self.adapter.name} trains weights of the base model; quantization={self.quantization} "
+                "freezes them in fewer bits.\nAllowed: quantization=none, or a method that adds its own weights."
+            )
+        if self.has_axis("target") or self.adapter.roles:
             _check_roles(self)
-        if self.has_axis("rank"):
+        if self.has_axis("rank") and not self.adapter.any_rank:
             _check_rank(self)
         return self
 
     def target_roles(self) -> list[str]:
-        """The roles that this run adapts: all of the target's own and those optional ones the model has."""
+        """The roles that this run adapts: the method's own, else the target's with the optional ones the model has."""
+        if not self.has_axis("target"):
+            return self.adapter.roles
         return [*self.target.roles, *(role for role in self.target.optional_roles if role in self.model.roles)]
 
 
@@ -181,6 +206,7 @@ def _check_choices(config: Config) -> None:
         ("trainer.precision", config.trainer.precision, PRECISIONS),
         ("trainer.schedule", config.trainer.schedule, SCHEDULES),
         ("tracking.mode", config.tracking.mode, TRACKING_MODES),
+        ("quantization", config.quantization, QUANTIZATIONS),
     ):
         if given not in allowed:
             raise UserError(f"{key}={given} is not known.\nAllowed: {', '.join(nearest_first(given, allowed))}.")
@@ -216,21 +242,23 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_roles(config: Config) -> None:
-    for role in [*config.target.roles, *config.target.optional_roles]:
+    asked = f"target={config.target.name}" if config.has_axis("target") else f"adapter={config.adapter.name}"
+    optional = config.target.optional_roles if config.has_axis("target") else []
+    for role in [*config.target_roles(), *optional]:
         if role not in ROLES:
             raise UserError(
-                f"target={config.target.name} names the role '{role}', which doesn't exist.\n"
+                f"{asked} names the role '{role}', which doesn't exist.\n"
                 f"Allowed: {', '.join(nearest_first(role, ROLES))}."
             )
-    missing = [role for role in config.target.roles if role not in config.model.roles]
+    missing = [role for role in config.target_roles() if role not in config.model.roles]
     if missing:
         raise UserError(
-            f"target={config.target.name} needs {', '.join(missing)}, which model={config.model.name} doesn't have.\n"
+            f"{asked} needs {', '.join(missing)}, which model={config.model.name} doesn't have.\n"
             f"It has: {', '.join(config.model.roles)}.\n"
             f"Choose another target, or set target.roles=[...] to roles that the model has."
         )
     if not config.target_roles():
-        raise UserError(f"target={config.target.name} names no role.\nAllowed: {', '.join(config.model.roles)}.")
+        raise UserError(f"{asked} names no role.\nAllowed: {', '.join(config.model.roles)}.")
 
 
 def _check_rank(config: Config) -> None:

@@ -4,7 +4,6 @@ The order of the steps is the protocol. The score is that of the adapter read ba
 the base model, so what is scored is what was saved; the test split is touched after everything else is settled.
 """
 
-import importlib
 import json
 import time
 from collections.abc import Callable
@@ -17,11 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from src.adapters.base import Method, Setup, UpdateDirection
+from src.adapters.base import UpdateDirection
 from src.adapters.calibrate import update_directions
-from src.adapters.inject import adapter_state, adapters, find_targets, load_adapter_state, place
-from src.adapters.ledger import Ledger, count
+from src.adapters.inject import Placed, adapters, place
+from src.adapters.ledger import Ledger, closed_form, count
+from src.assemble import empty_setup, method_of, place_empty
 from src.config import Config
+from src.errors import UserError
 from src.identity import RESULTS_VERSION, identity
 from src.models import BaseModel, load_base
 from src.results.provenance import provenance
@@ -54,36 +55,32 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     examples = encoded_splits(config.task, config.cache_dir, base.tokenizer)
     score = _scorer(config, base, device)
 
-    model = _fresh_model(config, base, device)
-    _place(config, model, _method(config), base, examples["train"], device)
-    ledger = count(model, config.model.head)
+    placed = _place(config, _fresh_model(config, base, device), base, examples["train"], device)
+    ledger = _counted(config, placed)
     setup_seconds = time.perf_counter() - start
     recipe = Recipe(
         settings=config.trainer,
         lr=config.lr if config.has_axis("lr") else None,
-        head=config.model.head,
         pad_token_id=base.tokenizer.pad_token_id,
         seed=config.seed,
         device=device,
     )
-    training = train(model, examples["train"], recipe, validate=lambda: score(model, "validation").value, report=report)
+    model: Any = placed.model
+    training = train(
+        placed, examples["train"], recipe, validate=lambda: score(model, "validation").value, report=report
+    )
     scaling = next((adapter.scaling for adapter in adapters(model).values()), None)
     with replacing(folder / ADAPTER) as partial:
-        save_file(adapter_state(model), partial)
+        save_file(placed.state(), partial)
 
-    model = _fresh_model(config, base, device)
-    place(model, _method(config), _empty_setup(config, model), config.model.head)
-    load_adapter_state(model, load_file(folder / ADAPTER))
+    placed = place_empty(config, _fresh_model(config, base, device))
+    placed.load(load_file(folder / ADAPTER))
+    model = placed.model
     splits = ("validation", "test") if config.trainer.score_test else ("validation",)
     scored = {split: score(model, split) for split in splits}
     _write_predictions(folder / PREDICTIONS, scored)
     seconds = {"setup_seconds": setup_seconds, "run_seconds": time.perf_counter() - start}
     return _record(config, fingerprint, ledger, training, scored, scaling, device, seconds)
-
-
-def _method(config: Config) -> type[Method]:
-    module, name = config.adapter.method.rsplit(".", 1)
-    return getattr(importlib.import_module(module), name)
 
 
 def _fresh_model(config: Config, base: BaseModel, device: Device) -> PreTrainedModel:
@@ -92,26 +89,27 @@ def _fresh_model(config: Config, base: BaseModel, device: Device) -> PreTrainedM
     return model.to(device.type)
 
 
-def _empty_setup(config: Config, model: PreTrainedModel) -> Setup:
-    """The method's setup without its initial values."""
-    return Setup(
-        target_modules=find_targets(model, config.model, config.target_roles()) if config.has_axis("target") else [],
-        rank=config.rank,
-        alpha=config.alpha or 1.0,
-        options=config.adapter.options,
-        step_size=(config.lr or 0.0) / config.trainer.warmup_steps,
-    )
-
-
-def _place(
-    config: Config, model: PreTrainedModel, method: type[Method], base: BaseModel, train: list[Example], device: Device
-) -> None:
+def _place(config: Config, model: PreTrainedModel, base: BaseModel, train: list[Example], device: Device) -> Placed:
     """Put the method on the model with its initial values."""
-    setup = _empty_setup(config, model)
+    method, setup = method_of(config), empty_setup(config, model)
     setup.generator = stream_generator(config.seed, "adapter_init")
+    setup.step_size = (config.lr or 0.0) / config.trainer.warmup_steps
     if method.needs_gradient:
         setup.update_directions = _directions(config, model, setup.target_modules, base, train, device)
-    place(model, method, setup, config.model.head)
+    return place(model, method, setup, config.model.head)
+
+
+def _counted(config: Config, placed: Placed) -> Ledger:
+    """The run's ledger, held against the papers' closed forms where the method is made of linear adapters."""
+    ledger = count(placed)
+    if ledger.trained == 0:
+        raise UserError(
+            f"adapter={config.adapter.name} trains nothing of model={config.model.name}, which has no head to train.\n"
+            "Choose a method that adds parameters, or name modules to train in model.head=[...]."
+        )
+    if adapters(placed.model):
+        assert ledger.adapter_trained == closed_form(placed), (ledger.adapter_trained, closed_form(placed))
+    return ledger
 
 
 def _directions(
@@ -189,7 +187,7 @@ def _record(
         "config": asdict(config),
         "seeds": {"seed": config.seed, **{stream: stream_seed(config.seed, stream) for stream in STREAMS}},
         "metrics": {split: {**metric, "value": own.value, "n": len(own.references)} for split, own in scored.items()},
-        "parameters": asdict(ledger) | {"trained": ledger.trained},
+        "parameters": ledger.as_dict(),
         "scaling": scaling,
         "time": {
             "train_seconds": round(training.train_seconds, 3),

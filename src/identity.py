@@ -22,9 +22,13 @@ def identity(config: Config, data_fingerprint: str) -> dict[str, Any]:
     model = asdict(config.model)
     axes: dict[str, Any] = {"rank": config.rank, "alpha": config.alpha, "lr": config.lr}
     axes["target"] = sorted(config.target_roles()) if config.has_axis("target") else []
+    own = {key: getattr(config.adapter, key) for key in ("roles", "config") if getattr(config.adapter, key)}
+    options = {key: value for key, value in config.adapter.options.items() if value is not None}
+    quantization = {"quantization": config.quantization} if config.quantization != "none" else {}
     return {
         "results_version": RESULTS_VERSION,
-        "adapter": {"method": config.adapter.method, "options": config.adapter.options},
+        "adapter": {"method": config.adapter.method, "options": options, **own},
+        **quantization,
         **{axis: axes[axis] for axis in sorted(axes) if config.has_axis(axis)},
         "model": {key: model[key] for key in ("hub_id", "weights_sha256", "init_seed", "head", "config", "roles")},
         "task": {**asdict(config.task), "fingerprint": data_fingerprint},
@@ -41,5 +45,7 @@ def run_folder(config: Config, data_fingerprint: str) -> Path:
         parts.append(f"r{config.rank}")
     if config.has_axis("target"):
         parts.append(config.target.name)
+    if config.quantization != "none":
+        parts.append(config.quantization)
     parts += [f"s{config.seed}", hashlib.sha256(text.encode()).hexdigest()[:8]]
     return Path(config.results_dir) / "runs" / config.task.name / config.model.name / "-".join(parts)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from src.adapters.base import Adapter, Setup, UpdateDirection
-from src.adapters.inject import adapter_state, load_adapter_state, place
+from src.adapters.inject import Placed, place
 from src.errors import UserError
 
 YAMLS = sorted((Path(__file__).parents[1] / "conf" / "adapter").glob("*.yaml"))
@@ -86,10 +86,12 @@ def setup(*, seed: int | None = 0, rank: int = RANK, scaling: float = 2.0, **opt
     )
 
 
-def placed(name: str, given: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    model = base_model(dtype)
-    place(model, method_class(name), given or setup(), head=[])
-    return model
+def placement(name: str, given: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Placed:
+    return place(base_model(dtype), method_class(name), given or setup(), head=[])
+
+
+def placed(name: str, given: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Any:
+    return placement(name, given, dtype=dtype).model
 
 
 def adapter_of(name: str, given: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Adapter:
@@ -228,23 +230,23 @@ def test_a_layer_without_bias_merges_to_one_without_bias(name: str) -> None:
 
 @linear_method
 def test_saved_state_gives_an_empty_copy_the_same_outputs(name: str, tmp_path: Path) -> None:
-    trained, copy = placed(name), placed(name, setup(seed=None))
-    train(trained[0])
-    assert not torch.equal(copy(inputs()), trained(inputs()))
-    save_file(adapter_state(trained), tmp_path / "adapter.safetensors")
-    load_adapter_state(copy, load_file(tmp_path / "adapter.safetensors"))
-    assert torch.equal(copy(inputs()), trained(inputs()))
+    trained, copy = placement(name), placement(name, setup(seed=None))
+    train(trained.model[0])
+    assert not torch.equal(copy.model(inputs()), trained.model(inputs()))
+    save_file(trained.state(), tmp_path / "adapter.safetensors")
+    copy.load(load_file(tmp_path / "adapter.safetensors"))
+    assert torch.equal(copy.model(inputs()), trained.model(inputs()))
 
 
 @linear_method
 def test_saved_state_holds_the_adapter_without_the_base_layer(name: str) -> None:
     expected = {"lora_A", "lora_B"} | TRAINED[name]
-    assert set(adapter_of(name).own_state()) == expected
+    assert set(placement(name).state()) == {f"0.{key}" for key in expected}
 
 
 @linear_method
 def test_the_seed_alone_decides_the_weights(name: str) -> None:
-    first, same, other = (adapter_of(name, setup(seed=seed)).own_state() for seed in (0, 0, 1))
+    first, same, other = (placement(name, setup(seed=seed)).state() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], same[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from src.adapters.base import Adapter, Setup
-from src.adapters.inject import adapter_state, adapters, find_targets, load_adapter_state, place
+from src.adapters.inject import Placed, adapters, find_targets, place
 from src.adapters.lora import LoRA
 from src.adapters.lora_fa import LoRAFA
 from src.config import ROLES, ModelConfig
@@ -29,12 +29,11 @@ def tiny_llama() -> nn.Module:
     return base.fresh_copy([], torch.Generator().manual_seed(0))
 
 
-def with_adapter(method: type[Adapter], *, rank: int, roles: tuple[str, ...] = ("query", "value")) -> nn.Module:
+def with_adapter(method: type[Adapter], *, rank: int, roles: tuple[str, ...] = ("query", "value")) -> Placed:
     model = tiny_llama()
     targets = find_targets(model, tiny_config(), list(roles))
     setup = Setup(targets, rank=rank, alpha=float(rank), generator=torch.Generator().manual_seed(0))
-    place(model, method, setup, head=["lm_head"])
-    return model
+    return place(model, method, setup, head=["lm_head"])
 
 
 def test_query_and_value_are_found_in_both_layers_in_the_model_s_order() -> None:
@@ -82,7 +81,7 @@ def test_a_wrong_size_is_refused_with_its_role_and_the_true_size(side: str) -> N
 
 
 def test_placing_wraps_the_targets_and_trains_adapters_and_head_alone() -> None:
-    model = with_adapter(LoRA, rank=3)
+    model = with_adapter(LoRA, rank=3).model
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     targets = find_targets(tiny_llama(), tiny_config(), ["query", "value"])
     assert list(adapters(model)) == targets
@@ -90,32 +89,32 @@ def test_placing_wraps_the_targets_and_trains_adapters_and_head_alone() -> None:
 
 
 def test_a_placed_model_computes_what_the_base_model_does_until_it_is_trained() -> None:
-    model, ids = with_adapter(LoRA, rank=3), torch.arange(22).reshape(2, 11)
+    model, ids = with_adapter(LoRA, rank=3).model, torch.arange(22).reshape(2, 11)
     assert torch.equal(model(ids).logits, tiny_llama()(ids).logits)
     nn.init.ones_(model.get_submodule("model.layers.1.self_attn.v_proj").lora_B)
     assert not torch.equal(model(ids).logits, tiny_llama()(ids).logits)
 
 
 def test_the_state_holds_the_head_and_both_trained_and_frozen_tensors_of_an_adapter() -> None:
-    state = adapter_state(with_adapter(LoRAFA, rank=3, roles=("key",)))
+    state = with_adapter(LoRAFA, rank=3, roles=("key",)).state()
     layers = [f"model.layers.{index}.self_attn.k_proj" for index in (0, 1)]
     assert set(state) == {"lm_head.weight"} | {f"{layer}.lora_{part}" for layer in layers for part in "AB"}
 
 
 def test_loading_brings_over_adapters_and_head() -> None:
     source, copy, ids = with_adapter(LoRAFA, rank=3), with_adapter(LoRAFA, rank=3), torch.arange(22).reshape(2, 11)
-    for index, parameter in enumerate(p for name, p in source.named_parameters() if name in adapter_state(source)):
-        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(index))
-    assert not torch.equal(copy(ids).logits, source(ids).logits)
-    load_adapter_state(copy, adapter_state(source))
-    assert torch.equal(copy(ids).logits, source(ids).logits)
+    for index, tensor in enumerate(source.own_tensors().values()):
+        nn.init.normal_(tensor, generator=torch.Generator().manual_seed(index))
+    assert not torch.equal(copy.model(ids).logits, source.model(ids).logits)
+    copy.load(source.state())
+    assert torch.equal(copy.model(ids).logits, source.model(ids).logits)
 
 
 @pytest.mark.parametrize("other", [{"rank": 2}, {"rank": 3, "roles": ("query",)}], ids=["rank", "target"])
 def test_a_state_of_another_rank_or_target_is_refused_and_changes_nothing(other: dict) -> None:
-    model, state = with_adapter(LoRA, rank=3), adapter_state(with_adapter(LoRA, **other))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    placed, state = with_adapter(LoRA, rank=3), with_adapter(LoRA, **other).state()
+    before = {name: tensor.clone() for name, tensor in placed.model.state_dict().items()}
     state["lm_head.weight"] += 1
     with pytest.raises(UserError, match="doesn't fit"):
-        load_adapter_state(model, state)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+        placed.load(state)
+    assert all(torch.equal(before[name], tensor) for name, tensor in placed.model.state_dict().items())

@@ -31,8 +31,8 @@ def ledger_of(method: type[Method], roles: tuple[str, ...] = ROLES) -> Ledger:
     assert isinstance(config, ModelConfig)
     model = load_base(config, num_labels=0, attention="eager").fresh_copy([], torch.Generator())
     targets = find_targets(model, config, list(roles))
-    place(model, method, Setup(targets, rank=3, alpha=3.0, generator=torch.Generator()), head=["lm_head"])
-    return count(model, head=["lm_head"])
+    setup = Setup(targets, rank=3, alpha=3.0, generator=torch.Generator())
+    return count(place(model, method, setup, head=["lm_head"]))
 
 
 def test_lora_on_every_role_counts_rank_times_the_sum_of_the_sides() -> None:
@@ -86,16 +86,16 @@ def test_the_denominator_is_the_same_for_every_method(method: type[Method]) -> N
 
 def test_a_base_layer_named_like_an_adapter_is_counted_as_the_base() -> None:
     model = nn.ModuleDict({"lora_A": nn.Linear(7, 5), "wrapped": nn.Linear(7, 5), "head": nn.Linear(5, 2)})
-    place(model, LoRA, Setup(["wrapped"], rank=3, alpha=3.0, generator=torch.Generator()), head=["head"])
-    ledger = count(model, head=["head"])
+    setup = Setup(["wrapped"], rank=3, alpha=3.0, generator=torch.Generator())
+    ledger = count(place(model, LoRA, setup, head=["head"]))
     assert (ledger.adapter_trained, ledger.head_trained, ledger.base_frozen) == (36, 12, 80)
 
 
 def test_a_model_is_counted_without_its_weights_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(70_000, 50_000), nn.Linear(50_000, 2))
-        place(model, LoRA, Setup(["0"], rank=3, alpha=3.0), head=["1"])
-    ledger = count(model, head=["1"])
+        placed = place(model, LoRA, Setup(["0"], rank=3, alpha=3.0), head=["1"])
+    ledger = count(placed)
     assert ledger.adapter_trained == 3 * 120_000
     assert ledger.head_trained == 100_002
     assert ledger.total == 70_000 * 50_000 + 50_000 + 100_002

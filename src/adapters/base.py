@@ -19,14 +19,19 @@ class Setup:
     """What a method may need to place itself on a model.
 
     `generator` None builds the same modules with empty tensors, for a state to be loaded into.
-    `update_directions` (by target module) is filled only for a method that asks for it by `needs_gradient`.
-    `step_size` is the learning rate of the first step that full fine-tuning would take.
+    `modules_of_role` has the names of the modules by role, `layers` those of the model's blocks, first to last;
+    `config` is the adapter's yaml of that name. `update_directions` (by target module) is filled only for a method
+    that asks for it by `needs_gradient`. `step_size` is the learning rate of the first step that full fine-tuning
+    would take.
     """
 
     target_modules: list[str] = field(default_factory=list)
     rank: int = 1
     alpha: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
+    modules_of_role: dict[str, list[str]] = field(default_factory=dict)
+    layers: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
     generator: torch.Generator | None = None
     update_directions: dict[str, "UpdateDirection"] = field(default_factory=dict)
     step_size: float = 0.0
@@ -51,54 +56,82 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> None:
-        """Set up a frozen `model` so that exactly the method's parameters require gradients."""
+    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+        """Set up a frozen `model` so that exactly the method's parameters require gradients; return what to train."""
+
+
+@dataclass(frozen=True)
+class LoRAFactors:
+    """An adapter's update of W0 as scaling * B A, in whatever rank that takes.
+
+    `A`: (rank, in_features), `B`: (out_features, rank). `magnitude`: (out_features,) where the rows of W0 + update
+    are scaled to these lengths, as in DoRA.
+    """
+
+    A: Tensor
+    B: Tensor
+    scaling: float
+    magnitude: Tensor | None = None
 
 
 class Adapter(nn.Module, Method):
     """A linear adapter: wraps a frozen `nn.Linear` as `base_layer` and changes what it computes.
 
     Subclasses set the tensors in `__init__` (empty where `generator` is None) and implement `reset_parameters`,
-    `forward`, `merged_weight` and `expected_trainable`.
+    `forward`, `merged_weight` and `expected_trainable`; the other methods have defaults that suit most.
 
     Args:
-        base_layer: the layer to wrap, weight (out_features, in_features); it is frozen.
+        base_layer: the layer to wrap, weight (out_features, in_features), quantised or not; it is frozen.
         rank: inner dimension, 1 to min(out_features, in_features).
-        alpha: numerator of `scaling = alpha / rank`.
+        alpha: numerator of `scaling`, by default alpha / rank.
         dropout: probability of dropping an element of the adapter's input while training.
+
+    Attributes:
+        lr_ratios: how many times the method's learning rate a parameter of that name gets, where it isn't 1.
 
     Raises:
         UserError: the rank doesn't fit the layer.
     """
 
+    any_rank: ClassVar[bool] = False  # the rank may exceed the layer's size
+    nested: ClassVar[bool] = False  # one training gives an adapter of every smaller rank too: see `truncate`
+
     def __init__(self, base_layer: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__()
         largest = min(base_layer.in_features, base_layer.out_features)
-        if not 1 <= rank <= largest:
+        if rank < 1 or (rank > largest and not self.any_rank):
             raise UserError(
                 f"rank={rank} doesn't fit a layer of {base_layer.out_features} x {base_layer.in_features}.\n"
-                f"Allowed: 1 to {largest}."
+                f"Allowed: 1 {'or more' if self.any_rank else f'to {largest}'}."
             )
         self.base_layer = base_layer.requires_grad_(False)
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.rank = rank
-        self.scaling = alpha / rank
+        self.scaling = self.scaling_of(alpha, rank)
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+        self.lr_ratios: dict[str, float] = {}
 
     @classmethod
     @final
-    def place_on(cls, model: nn.Module, setup: Setup) -> None:
+    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Replace each target module of `model` by this adapter around it."""
-        for name in setup.target_modules:
+        layers = {name: cls.checked_layer(model.get_submodule(name), name) for name in setup.target_modules}
+        shared = cls.shared_tensors(layers, setup)
+        for name, layer in layers.items():
             parent_name, _, child = name.rpartition(".")
-            adapter = cls.build(model.get_submodule(name), name, setup)
-            setattr(model.get_submodule(parent_name), child, adapter)
+            setattr(model.get_submodule(parent_name), child, cls.build(layer, name, setup, shared))
+        return model
 
     @classmethod
-    def build(cls, base_layer: nn.Module, name: str, setup: Setup) -> Self:
+    def build(cls, base_layer: nn.Linear, name: str, setup: Setup, shared: dict[str, Any]) -> Self:
         """Make one adapter from what the setup holds for the module called `name`."""
-        given: dict[str, Any] = {"generator": setup.generator, **setup.options}
-        return cls(cls.checked_layer(base_layer, name), rank=setup.rank, alpha=setup.alpha, **given)
+        given: dict[str, Any] = {"generator": setup.generator, **shared, **setup.options}
+        return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **given)
+
+    @classmethod
+    def shared_tensors(cls, layers: dict[str, nn.Linear], setup: Setup) -> dict[str, Any]:
+        """Arguments that all adapters of a model are built with; most methods share nothing."""
+        return {}
 
     @classmethod
     @final
@@ -111,6 +144,18 @@ class Adapter(nn.Module, Method):
         if not isinstance(module, nn.Linear):
             raise UserError(f"{name} is a {type(module).__name__}; {cls.__name__} wraps nn.Linear only.")
         return module
+
+    @staticmethod
+    def scaling_of(alpha: float, rank: int) -> float:
+        """The factor of the update: alpha / rank."""
+        return alpha / rank
+
+    @final
+    def parameter(self, *shape: int, trained: bool = True) -> nn.Parameter:
+        """A new parameter of zeros beside the base layer's weight, in its floating-point format."""
+        weight = self.base_layer.weight
+        dtype = weight.dtype if weight.is_floating_point() else torch.float32
+        return nn.Parameter(torch.zeros(*shape, dtype=dtype, device=weight.device), requires_grad=trained)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -132,6 +177,20 @@ class Adapter(nn.Module, Method):
     def correct_gradients(self) -> None:
         """Change the gradients between clipping and the optimizer's step; most methods don't."""
 
+    def on_step(self, draw: float) -> None:
+        """Prepare for a training step; `draw` is one number from [0, 1) for all adapters of the model."""
+
+    def restored(self) -> None:
+        """Take up a state just loaded into the tensors; most methods have nothing to do."""
+
+    def truncate(self, rank: int) -> None:
+        """Compute from now on, outside training, with the first `rank` of a nested method's ranks."""
+        raise NotImplementedError(f"{type(self).__name__} isn't nested.")
+
+    def lora_factors(self) -> LoRAFactors | None:
+        """The update as a LoRA or a DoRA of some rank; None where it isn't one."""
+        return None
+
     @final
     @torch.no_grad()
     def merge(self) -> nn.Linear:
@@ -149,11 +208,6 @@ class Adapter(nn.Module, Method):
     def trainable_count(self) -> int:
         """Number of this adapter's parameters that require gradients."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-
-    @final
-    def own_state(self) -> dict[str, Tensor]:
-        """The adapter's parameters and buffers, trained and frozen, without the base layer's."""
-        return {key: tensor for key, tensor in self.state_dict().items() if not key.startswith("base_layer.")}
 
 
 def scaled_product(base: Tensor, hidden: Tensor, lora_B: Tensor, scaling: float) -> Tensor:

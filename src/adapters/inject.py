@@ -1,6 +1,7 @@
 """Find the target modules, put a method on a model, and move its state in and out."""
 
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -44,48 +45,76 @@ def _check_size(module: nn.Module, name: str, config: ModelConfig, role: str) ->
         )
 
 
-def place(model: nn.Module, method: type[Method], setup: Setup, head: list[str]) -> None:
-    """Freeze `model`, apply `method`, and let the head train, as it does with every method."""
+@dataclass(frozen=True)
+class Placed:
+    """A model with a method on it.
+
+    `head` names the parameters of the head, `added` the tensors that the base model doesn't have: trained ones and
+    frozen ones that are stored with the adapter. A tensor shared by several modules has the first one's name.
+    """
+
+    model: nn.Module
+    head: frozenset[str]
+    added: frozenset[str]
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """All that must be saved to have the model again: what is added, and what is trained of the base model."""
+        tensors = stored_tensors(self.model)
+        return {name: own for name, own in sorted(tensors.items()) if own.requires_grad or name in self.added}
+
+    def state(self) -> dict[str, Tensor]:
+        """The model's own tensors as they are saved: on the CPU, without gradients."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.own_tensors().items()}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Copy a saved state into the model.
+
+        Raises:
+            UserError: the state is of another method, rank or target set.
+        """
+        own = self.own_tensors()
+        wanted = {name: tensor.shape for name, tensor in own.items()}
+        given = {name: tensor.shape for name, tensor in state.items()}
+        if wanted != given:
+            differing = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+            raise UserError(
+                f"The saved adapter doesn't fit: {len(differing)} tensors differ, {differing[0]} among them "
+                f"(saved {given.get(differing[0])}, wanted {wanted.get(differing[0])}).\n"
+                "Load it with the method, rank and target it was trained with."
+            )
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+        for adapter in adapters(self.model).values():
+            adapter.restored()
+
+
+def place(model: nn.Module, method: type[Method], setup: Setup, head: list[str]) -> Placed:
+    """Freeze `model`, apply `method`, and let the modules named in `head` train, as they do with every method."""
+    base = {id(tensor) for tensor in stored_tensors(model).values()}
+    heads = {id(parameter): parameter for name in head for parameter in model.get_submodule(name).parameters()}
     model.requires_grad_(False)
-    method.place_on(model, setup)
-    for name in head:
-        model.get_submodule(name).requires_grad_(True)
+    placed = method.place_on(model, setup)
+    for parameter in heads.values():
+        parameter.requires_grad_(True)
+    tensors = stored_tensors(placed)
+    return Placed(
+        placed,
+        head=frozenset(name for name, tensor in tensors.items() if id(tensor) in heads),
+        added=frozenset(name for name, tensor in tensors.items() if id(tensor) not in base),
+    )
+
+
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's parameters and persistent buffers by name, each once, the very objects."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    for prefix, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                tensors[f"{prefix}.{name}".lstrip(".")] = buffer
+    return tensors
 
 
 def adapters(model: nn.Module) -> dict[str, Adapter]:
     """The model's linear adapters by module name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Adapter)}
-
-
-def own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All that the base model doesn't have: trained parameters, and the frozen tensors of the adapters."""
-    state: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    for name, adapter in adapters(model).items():
-        state |= {f"{name}.{key}": tensor for key, tensor in adapter.own_state().items()}
-    return dict(sorted(state.items()))
-
-
-def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's own tensors as they are saved: on the CPU, without gradients."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in own_tensors(model).items()}
-
-
-@torch.no_grad()
-def load_adapter_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copy a saved state into a model on which the same method was placed.
-
-    Raises:
-        UserError: the state is of another method, rank or target set.
-    """
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
-    wanted = {name: tensor.shape for name, tensor in own_tensors(model).items()}
-    given = {name: tensor.shape for name, tensor in state.items()}
-    if wanted != given:
-        differing = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-        raise UserError(
-            f"The saved adapter doesn't fit: {len(differing)} tensors differ, {differing[0]} among them "
-            f"(saved {given.get(differing[0])}, wanted {wanted.get(differing[0])}).\n"
-            "Load it with the method, rank and target it was trained with."
-        )
-    for name, tensor in state.items():
-        own[name].copy_(tensor)

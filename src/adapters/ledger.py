@@ -1,10 +1,15 @@
-"""The parameter ledger: what is trained, what is stored, what is only there. Counted by module, never by name part."""
+"""The parameter ledger: what is trained, what is stored, what is only there. Counted by module, never by name part.
 
-from dataclasses import dataclass
+One denominator serves every percentage: the base model with its head. Two other conventions in use are given beside
+it by name: PEFT's, whose total has the head twice and the adapter too, and the papers', which leave the head out.
+"""
 
-from torch import nn
+import math
+from dataclasses import asdict, dataclass
 
-from src.adapters.inject import adapters, own_tensors
+from torch import Tensor
+
+from src.adapters.inject import Placed, adapters
 
 ADAM_BYTES_PER_PARAMETER = 8  # two float32 moments
 
@@ -13,7 +18,8 @@ ADAM_BYTES_PER_PARAMETER = 8  # two float32 moments
 class Ledger:
     """Parameter counts of one model with one method on it.
 
-    `total` is the base model with its head: the one denominator of every percentage.
+    `total` is the base model with its head: the one denominator of every percentage. `adapter_frozen` is what the
+    adapter stores beside what it trains; `adapter_bytes` the size of all it saves, the head included.
     """
 
     adapter_trained: int
@@ -30,25 +36,54 @@ class Ledger:
         """Everything the optimizer updates."""
         return self.adapter_trained + self.head_trained + self.other_trained
 
+    @property
+    def trained_percent(self) -> float:
+        """What is trained, in percent of the base model with its head."""
+        return 100 * self.trained / self.total
 
-def count(model: nn.Module, head: list[str]) -> Ledger:
-    """Count the parameters of `model`, whose head is the modules named in `head`; works on the meta device."""
-    in_adapter: dict[int, nn.Parameter] = {}
-    for adapter in adapters(model).values():
-        base = {id(parameter) for parameter in adapter.base_layer.parameters()}
-        in_adapter |= {id(parameter): parameter for parameter in adapter.parameters() if id(parameter) not in base}
-    in_head = {id(parameter) for name in head for parameter in model.get_submodule(name).parameters()}
+    @property
+    def paper_trained(self) -> int:
+        """What papers count: everything trained but the head."""
+        return self.adapter_trained + self.other_trained
+
+    @property
+    def peft_total(self) -> int:
+        """PEFT's "all params": base, adapter, and the trained head a second time, as `modules_to_save` copies it."""
+        copied = self.head_trained if self.other_trained == 0 else 0
+        return self.total + self.adapter_trained + self.adapter_frozen + copied
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts as they stand in a record, with their sum `trained`."""
+        return asdict(self) | {"trained": self.trained}
+
+
+def count(placed: Placed) -> Ledger:
+    """Count the parameters of a model with a method on it; works on the meta device, and logical shapes in 4 bits."""
     sums = dict.fromkeys(("adapter_trained", "head_trained", "other_trained", "adapter_frozen", "base_frozen"), 0)
-    for parameter in model.parameters():
-        owner = "adapter" if id(parameter) in in_adapter else "head" if id(parameter) in in_head else "other"
+    for name, parameter in placed.model.named_parameters():
+        owner = "head" if name in placed.head else "adapter" if name in placed.added else "other"
         if parameter.requires_grad:
             sums[f"{owner}_trained"] += parameter.numel()
         else:
-            sums["adapter_frozen" if owner == "adapter" else "base_frozen"] += parameter.numel()
+            sums["adapter_frozen" if owner == "adapter" else "base_frozen"] += logical_size(parameter)
     trained = sums["adapter_trained"] + sums["head_trained"] + sums["other_trained"]
     return Ledger(
         **sums,
         total=sums["base_frozen"] + sums["head_trained"] + sums["other_trained"],
-        adapter_bytes=sum(tensor.numel() * tensor.element_size() for tensor in own_tensors(model).values()),
+        adapter_bytes=sum(tensor.numel() * tensor.element_size() for tensor in placed.own_tensors().values()),
         optimizer_bytes=trained * ADAM_BYTES_PER_PARAMETER,
+    )
+
+
+def logical_size(parameter: Tensor) -> int:
+    """The number of weights that a tensor stands for; a 4-bit one holds two in an element."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
+def closed_form(placed: Placed) -> int:
+    """What the linear adapters of a model say they train, by their papers' formulas."""
+    return sum(
+        adapter.expected_trainable(adapter.in_features, adapter.out_features, adapter.rank)
+        for adapter in adapters(placed.model).values()
     )

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.adapters.base import Adapter, scaled_product
+from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.quantized import dense_weight
 from src.errors import UserError
 
 
@@ -22,6 +23,7 @@ class LoRA(Adapter):
 
     Args:
         init: "gaussian" (the paper), or "kaiming" for the uniform initialisation of PEFT's default.
+        lr_ratio: LoRA+ (Hayou et al. 2024, https://arxiv.org/abs/2402.12354v2): B's learning rate over A's.
         generator: source of A's random numbers; None leaves both matrices at zero, to be loaded.
     """
 
@@ -33,15 +35,18 @@ class LoRA(Adapter):
         alpha: float,
         dropout: float = 0.0,
         init: str = "gaussian",
+        lr_ratio: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
         if init not in ("gaussian", "kaiming"):
             raise UserError(f"adapter.options.init={init} is not known.\nAllowed: gaussian, kaiming.")
+        if not lr_ratio > 0:
+            raise UserError(f"adapter.options.lr_ratio={lr_ratio} can't train B.\nAllowed: a number above 0.")
         self.init = init
-        weight = base_layer.weight
-        self.lora_A = nn.Parameter(weight.new_zeros(rank, self.in_features))  # (rank, in_features)
-        self.lora_B = nn.Parameter(weight.new_zeros(self.out_features, rank))  # (out_features, rank)
+        self.lr_ratios = {"lora_B": lr_ratio}
+        self.lora_A = self.parameter(rank, self.in_features)  # (rank, in_features)
+        self.lora_B = self.parameter(self.out_features, rank)  # (out_features, rank)
         if generator is not None:
             self.reset_parameters(generator)
 
@@ -63,7 +68,11 @@ class LoRA(Adapter):
 
     def merged_weight(self) -> Tensor:
         """W0 + scaling B A, (out_features, in_features)."""
-        return self.base_layer.weight + self.scaling * self.lora_B @ self.lora_A
+        return dense_weight(self.base_layer) + self.scaling * self.lora_B @ self.lora_A
+
+    def lora_factors(self) -> LoRAFactors:
+        """A and B themselves."""
+        return LoRAFactors(self.lora_A, self.lora_B, self.scaling)
 
     @staticmethod
     def expected_trainable(in_features: int, out_features: int, rank: int) -> int:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.adapters.base import Adapter, scaled_product
+from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.quantized import dense_weight
 
 
 class LoRAFA(Adapter):
@@ -37,9 +38,8 @@ class LoRAFA(Adapter):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
-        weight = base_layer.weight
-        self.lora_A = nn.Parameter(weight.new_zeros(rank, self.in_features), requires_grad=False)  # (rank, in)
-        self.lora_B = nn.Parameter(weight.new_zeros(self.out_features, rank))  # (out_features, rank)
+        self.lora_A = self.parameter(rank, self.in_features, trained=False)  # (rank, in)
+        self.lora_B = self.parameter(self.out_features, rank)  # (out_features, rank)
         self._gram_inverse: Tensor | None = None  # (rank, rank), of the A whose version it carries
         self._gram_version = -1
         if generator is not None:
@@ -70,7 +70,11 @@ class LoRAFA(Adapter):
 
     def merged_weight(self) -> Tensor:
         """W0 + scaling B A, (out_features, in_features)."""
-        return self.base_layer.weight + self.scaling * self.lora_B @ self.lora_A
+        return dense_weight(self.base_layer) + self.scaling * self.lora_B @ self.lora_A
+
+    def lora_factors(self) -> LoRAFactors:
+        """A and B themselves: what is trained makes no difference."""
+        return LoRAFactors(self.lora_A, self.lora_B, self.scaling)
 
     @staticmethod
     def expected_trainable(in_features: int, out_features: int, rank: int) -> int:

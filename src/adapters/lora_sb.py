@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.adapters.base import Adapter, Setup, UpdateDirection, scaled_product
+from src.adapters.base import Adapter, LoRAFactors, Setup, UpdateDirection, scaled_product
+from src.adapters.quantized import dense_weight
 
 
 class LoRASB(Adapter):
@@ -40,19 +41,18 @@ class LoRASB(Adapter):
         step_size: float = 0.0,
     ) -> None:
         super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
-        weight = base_layer.weight
-        self.lora_A = nn.Parameter(weight.new_zeros(rank, self.in_features), requires_grad=False)  # (rank, in)
-        self.lora_B = nn.Parameter(weight.new_zeros(self.out_features, rank), requires_grad=False)  # (out, rank)
-        self.lora_R = nn.Parameter(weight.new_zeros(rank, rank))  # (rank, rank)
+        self.lora_A = self.parameter(rank, self.in_features, trained=False)  # (rank, in)
+        self.lora_B = self.parameter(self.out_features, rank, trained=False)  # (out, rank)
+        self.lora_R = self.parameter(rank, rank)  # (rank, rank)
         if direction is not None:
             self.reset_parameters(direction, step_size)
 
     @classmethod
-    def build(cls, base_layer: nn.Module, name: str, setup: Setup) -> Self:
+    def build(cls, base_layer: nn.Linear, name: str, setup: Setup, shared: dict[str, Any]) -> Self:
         """Make one adapter from its layer's update direction; the method draws no random numbers."""
         direction = setup.update_directions.get(name)
         given: dict[str, Any] = {"direction": direction, "step_size": setup.step_size, **setup.options}
-        return cls(cls.checked_layer(base_layer, name), rank=setup.rank, alpha=setup.alpha, **given)
+        return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **given)
 
     @torch.no_grad()
     def reset_parameters(self, direction: UpdateDirection, step_size: float) -> None:
@@ -74,7 +74,11 @@ class LoRASB(Adapter):
 
     def merged_weight(self) -> Tensor:
         """W0 + scaling B R A, (out_features, in_features)."""
-        return self.base_layer.weight + self.scaling * self.lora_B @ self.lora_R @ self.lora_A
+        return dense_weight(self.base_layer) + self.scaling * self.lora_B @ self.lora_R @ self.lora_A
+
+    def lora_factors(self) -> LoRAFactors:
+        """R folded into B."""
+        return LoRAFactors(self.lora_A, self.lora_B @ self.lora_R, self.scaling)
 
     @staticmethod
     def expected_trainable(in_features: int, out_features: int, rank: int) -> int:

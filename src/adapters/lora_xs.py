@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.adapters.base import Adapter, scaled_product
+from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.quantized import dense_weight
 
 INITIAL_STD = 1e-5
 
@@ -33,17 +34,16 @@ class LoRAXS(Adapter):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
-        weight = base_layer.weight
-        self.lora_A = nn.Parameter(weight.new_zeros(rank, self.in_features), requires_grad=False)  # (rank, in)
-        self.lora_B = nn.Parameter(weight.new_zeros(self.out_features, rank), requires_grad=False)  # (out, rank)
-        self.lora_R = nn.Parameter(weight.new_zeros(rank, rank))  # (rank, rank)
+        self.lora_A = self.parameter(rank, self.in_features, trained=False)  # (rank, in)
+        self.lora_B = self.parameter(self.out_features, rank, trained=False)  # (out, rank)
+        self.lora_R = self.parameter(rank, rank)  # (rank, rank)
         if generator is not None:
             self.reset_parameters(generator)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Decompose W0 in float32 and draw R from N(0, 1e-5^2) (section 3)."""
-        U, S, Vh = torch.linalg.svd(self.base_layer.weight.float(), full_matrices=False)
+        U, S, Vh = torch.linalg.svd(dense_weight(self.base_layer).float(), full_matrices=False)
         self.lora_B.copy_(U[:, : self.rank])
         self.lora_A.copy_(S[: self.rank, None] * Vh[: self.rank])
         self.lora_R.copy_(torch.empty(self.rank, self.rank).normal_(0.0, INITIAL_STD, generator=generator))
@@ -55,7 +55,11 @@ class LoRAXS(Adapter):
 
     def merged_weight(self) -> Tensor:
         """W0 + scaling B R A, (out_features, in_features)."""
-        return self.base_layer.weight + self.scaling * self.lora_B @ self.lora_R @ self.lora_A
+        return dense_weight(self.base_layer) + self.scaling * self.lora_B @ self.lora_R @ self.lora_A
+
+    def lora_factors(self) -> LoRAFactors:
+        """R folded into B."""
+        return LoRAFactors(self.lora_A, self.lora_B @ self.lora_R, self.scaling)
 
     @staticmethod
     def expected_trainable(in_features: int, out_features: int, rank: int) -> int:

@@ -58,8 +58,12 @@ def settings(record: Record) -> dict[str, str]:
     flat: dict[str, str] = {}
     for part in ("model", "task", "trainer"):
         flat |= {f"{part}.{key}": json.dumps(value, sort_keys=True) for key, value in record["identity"][part].items()}
-    options = record["identity"]["adapter"]["options"]
-    return flat | {f"adapter.options.{key}": json.dumps(value) for key, value in options.items()}
+    if "quantization" in record["identity"]:
+        flat["quantization"] = record["identity"]["quantization"]
+    adapter = record["identity"]["adapter"]
+    own = {f"adapter.{key}": adapter[key] for key in ("roles", "config") if key in adapter}
+    own |= {f"adapter.options.{key}": value for key, value in adapter["options"].items()}
+    return flat | {key: json.dumps(value, sort_keys=True) for key, value in own.items()}
 
 
 def collect(results_dir: Path) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from src.adapters.inject import adapters
+from src.adapters.inject import Placed, adapters
 from src.config import TrainerConfig
 from src.streams import stream_generator, stream_seed
 from src.training.batches import Example, LengthBuckets, collate
@@ -48,27 +48,26 @@ class Training:
 class Recipe:
     """How a model is trained.
 
-    `lr` is the rate of everything but the modules named in `head`, which have `settings.head_lr`; `seed` is the
-    run's, from which the streams of data order and dropout come.
+    `lr` is the rate of everything but the head, which has `settings.head_lr`; `seed` is the run's, from which the
+    streams of data order, dropout and the methods' steps come.
     """
 
     settings: TrainerConfig
     lr: float | None
-    head: list[str]
     pad_token_id: int
     seed: int
     device: Device
 
 
 def train(
-    model: PreTrainedModel,
+    placed: Placed,
     examples: list[Example],
     recipe: Recipe,
     *,
     validate: Callable[[], float],
     report: Callable[[int, dict[str, float]], None],
 ) -> Training:
-    """Train what requires gradients in `model`, in place.
+    """Train what requires gradients in the placed model, in place.
 
     Args:
         validate: scores the model as it is; called every `settings.eval_every` steps but the last.
@@ -79,8 +78,8 @@ def train(
     """
     outcome = Training()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _AdapterTrainer(model, examples, recipe, outcome, scratch)
-        trainer.add_callback(_GradientCorrection(model))
+        trainer = _AdapterTrainer(placed, examples, recipe, outcome, scratch)
+        trainer.add_callback(_AdapterHooks(placed.model, stream_generator(recipe.seed, "step_draw")))
         trainer.add_callback(_Watch(outcome, recipe.settings, validate, report))
         trainer.remove_callback(PrinterCallback)
         if recipe.device.type == "cuda":
@@ -95,9 +94,9 @@ class _AdapterTrainer(Trainer):
     """The Trainer with this project's batches, its two learning rates and a measured first step."""
 
     def __init__(
-        self, model: PreTrainedModel, examples: list[Example], recipe: Recipe, outcome: Training, scratch: str
+        self, placed: Placed, examples: list[Example], recipe: Recipe, outcome: Training, scratch: str
     ) -> None:
-        self.recipe, self.outcome, settings = recipe, outcome, recipe.settings
+        self.placed, self.recipe, self.outcome, settings = placed, recipe, outcome, recipe.settings
         arguments = TrainingArguments(
             output_dir=scratch,
             max_steps=settings.max_steps,
@@ -116,6 +115,7 @@ class _AdapterTrainer(Trainer):
             seed=stream_seed(recipe.seed, "dropout") % 2**32,
         )
         arguments._n_gpu = min(1, arguments.n_gpu)  # with more, the Trainer would split every batch over all GPUs
+        model: Any = placed.model
         super().__init__(model=model, args=arguments, train_dataset=examples)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -136,16 +136,20 @@ class _AdapterTrainer(Trainer):
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with the head at its own rate and everything else at the method's."""
-        assert self.model is not None
-        in_head = {id(p) for name in self.recipe.head for p in self.model.get_submodule(name).parameters()}
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in trained if id(p) in in_head], "lr": self.recipe.settings.head_lr},
-            {"params": [p for p in trained if id(p) not in in_head], "lr": self.recipe.lr or 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=self.recipe.settings.weight_decay, fused=True)
+        """AdamW with the head at its own rate and everything else at the method's, times the adapter's own ratio."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        ratios = {
+            f"{name}.{own}": ratio
+            for name, adapter in adapters(self.placed.model).items()
+            for own, ratio in adapter.lr_ratios.items()
+        }
+        for name, parameter in self.placed.model.named_parameters():
+            if parameter.requires_grad:
+                in_head = name in self.placed.head
+                rate = self.recipe.settings.head_lr if in_head else (self.recipe.lr or 0.0) * ratios.get(name, 1.0)
+                groups.setdefault(rate, []).append(parameter)
+        given = [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+        self.optimizer = torch.optim.AdamW(given, weight_decay=self.recipe.settings.weight_decay, fused=True)
         return self.optimizer
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -166,11 +170,17 @@ class _AdapterTrainer(Trainer):
         return loss
 
 
-class _GradientCorrection(TrainerCallback):
-    """Lets adapters change their gradients after clipping and before the optimizer's step."""
+class _AdapterHooks(TrainerCallback):
+    """Lets adapters prepare for a step, and change their gradients after clipping and before the optimizer's."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, generator: torch.Generator) -> None:
         self.adapters = list(adapters(model).values())
+        self.generator = generator
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        draw = torch.rand((), generator=self.generator).item()
+        for adapter in self.adapters:
+            adapter.on_step(draw)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         for adapter in self.adapters:

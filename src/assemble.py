@@ -1,0 +1,45 @@
+"""Put together a run's model and method from its config: what training, counting and export all start from."""
+
+import importlib
+import re
+
+from torch import nn
+
+from src.adapters.base import Method, Setup
+from src.adapters.inject import Placed, find_targets, place
+from src.config import Config
+
+
+def method_of(config: Config) -> type[Method]:
+    """The class that implements the config's method."""
+    module, name = config.adapter.method.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def empty_setup(config: Config, model: nn.Module) -> Setup:
+    """The method's setup without its initial values.
+
+    Raises:
+        UserError: the model hasn't the modules that its yaml claims.
+    """
+    return Setup(
+        target_modules=find_targets(model, config.model, config.target_roles()),
+        rank=config.rank,
+        alpha=config.alpha or 1.0,
+        options={key: value for key, value in config.adapter.options.items() if value is not None},
+        modules_of_role={role: find_targets(model, config.model, [role]) for role in config.model.roles},
+        layers=layer_names(config, model),
+        config=config.adapter.config,
+    )
+
+
+def place_empty(config: Config, model: nn.Module) -> Placed:
+    """Place the config's method on a model without initial values: to be counted, or to be loaded into."""
+    return place(model, method_of(config), empty_setup(config, model), config.model.head)
+
+
+def layer_names(config: Config, model: nn.Module) -> list[str]:
+    """Names of the model's blocks, first to last: what a role's module name says up to its `*`."""
+    stacks = {name.split("*")[0] + "*" for role in config.model.roles.values() for name in role.module.split(" | ")}
+    patterns = [re.compile(re.escape(stack).replace(r"\*", r"\d+")) for stack in sorted(stacks)]
+    return [name for name, _ in model.named_modules() if any(pattern.fullmatch(name) for pattern in patterns)]
