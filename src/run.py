@@ -15,12 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.composition import user_errors
+from src.composition import CONF, user_errors
 from src.config import Config
 from src.lifecycle import run
 from src.sweep import Plan
-
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from src.composition import user_errors
+from src.composition import sweep_jobs, user_errors
 from src.config import Config
 from src.identity import run_folder
 from src.models import find_weights
+from src.quantization import check_quantization
 from src.results.store import check_writable, is_done, read_record, write_json
 from src.tasks.base import load_task
 
@@ -44,6 +44,14 @@ class Plan:
         """
         for config in configs:
             find_weights(config.model)
+        for kind in {config.quantization for config in configs}:
+            check_quantization(kind)
+        for config in (own for own in configs if own.adapter.config):
+            from src.assemble import method_of  # heavy, and only a bridge to another library needs it
+            from src.quiet import quiet_libraries
+
+            quiet_libraries()
+            method_of(config).check(config)
         # Two jobs may ask for the same run; the keys of a dict are in order and each there once.
         folders = dict.fromkeys(run_folder(own, load_task(own.task, own.cache_dir)[1]) for own in configs)
         for results_dir in {config.results_dir for config in configs}:
@@ -106,11 +114,7 @@ class SweepCallback(Callback):
 
 def _jobs(config: DictConfig) -> list[DictConfig]:
     """Compose the config of every job of the sweep, as Hydra's own sweeper will."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
     loader = GlobalHydra.instance().config_loader()
     parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
     arguments = [f"{key}={value}" for key, value in parameters.items()] + list(config.hydra.overrides.task)
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-    (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    return [loader.load_sweep_config(config, list(job)) for job in batch]
+    return [loader.load_sweep_config(config, list(job)) for job in sweep_jobs(loader, arguments)]

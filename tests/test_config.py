@@ -17,6 +17,15 @@ def test_default_alpha_keeps_the_scaling_constant_across_ranks(adapter: str, ran
     assert config.alpha == 2.0 * rank
 
 
+@pytest.mark.parametrize("rank", [1, 8, 64])
+def test_rslora_has_one_alpha_for_all_ranks(rank: int) -> None:
+    assert composed("adapter=rslora", f"rank={rank}").alpha == 6
+
+
+def test_a_rank_without_bound_may_exceed_every_matrix() -> None:
+    assert composed("adapter=vera", "rank=1024").rank == 1024
+
+
 @pytest.mark.parametrize("rank", [1, 3, 96])
 def test_lora_sb_has_alpha_equal_to_rank(rank: int) -> None:
     assert composed("adapter=lora_sb", f"rank={rank}").alpha == rank
@@ -45,6 +54,10 @@ def test_the_head_has_one_learning_rate_for_all_methods() -> None:
         (["task=reverse_words"], r"task=reverse_words needs a causal_lm, model=minilm is a classifier"),
         (["trainer.precision=fp8"], r"trainer.precision=fp8 is not known.\nAllowed: fp32"),
         (["trainer.schedule=lineer"], r"Allowed: linear"),
+        (["quantization=nf5"], r"quantization=nf5 is not known.\nAllowed: nf4"),
+        (["adapter=full", "quantization=nf4"], r"adapter=full trains weights of the base model; quantization=nf4"),
+        (["adapter=last_k", "quantization=int8"], r"adapter=last_k trains weights of the base model"),
+        (["adapter=houlsby", "adapter.roles=[gate]"], r"adapter=houlsby needs gate, which model=minilm doesn't have"),
         (["lr=0"], r"lr=0.0 can't train"),
         (["lr=nan"], r"lr=nan can't train"),
         (["trainer.eval_limit=-5"], r"trainer.eval_limit=-5 is too small"),

@@ -16,7 +16,8 @@ def folder(*overrides: str, fingerprint: str = "abc") -> str:
 @pytest.mark.parametrize(
     "override",
     ["rank=9", "alpha=3", "lr=0.5", "target=qv", "seed=1", "trainer.max_steps=7", "adapter.options.init=kaiming",
-     "task.max_length=9", "trainer.head_lr=0.7", "trainer.precision=fp32"],
+     "task.max_length=9", "trainer.head_lr=0.7", "trainer.precision=fp32", "quantization=nf4",
+     "adapter.options.lr_ratio=4"],
 )  # fmt: skip
 def test_whatever_changes_the_result_changes_the_identity(override: str) -> None:
     assert folder() != folder(override)
@@ -45,6 +46,25 @@ def test_the_head_alone_is_one_run_in_a_learning_rate_sweep() -> None:
 
 def test_a_default_spelled_out_is_the_same_run() -> None:
     assert folder("rank=8") == folder("rank=8", "alpha=16", "lr=" + str(composed().lr))
+
+
+def test_an_option_that_is_off_is_no_part_of_the_identity() -> None:
+    assert composed().adapter.options["lr_ratio"] is None
+    assert "lr_ratio" not in identity(composed(), "x")["adapter"]["options"]
+
+
+def test_the_arguments_of_a_bridged_method_are_part_of_the_identity() -> None:
+    runs = {folder("adapter=peft/ia3"), folder("adapter=peft/ia3", "+adapter.config.init_ia3_weights=false")}
+    assert len(runs) == 2
+
+
+def test_a_method_with_its_own_roles_is_one_run_in_a_target_sweep() -> None:
+    assert folder("adapter=houlsby", "target=qv") == folder("adapter=houlsby", "target=ffn")
+    assert folder("adapter=houlsby") != folder("adapter=houlsby", "adapter.roles=[output]")
+
+
+def test_the_folder_of_a_run_on_a_quantised_base_says_so() -> None:
+    assert "/lora-r8-qv-nf4-s0-" in folder("target=qv", "quantization=nf4")
 
 
 def test_the_folder_names_the_run() -> None:

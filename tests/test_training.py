@@ -140,3 +140,18 @@ def test_the_record_counts_what_the_optimizer_trains(tiny: Make, tmp_path: Path)
     assert record["parameters"]["adapter_frozen"] == 2 * 3 * (64 + 64)
     assert record["scaling"] == 2.0
     assert record["provenance"]["device"]["precision"] in ("fp32", "bf16")
+
+
+def test_lora_plus_trains_b_at_its_own_rate(tiny: Make, tmp_path: Path, monkeypatch: Any) -> None:
+    create, rates = training._AdapterTrainer.create_optimizer, {}
+
+    def spy(self: Any, model: Any = None) -> Any:
+        optimizer = create(self, model)
+        names = {id(parameter): name for name, parameter in self.placed.model.named_parameters()}
+        for group in optimizer.param_groups:
+            rates.update({names[id(parameter)].rpartition(".")[2]: group["lr"] for parameter in group["params"]})
+        return optimizer
+
+    monkeypatch.setattr(training._AdapterTrainer, "create_optimizer", spy)
+    run(tiny("adapter=lora", "rank=2", "lr=0.01", "adapter.options.lr_ratio=16"), tmp_path)
+    assert rates == {"lora_A": 0.01, "lora_B": 0.16}

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
+from src.config import AdaptedModel
 from src.errors import UserError
 
 
@@ -53,6 +54,17 @@ class Method(ABC):
     """A way to fine-tune a model."""
 
     needs_gradient: ClassVar[bool] = False
+
+    @classmethod
+    def check(cls, config: AdaptedModel) -> None:
+        """Check `adapter.config` before any model is loaded; called where there is one.
+
+        Raises:
+            UserError: the method can't use it; most methods have none.
+        """
+        raise UserError(
+            f"adapter={config.adapter.name} takes no adapter.config.\nAllowed: adapter.options, or adapter=peft/custom."
+        )
 
     @classmethod
     @abstractmethod
@@ -153,9 +165,7 @@ class Adapter(nn.Module, Method):
     @final
     def parameter(self, *shape: int, trained: bool = True) -> nn.Parameter:
         """A new parameter of zeros beside the base layer's weight, in its floating-point format."""
-        weight = self.base_layer.weight
-        dtype = weight.dtype if weight.is_floating_point() else torch.float32
-        return nn.Parameter(torch.zeros(*shape, dtype=dtype, device=weight.device), requires_grad=trained)
+        return parameter_beside(self.base_layer, *shape, trained=trained)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -208,6 +218,12 @@ class Adapter(nn.Module, Method):
     def trainable_count(self) -> int:
         """Number of this adapter's parameters that require gradients."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+def parameter_beside(layer: nn.Linear, *shape: int, trained: bool = True) -> nn.Parameter:
+    """A new parameter of zeros on the layer's device, in its weight's floating-point format (quantised: float32)."""
+    dtype = layer.weight.dtype if layer.weight.is_floating_point() else torch.float32
+    return nn.Parameter(torch.zeros(*shape, dtype=dtype, device=layer.weight.device), requires_grad=trained)
 
 
 def scaled_product(base: Tensor, hidden: Tensor, lora_B: Tensor, scaling: float) -> Tensor:

@@ -4,6 +4,9 @@ The gradient of each target's weight is summed over probe batches; at the last b
 as backward produces it: sign, decomposition in float32, and the gradient is freed. With one probe batch no two
 layers' gradients exist at once; with more, the targets' sums do between batches, since a sign can't be summed.
 Gradients of embeddings, norms and the head are never computed, and the global random state is left alone.
+
+A quantised weight can't have a gradient. There the layer's output stands in for it: with X (tokens, in_features) and
+the gradient of the output dY (tokens, out_features), the gradient of the weight is dY^T X.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from src.adapters.base import UpdateDirection
+
+Take = Callable[[Tensor], None]
 
 
 def update_directions(
@@ -30,16 +35,44 @@ def update_directions(
     model.eval().requires_grad_(False)
     found: dict[str, UpdateDirection] = {}
     weights = {name: _weight(model, name) for name in targets}
-    for weight in weights.values():
+    dense = {name: weight for name, weight in weights.items() if weight.is_floating_point()}
+    for weight in dense.values():
         weight.requires_grad_(True)
+    sums = {name: _Sum(model.get_submodule(name)) for name in targets if name not in dense}
     for batch in batches[:-1]:
         _backward(model, batch)
-    hooks = [weight.register_post_accumulate_grad_hook(_take(name, found, keep)) for name, weight in weights.items()]
+    hooks = [weight.register_post_accumulate_grad_hook(_take(name, found, keep)) for name, weight in dense.items()]
+    for name, own in sums.items():
+        own.when_complete = _decompose_into(found, name, keep)
     _backward(model, batches[-1])
-    for hook in hooks:
+    for hook in [*hooks, *(own.hook for own in sums.values())]:
         hook.remove()
     model.requires_grad_(False).train(mode)
     return {name: found[name] for name in targets}
+
+
+class _Sum:
+    """The gradient of a quantised layer's weight, summed over the backward passes since it was made."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.total: Tensor | None = None
+        self.pending = 0  # calls of the layer whose backward pass is still to come
+        self.when_complete: Take | None = None
+        self.hook = layer.register_forward_hook(self._on_forward)
+
+    def _on_forward(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = inputs[0].detach().flatten(0, -2)  # (tokens, in_features)
+        self.pending += 1
+        if not output.requires_grad:  # no earlier layer of the model has a weight that does
+            output.requires_grad_(True)
+        output.register_hook(lambda gradient: self._add(gradient.flatten(0, -2).T @ x))
+
+    def _add(self, gradient: Tensor) -> None:
+        self.total = gradient if self.total is None else self.total + gradient
+        self.pending -= 1
+        if self.when_complete is not None and self.pending == 0:
+            self.when_complete(self.total)
+            self.total = None
 
 
 def _backward(model: nn.Module, batch: dict[str, Tensor]) -> None:
@@ -52,11 +85,20 @@ def _weight(model: nn.Module, name: str) -> nn.Parameter:
     return weight
 
 
-def _take(name: str, found: dict[str, UpdateDirection], keep: int | None) -> Callable[[Tensor], None]:
+def _take(name: str, found: dict[str, UpdateDirection], keep: int | None) -> Take:
+    decompose = _decompose_into(found, name, keep)
+
     def hook(weight: Tensor) -> None:
         assert weight.grad is not None
-        U, S, Vh = torch.linalg.svd(-weight.grad.float().sign(), full_matrices=False)
-        found[name] = UpdateDirection(*(factor.cpu().contiguous() for factor in (U[:, :keep], S[:keep], Vh[:keep])))
+        decompose(weight.grad)
         weight.grad = None
 
     return hook
+
+
+def _decompose_into(found: dict[str, UpdateDirection], name: str, keep: int | None) -> Take:
+    def decompose(gradient: Tensor) -> None:
+        U, S, Vh = torch.linalg.svd(-gradient.float().sign(), full_matrices=False)
+        found[name] = UpdateDirection(*(factor.cpu().contiguous() for factor in (U[:, :keep], S[:keep], Vh[:keep])))
+
+    return decompose

@@ -19,14 +19,14 @@ def find_targets(model: nn.Module, config: ModelConfig, roles: list[str]) -> lis
     """
     modules = dict(model.named_modules())
     found: set[str] = set()
-    for role in roles:
-        expected = config.roles[role]
-        pattern = re.compile(re.escape(expected.module).replace(r"\*", r"\d+"))
+    wanted = [(role, module) for role in roles for module in config.roles[role].module.split(" | ")]
+    for role, module in wanted:
+        pattern = re.compile(re.escape(module).replace(r"\*", r"\d+"))
         matches = [name for name in modules if pattern.fullmatch(name)]
         if len(matches) != config.layers:
-            near = nearest_first(expected.module, modules)[:5]
+            near = nearest_first(module, modules)[:5]
             raise UserError(
-                f"conf/model/{config.name}.yaml says that {role} is {expected.module} in {config.layers} layers; "
+                f"conf/model/{config.name}.yaml says that {role} is {module} in {config.layers} layers; "
                 f"{len(matches)} modules have that name.\nNearest names: {', '.join(near)}."
             )
         for name in matches:

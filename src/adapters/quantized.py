@@ -1,8 +1,45 @@
-"""The dense weight of a layer, whatever format it is stored in."""
+"""The dense weight of a layer and a new one in its place, whatever format the layer stores it in.
 
+bitsandbytes is imported only for a layer that is in one of its formats.
+"""
+
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 
 def dense_weight(layer: nn.Linear) -> Tensor:
     """The layer's weight (out_features, in_features) in floating point."""
-    return layer.weight
+    weight: Any = layer.weight
+    if getattr(weight, "quant_state", None) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, weight.quant_state)
+    if weight.dtype == torch.int8:
+        from bitsandbytes.functional import int8_vectorwise_dequant
+
+        return int8_vectorwise_dequant(weight.data, weight.SCB)
+    return weight
+
+
+@torch.no_grad()
+def replace_weight(layer: nn.Linear, weight: Tensor) -> None:
+    """Give the layer another weight (out_features, in_features), rounded to the format that it stores.
+
+    The layer's parameter stays the same object. What `dense_weight` says afterwards is the rounded weight.
+    """
+    own: Any = layer.weight
+    if own.is_floating_point():
+        own.copy_(weight)
+        return
+    import bitsandbytes as bnb
+
+    dense = weight.detach().to(own.device, torch.float32).contiguous()
+    if getattr(own, "quant_state", None) is not None:
+        state = own.quant_state
+        own.data, own.quant_state = bnb.functional.quantize_4bit(
+            dense, blocksize=state.blocksize, compress_statistics=state.nested, quant_type=state.quant_type
+        )
+    else:
+        own.data, own.SCB, _ = bnb.functional.int8_vectorwise_quant(dense.half())

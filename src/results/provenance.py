@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "datasets", "evaluate", "hydra-core", "wandb", "numpy", "pandas",
-    "safetensors", "tokenizers",
+    "safetensors", "tokenizers", "peft", "bitsandbytes",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,4 +48,9 @@ def _git(*arguments: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
-    return {package: importlib.metadata.version(package) for package in PACKAGES}
+    """Versions of those packages that are installed."""
+    found = {}
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -1,0 +1,33 @@
+"""BitFit (Ben Zaken et al. 2021, https://arxiv.org/abs/2106.10199v5): the biases alone.
+
+Trained: every bias of the base model, those of linear layers and norms alike (section 3). Frozen: all else. A bias is
+what a module has as its parameter `bias`; the authors' code looks for the word in the parameters' names, which also
+finds the tables of relative positions that T5 calls `relative_attention_bias`.
+"""
+
+from torch import nn
+
+from src.adapters.base import Method, Setup
+from src.errors import UserError
+
+
+class BitFit(Method):
+    """Train the biases of the base model."""
+
+    @classmethod
+    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+        """Let every bias require gradients.
+
+        Raises:
+            UserError: the model has none.
+        """
+        biases = [module._parameters.get("bias") for module in model.modules()]
+        found = [bias for bias in biases if bias is not None]
+        if not found:
+            raise UserError(
+                f"bitfit trains biases; this {type(model).__name__} has none.\n"
+                "Choose a model with biases, as BERT has them, or another method."
+            )
+        for bias in found:
+            bias.requires_grad_(True)
+        return model

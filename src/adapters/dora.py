@@ -1,0 +1,101 @@
+"""DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353v6): length and direction of the weight's rows, apart.
+
+    y = x V^T * (m / ||V||) + bias,    V = W0 + scaling * B A,    ||V|| the norms of V's rows,    scaling = alpha / rank
+
+Trained: `lora_A` (rank, in_features), `lora_B` (out_features, rank) and the lengths m, `lora_magnitude_vector`
+(out_features,), which start at W0's. Frozen: W0 and its bias. ||V|| takes no part in the gradient: section 4.3
+treats it as a constant, which saves memory and costs next to no accuracy. Rows, one for each output, as in the
+authors' code and PEFT.
+
+PEFT makes V at every step; here its norm comes from the factors, so nothing of V's size is made:
+
+    ||V||^2 = ||W0||^2 + 2 scaling <W0 A^T, B> + scaling^2 <B (A A^T), B>,    <,> the rows' inner products
+
+W0 A^T is what the base layer makes of A, so the base may be quantised. Dropout acts on the low-rank path alone;
+PEFT's drops out the input of the (m / ||V|| - 1) W0 x part as well, and runs the base layer twice for it.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.quantized import dense_weight
+
+
+class DoRA(Adapter):
+    """Low-rank update of the direction of a weight's rows, with their lengths trained beside it.
+
+    Args:
+        generator: source of A's random numbers; None leaves all that is trained at zero, to be loaded.
+    """
+
+    base_squares: Tensor  # (out_features,), ||W0||^2
+
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
+        self.lora_A = self.parameter(rank, self.in_features)  # (rank, in_features)
+        self.lora_B = self.parameter(self.out_features, rank)  # (out_features, rank)
+        self.lora_magnitude_vector = self.parameter(self.out_features)  # (out_features,)
+        weight = dense_weight(base_layer).detach()
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        squares = torch.linalg.vector_norm(weight, dim=1, dtype=wide).square()
+        self.register_buffer("base_squares", squares, persistent=False)
+        if generator is not None:
+            self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw A from a Gaussian of variance 1 / in_features in float32, set B to zero and m to ||W0||."""
+        drawn = torch.empty(self.rank, self.in_features)
+        self.lora_A.copy_(drawn.normal_(0.0, 1 / math.sqrt(self.in_features), generator=generator))
+        self.lora_B.zero_()
+        self.lora_magnitude_vector.copy_(self.row_norms())
+
+    @torch.no_grad()
+    def row_norms(self) -> Tensor:
+        """||W0 + scaling B A||, (out_features,), in float32 or wider."""
+        with torch.autocast(self.lora_A.device.type, enabled=False):
+            projected = self.base_layer(self.lora_A)  # (rank, out_features)
+            if self.base_layer.bias is not None:
+                projected = projected - self.base_layer.bias
+            A, B = self.lora_A.to(self.base_squares.dtype), self.lora_B.to(self.base_squares.dtype)
+            cross = (projected.T * B).sum(1)  # <W0 A^T, B>
+            square = (B @ (A @ A.T) * B).sum(1)  # <B (A A^T), B>
+            squares = self.base_squares + 2 * self.scaling * cross + self.scaling**2 * square
+            return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()  # a row of zeros divides by no zero
+
+    def row_scales(self) -> Tensor:
+        """m / ||V||, (out_features,), with ||V|| a constant to the gradient (section 4.3): exactly 1 at the start."""
+        return self.lora_magnitude_vector / self.row_norms().to(self.lora_magnitude_vector.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., in_features) to (..., out_features) by Eq. 5: h = m (W0 + BA) x / ||W0 + BA||."""
+        hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
+        plain = scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)  # x V^T + bias
+        bias = self.base_layer.bias
+        product = plain if bias is None else plain - bias.to(plain.dtype)  # x V^T: kept for m's gradient
+        return torch.addcmul(plain, product, (self.row_scales() - 1).to(plain.dtype))
+
+    def merged_weight(self) -> Tensor:
+        """m (W0 + scaling B A) / ||W0 + scaling B A||, (out_features, in_features)."""
+        return self.row_scales()[:, None] * (dense_weight(self.base_layer) + self.scaling * self.lora_B @ self.lora_A)
+
+    def lora_factors(self) -> LoRAFactors:
+        """A and B themselves, with the rows' lengths."""
+        return LoRAFactors(self.lora_A, self.lora_B, self.scaling, magnitude=self.lora_magnitude_vector)
+
+    @staticmethod
+    def expected_trainable(in_features: int, out_features: int, rank: int) -> int:
+        """r (in + out) + out: LoRA's count and the lengths."""
+        return rank * (in_features + out_features) + out_features

@@ -1,0 +1,94 @@
+"""DyLoRA (Valipour et al. 2022, https://arxiv.org/abs/2210.07558v2): one training for every rank up to the largest.
+
+    y = x W0^T + bias + (alpha / b) * x A[:b]^T B[:, :b]^T,    b uniform in 1..rank, drawn anew at every step
+
+Trained: `lora_A` (rank, in_features) and `lora_B` (out_features, rank), of which a step's gradient reaches the first b
+rows and columns. Frozen: W0 and its bias. The first ranks serve every b, so the trained adapter can be cut to any
+rank. All layers share a step's b, as in the authors' code (https://github.com/huawei-noah/Efficient-NLP at bb44348,
+DyLoRA/), where a factor sqrt(rank / b) on each of A and B makes the same alpha / b of alpha / rank. Its example
+trains the b-th row and column alone (the paper's FROZEN variant, Eq. 10); here all of the first b are trained, which
+does better in the paper's table 4.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.quantized import dense_weight
+from src.errors import UserError
+
+
+class DyLoRA(Adapter):
+    """Low-rank update of one linear layer, trained to be cut to any smaller rank.
+
+    Args:
+        generator: source of A's random numbers; None leaves both matrices at zero, to be loaded.
+
+    Attributes:
+        scaling: alpha over the rank in use outside training.
+    """
+
+    nested: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
+        self.alpha = alpha
+        self.drawn_rank = rank  # b of this training step
+        self.kept_rank = rank  # b outside training
+        self.lora_A = self.parameter(rank, self.in_features)  # (rank, in_features)
+        self.lora_B = self.parameter(self.out_features, rank)  # (out_features, rank)
+        if generator is not None:
+            self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw A from a Gaussian of variance 1 / in_features in float32 and set B to zero."""
+        drawn = torch.empty(self.rank, self.in_features)
+        self.lora_A.copy_(drawn.normal_(0.0, 1 / math.sqrt(self.in_features), generator=generator))
+        self.lora_B.zero_()
+
+    def on_step(self, draw: float) -> None:
+        """Take b from the step's number (Algorithm 1 with the uniform distribution)."""
+        self.drawn_rank = 1 + int(draw * self.rank)
+
+    def truncate(self, rank: int) -> None:
+        """Compute from now on, outside training, with the first `rank` ranks.
+
+        Raises:
+            UserError: the adapter hasn't so many.
+        """
+        if not 1 <= rank <= self.rank:
+            raise UserError(f"An adapter of rank {self.rank} can't be cut to rank {rank}.\nAllowed: 1 to {self.rank}.")
+        self.kept_rank, self.scaling = rank, self.scaling_of(self.alpha, rank)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., in_features) to (..., out_features): h = W0 x + (alpha / b) B[:, :b] A[:b] x (Eq. 7)."""
+        b = self.drawn_rank if self.training else self.kept_rank
+        hidden = F.linear(self.dropout(x), self.lora_A[:b])  # (..., b)
+        return scaled_product(self.base_layer(x), hidden, self.lora_B[:, :b], self.scaling_of(self.alpha, b))
+
+    def merged_weight(self) -> Tensor:
+        """W0 + (alpha / b) B[:, :b] A[:b] at the rank in use outside training, (out_features, in_features)."""
+        A, B = self.lora_A[: self.kept_rank], self.lora_B[:, : self.kept_rank]
+        return dense_weight(self.base_layer) + self.scaling * B @ A
+
+    def lora_factors(self) -> LoRAFactors:
+        """The first rows of A and columns of B, up to the rank in use outside training."""
+        return LoRAFactors(self.lora_A[: self.kept_rank], self.lora_B[:, : self.kept_rank], self.scaling)
+
+    @staticmethod
+    def expected_trainable(in_features: int, out_features: int, rank: int) -> int:
+        """r (in + out), as LoRA of the largest rank."""
+        return rank * (in_features + out_features)

@@ -1,0 +1,89 @@
+"""PiSSA (Meng et al. 2024, https://arxiv.org/abs/2404.02948v4): LoRA on the principal part of the weight itself.
+
+    y = x W_res^T + bias + scaling * x A^T B^T,    W_res = W0 - scaling * B_0 A_0,    scaling = alpha / rank
+
+Trained: `lora_A` (rank, in_features) and `lora_B` (out_features, rank), which start at A_0 and B_0, the r largest
+singular triples of W0 with the singular values shared equally. Frozen: the bias and the residual W_res, written into
+the base layer, so the first output is the base model's up to rounding. A_0 and B_0 are stored as `initial_A` and
+`initial_B`: a saved adapter is loaded onto the plain base model, whose residual they give back bit for bit.
+The initialisation is PEFT's with an exact decomposition; the authors' and PEFT's faster, random one isn't used.
+A quantised base layer takes the residual in its own format, so there the first output differs by that rounding.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.quantized import dense_weight, replace_weight
+
+
+class PiSSA(Adapter):
+    """Low-rank update of one linear layer, in place of the principal part of its weight.
+
+    Args:
+        generator: None leaves all matrices at zero and the base layer as it is, to be loaded; no numbers are drawn.
+    """
+
+    removed_A: Tensor  # (rank, in_features), the A_0 that the base layer's weight is without
+    removed_B: Tensor  # (out_features, rank), the B_0
+
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
+        self.lora_A = self.parameter(rank, self.in_features)  # (rank, in_features)
+        self.lora_B = self.parameter(self.out_features, rank)  # (out_features, rank)
+        self.initial_A = self.parameter(rank, self.in_features, trained=False)  # (rank, in_features)
+        self.initial_B = self.parameter(self.out_features, rank, trained=False)  # (out_features, rank)
+        self.register_buffer("removed_A", torch.zeros_like(self.initial_A), persistent=False)
+        self.register_buffer("removed_B", torch.zeros_like(self.initial_B), persistent=False)
+        if generator is not None:
+            self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Decompose W0 in float32 and move its principal part into the factors (section 3)."""
+        U, S, Vh = torch.linalg.svd(dense_weight(self.base_layer).float(), full_matrices=False)
+        roots = (S[: self.rank] / self.scaling).sqrt()  # (rank,)
+        self.lora_A.copy_(roots[:, None] * Vh[: self.rank])
+        self.lora_B.copy_(U[:, : self.rank] * roots)
+        self.initial_A.copy_(self.lora_A)
+        self.initial_B.copy_(self.lora_B)
+        self.restored()
+
+    @torch.no_grad()
+    def restored(self) -> None:
+        """Make the base layer's weight the residual of the initial factors, whatever it was the residual of."""
+        if torch.equal(self.removed_A, self.initial_A) and torch.equal(self.removed_B, self.initial_B):
+            return
+        weight = dense_weight(self.base_layer) + self.scaling * self.removed_B @ self.removed_A
+        replace_weight(self.base_layer, weight - self.scaling * self.initial_B @ self.initial_A)
+        self.removed_A.copy_(self.initial_A)
+        self.removed_B.copy_(self.initial_B)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., in_features) to (..., out_features): h = W_res x + BA x (section 3)."""
+        hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
+        return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
+
+    def merged_weight(self) -> Tensor:
+        """W_res + scaling B A, (out_features, in_features)."""
+        return dense_weight(self.base_layer) + self.scaling * self.lora_B @ self.lora_A
+
+    def lora_factors(self) -> LoRAFactors:
+        """The update of W0 in twice the rank: the factors as trained, less those at the start."""
+        A = torch.cat([self.lora_A, self.initial_A])  # (2 rank, in_features)
+        B = torch.cat([self.lora_B, -self.initial_B], dim=1)  # (out_features, 2 rank)
+        return LoRAFactors(A, B, self.scaling)
+
+    @staticmethod
+    def expected_trainable(in_features: int, out_features: int, rank: int) -> int:
+        """r (in + out), as LoRA."""
+        return rank * (in_features + out_features)

@@ -1,0 +1,99 @@
+"""Base models with weights in 4 or 8 bits: whether this machine can have them, and how a loaded model becomes one.
+
+A model is quantised after it is loaded, so pre-trained and drawn models, and those whose projections were fused,
+take the same way. transformers sees an ordinary model: its Trainer would refuse one that it quantised itself, since
+it knows no adapters but PEFT's.
+"""
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+FLAGS = {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}  # how PEFT and transformers know such a model
+
+
+def check_quantization(kind: str) -> None:
+    """Make sure that bitsandbytes works here, by having it multiply a small layer.
+
+    Raises:
+        UserError: it isn't installed, or can't do it on this machine.
+    """
+    if kind == "none":
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"quantization={kind} needs bitsandbytes, which isn't installed.\n"
+            "Run: pip install bitsandbytes, or choose quantization=none."
+        )
+    from src.quiet import quiet_libraries
+
+    quiet_libraries()
+    try:
+        _try(kind)
+    except Exception as error:  # in whatever way a broken installation fails
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"quantization={kind} doesn't work on this machine: {reason.strip()[:200]}\n"
+            "Run `python -m bitsandbytes` for its own diagnosis, or choose quantization=none."
+        ) from error
+
+
+def quantize(model: "PreTrainedModel", kind: str, keep: list[str]) -> None:
+    """Replace the linear layers of `model` by quantised ones.
+
+    Args:
+        kind: "nf4" or "int8".
+        keep: modules that stay as they are, such as the head. The output embedding stays too, and what
+            transformers keeps in float32 wherever it quantises.
+    """
+    from torch import nn
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    output = model.get_output_embeddings()
+    patterns = [*keep, *(getattr(model, "_keep_in_fp32_modules", None) or [])]
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear and module is not output and should_convert_module(name, patterns):
+            model.set_submodule(name, _layer_class(kind).of(module))
+    setattr(model, FLAGS[kind], True)
+
+
+def dequantize(model: "PreTrainedModel") -> None:
+    """Replace the quantised linear layers of `model`, if any, by plain ones of the same weights in float32."""
+    from torch import nn
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and not module.weight.is_floating_point():
+            model.set_submodule(name, _plain(module))
+    for flag in FLAGS.values():
+        model.__dict__.pop(flag, None)
+
+
+def _plain(layer: "nn.Linear") -> "nn.Linear":
+    from torch import nn
+
+    from src.adapters.quantized import dense_weight
+
+    plain = nn.Linear(layer.in_features, layer.out_features, device="meta")  # draws no random numbers there
+    plain.weight, plain.bias = nn.Parameter(dense_weight(layer)), layer.bias
+    return plain.requires_grad_(False)
+
+
+def _try(kind: str) -> None:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.random.fork_rng():
+        layer = _layer_class(kind).of(torch.nn.Linear(64, 64)).to(device)
+    x = torch.ones(2, 64, device=device, requires_grad=True)
+    layer(x).sum().backward()
+
+
+def _layer_class(kind: str) -> Any:
+    from src.adapters.quantized_layers import Int8Linear, NF4Linear
+
+    return {"nf4": NF4Linear, "int8": Int8Linear}[kind]
