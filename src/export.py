@@ -1,0 +1,39 @@
+"""Write a finished run's model for other programs.
+
+    python -m src.export results/runs/TASK/MODEL/RUN --format peft
+    python -m src.export results/runs/TASK/MODEL/RUN --format merged --to FOLDER
+
+`peft` is an adapter that PEFT loads onto the base model, `merged` a model that needs nothing but transformers. Both
+are checked against the run's own model before they appear, in RUN/export/FORMAT where no folder is named.
+Exit status: 0 if the export is there, 2 for a mistake in what was asked.
+"""
+
+import argparse
+from pathlib import Path
+
+from src.composition import user_errors
+from src.restore import finished_run
+
+
+def main() -> None:
+    """Export what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m src.export", description="Write a finished run's model.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, the one with result.json in it")
+    parser.add_argument("--format", required=True, help="peft or merged")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: RUN/export/FORMAT)")
+    given = parser.parse_args()
+    with user_errors():
+        finished_run(given.run)  # a wrong folder is told before the heavy imports
+        from src.quiet import quiet_libraries
+
+        quiet_libraries()
+        from src.exporting.export import export
+
+        done = export(given.run, given.format, given.to)
+    print(f"{done.folder}: {done.written.description}")
+    print(f"checked: loaded back, its logits differ from the run's by {done.deviation:.1g} at most")
+    print(f"load it with: {done.written.usage}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What a format of exports is: how to write a run's model, and how its user reads it back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+from torch import nn
+
+from src.adapters.inject import Placed
+from src.config import Config
+from src.models import AUTO_CLASSES, BaseModel
+from src.tasks.base import Row
+
+
+@dataclass(frozen=True)
+class Source:
+    """A finished run's model, put together again from its base and its adapter."""
+
+    config: Config
+    base: BaseModel
+    placed: Placed
+    label_names: list[str]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export is, and the Python that loads it."""
+
+    description: str
+    usage: str
+
+
+class Format(Protocol):
+    """What the module of a format has."""
+
+    def refuse(self, config: Config) -> None:
+        """Raise a UserError for a run that its config alone rules out."""
+
+    def write(self, source: Source, folder: Path, target: Path) -> Written:
+        """Write to `folder`, which will be moved to `target`; the placed model may be used up."""
+
+    def load(self, source: Source, folder: Path, rows: list[Row]) -> nn.Module:
+        """Read the model back as its user will."""
+
+
+def plain_model(source: Source, folder: Path) -> Any:
+    """The model in a folder of weights, loaded by transformers alone."""
+    classifier = source.config.model.architecture == "classifier"
+    extra = {"num_labels": len(source.label_names)} if classifier else {}
+    return auto_class(source.config).from_pretrained(folder, dtype=torch.float32, local_files_only=True, **extra)
+
+
+def auto_class(config: Config) -> Any:
+    """transformers' class for the model's architecture."""
+    return getattr(transformers, AUTO_CLASSES[config.model.architecture])

@@ -1,0 +1,95 @@
+"""`--format merged`: the whole model as transformers saves it, every adapter merged, with its tokenizer."""
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+from transformers import AutoTokenizer
+
+from src.adapters.inject import Placed, adapters
+from src.assemble import place_empty
+from src.config import Config
+from src.errors import UserError
+from src.exporting.format import Source, Written, auto_class, plain_model
+from src.quantization import dequantize
+from src.streams import stream_generator
+from src.tasks.base import Row
+from src.training.batches import encode
+from src.unfuse import fused_state_dict
+
+
+def refuse(config: Config) -> None:
+    """Let every method try; one that can't be merged says so itself."""
+
+
+def write(source: Source, folder: Path, target: Path) -> Written:
+    """Merge the adapters and save the model as its plain class lays it out."""
+    model, config = _merged(source), source.config
+    if source.label_names:
+        model.config.id2label = dict(enumerate(source.label_names))
+        model.config.label2id = {name: index for index, name in enumerate(source.label_names)}
+    layout = {"state_dict": fused_state_dict(model)} if config.model.fused else {}
+    model.save_pretrained(folder, **layout)
+    source.base.tokenizer.save_pretrained(folder)
+    onto = "" if config.quantization == "none" else f", merged onto the dequantised {config.quantization} weights"
+    return Written(
+        f"a {type(model).__name__} in float32{onto}", f'{auto_class(config).__name__}.from_pretrained("{target}")'
+    )
+
+
+def load(source: Source, folder: Path, rows: list[Row]) -> nn.Module:
+    """Load it with transformers alone.
+
+    Raises:
+        UserError: the saved tokenizer reads the task's texts in another way than the run's.
+    """
+    tokenizer, task = AutoTokenizer.from_pretrained(folder, local_files_only=True), source.config.task
+    if encode(rows, tokenizer, task) != encode(rows, source.base.tokenizer, task):
+        raise UserError(
+            f"The tokenizer of model={source.config.model.name} can't be saved whole.\nNothing was written."
+        )
+    return plain_model(source, folder)
+
+
+def _merged(source: Source) -> Any:
+    """The model with the adapters in its weights and nothing beside them.
+
+    Raises:
+        UserError: the method adds what no weight of the base model can hold.
+    """
+    model: Any = source.placed.model
+    if isinstance(model, PeftModel):
+        model = _merged_by_peft(source)
+    for name, adapter in adapters(model).items():
+        model.set_submodule(name, adapter.merge())
+    dequantize(model)
+    own, plain = (dict(module.named_parameters()).keys() for module in (model, source.base.module))
+    if own != plain:
+        raise UserError(_unmergeable(source, f"it adds {min(own - plain, default='nothing that merges')}"))
+    return model
+
+
+def _merged_by_peft(source: Source) -> Any:
+    """Merge one of PEFT's methods its own way, on weights that aren't quantised: PEFT would round the result again."""
+    placed = _on_dense_base(source) if source.config.quantization != "none" else source.placed
+    model: Any = placed.model
+    if model.active_peft_config.is_prompt_learning:
+        raise UserError(_unmergeable(source, "it learns a prompt, which no weight can hold"))
+    try:
+        return model.merge_and_unload()
+    except Exception as error:  # in whatever way PEFT says that a method can't
+        raise UserError(_unmergeable(source, str(error).splitlines()[0][:200])) from error
+
+
+def _on_dense_base(source: Source) -> Placed:
+    config = source.config
+    model = source.base.fresh_copy(config.model.head, stream_generator(config.seed, "head_init"))
+    dequantize(model)
+    placed = place_empty(config, model)
+    placed.load(source.placed.state())
+    return placed
+
+
+def _unmergeable(source: Source, reason: str) -> str:
+    return f"adapter={source.config.adapter.name} can't be merged: {reason}.\nNothing was written. Try --format peft."

@@ -1,0 +1,143 @@
+"""A finished run as it was: its config from its record, its model from its adapter, and the command that made it."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.composition import CONF
+from src.config import Config, RoleConfig
+from src.errors import UserError
+from src.identity import identity
+from src.results.store import ADAPTER, CLAIM, RESULT, Record, read_record
+
+if TYPE_CHECKING:
+    from src.adapters.inject import Placed
+    from src.models import BaseModel
+
+
+def finished_run(folder: Path) -> tuple[Record, Config]:
+    """The record and the config of a run whose adapter is there.
+
+    Raises:
+        UserError: the folder is no run's, the run isn't done, or its adapter is missing.
+    """
+    record = read_record(folder) if folder.is_dir() else None
+    if record is None:
+        raise UserError(_no_run(folder))
+    config = config_of(record)
+    if record["state"] != "done":
+        error = record.get("error") or {}
+        raise UserError(
+            f"{folder} is a run that ended as {record['state']}: {error.get('message') or 'no reason is stored'}\n"
+            f"Make it again: {command(config)}"
+        )
+    if not (folder / ADAPTER).exists():
+        raise UserError(
+            f"{folder} has no {ADAPTER}: committed records come without.\n"
+            f"Make the run again in another folder: {command(config, results_dir='results/again')}"
+        )
+    return record, config
+
+
+def config_of(record: Record) -> Config:
+    """The config stored with a run; what was no option then has its default, what is none any more is left out."""
+    config: Config = _filled(Config, record["config"])
+    roles: dict[str, Any] = config.model.roles
+    config.model.roles = {role: _filled(RoleConfig, own) for role, own in roles.items()}
+    return config
+
+
+def restored(config: Config, folder: Path, base: "BaseModel") -> "Placed":
+    """The run's model: its adapter, as saved, on a fresh copy of the base."""
+    from safetensors.torch import load_file
+
+    from src.assemble import place_empty
+    from src.streams import stream_generator
+
+    placed = place_empty(config, base.fresh_copy(config.model.head, stream_generator(config.seed, "head_init")))
+    placed.load(load_file(folder / ADAPTER))
+    placed.model.eval()
+    return placed
+
+
+def command(config: Config, results_dir: str | None = None) -> str:
+    """The command line that makes a run of this config; its results go to `results_dir`, by default the config's."""
+    from hydra import compose, initialize_config_dir
+
+    given = [f"{group}={_choice(group, getattr(config, group).name)}" for group in ("adapter", "model", "task")]
+    given += [f"target={_choice('target', config.target.name)}"] if config.has_axis("target") else []
+    given += [f"trainer={_choice('trainer', config.trainer.name)}"]
+    given += [f"rank={config.rank}"] if config.has_axis("rank") else []
+    where = f"results_dir={results_dir or config.results_dir}"
+    try:
+        with initialize_config_dir(CONF, version_base="1.3"):
+            usual = Config.from_hydra(compose("config", given))
+    except (HydraException, OmegaConfBaseException, UserError):  # a yaml is gone that the run was made with
+        return _shell([*given, where])
+    wanted, found = _decisive(config), _decisive(usual)
+    for key in sorted(wanted.keys() | dict(_leaves(identity(usual, ""))).keys()):
+        if wanted.get(key) != found.get(key):
+            added = key not in found and key != "quantization"
+            given.append(f"{'+' if added else ''}{key}={_written(wanted.get(key))}")
+    return _shell([*given, where])
+
+
+def _shell(overrides: list[str]) -> str:
+    return "python -m src.run " + " ".join(map(shlex.quote, overrides))
+
+
+def _no_run(folder: Path) -> str:
+    """Why the folder holds no finished run, and what does."""
+    if (folder / CLAIM).exists():
+        return f"{folder} is a run that is under way, or was cut off.\nWait for it, or run its command again."
+    below = sorted(path.parent for path in folder.rglob(RESULT)) if folder.is_dir() else []
+    remedy = f"Name a run, such as {below[0]}." if below else "Name one, as in results/runs/TASK/MODEL/RUN."
+    return f"{folder} is not the folder of a run: it has no {RESULT}.\n{remedy}"
+
+
+def _filled(schema: Any, stored: dict[str, Any]) -> Any:
+    """The dataclass `schema`, and those inside it, with what of the stored values it still has."""
+    inner = {field.name: field.default_factory for field in fields(schema) if field.name in stored}
+    values = {name: _filled(kind, stored[name]) if is_dataclass(kind) else stored[name] for name, kind in inner.items()}
+    return schema(**values)
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    """By their dotted keys, the options that decide a run's result or how its model is built."""
+    values = identity(config, "") | {"model": asdict(config.model)}
+    if config.has_axis("target"):
+        values["target"] = {"roles": values["target"]}
+    return {key: value for key, value in _leaves(values) if value not in (None, "", [], {})}
+
+
+def _choice(group: str, name: str) -> str:
+    """The option that selects a group's yaml by the name that it gives itself; the name where none does."""
+    folder = Path(CONF) / group
+    paths = [path for path in sorted(folder.rglob("*.yaml")) if OmegaConf.select(OmegaConf.load(path), "name") == name]
+    return paths[0].relative_to(folder).with_suffix("").as_posix() if paths else name
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dicts by their dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _written(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    text = str(value)
+    return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("'", r"\'") + "'"
