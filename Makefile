@@ -20,7 +20,7 @@ setup: .venv/installed ## create .venv and install the pinned packages
 
 quickstart: setup ## run the nine-run sweep on the embedded default, print its table, draw its figures
 	$(BIN)/python -m src.run -m adapter=lora,lora_fa,lora_sb rank=4,8,16
-	$(BIN)/python -m src.tables
+	$(BIN)/python -m src.tables table=comparison
 	$(BIN)/python -m src.figures
 
 test: setup ## run the fast tests

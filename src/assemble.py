@@ -7,16 +7,16 @@ from torch import nn
 
 from src.adapters.base import Method, Setup
 from src.adapters.inject import Placed, find_targets, place
-from src.config import Config
+from src.config import AdaptedModel
 
 
-def method_of(config: Config) -> type[Method]:
+def method_of(config: AdaptedModel) -> type[Method]:
     """The class that implements the config's method."""
     module, name = config.adapter.method.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)
 
 
-def empty_setup(config: Config, model: nn.Module) -> Setup:
+def empty_setup(config: AdaptedModel, model: nn.Module) -> Setup:
     """The method's setup without its initial values.
 
     Raises:
@@ -33,12 +33,12 @@ def empty_setup(config: Config, model: nn.Module) -> Setup:
     )
 
 
-def place_empty(config: Config, model: nn.Module) -> Placed:
+def place_empty(config: AdaptedModel, model: nn.Module) -> Placed:
     """Place the config's method on a model without initial values: to be counted, or to be loaded into."""
     return place(model, method_of(config), empty_setup(config, model), config.model.head)
 
 
-def layer_names(config: Config, model: nn.Module) -> list[str]:
+def layer_names(config: AdaptedModel, model: nn.Module) -> list[str]:
     """Names of the model's blocks, first to last: what a role's module name says up to its `*`."""
     stacks = {name.split("*")[0] + "*" for role in config.model.roles.values() for name in role.module.split(" | ")}
     patterns = [re.compile(re.escape(stack).replace(r"\*", r"\d+")) for stack in sorted(stacks)]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.analysis.collect import COLUMNS
+from src.analysis.collect import COLUMNS, rows
 from src.analysis.figures import FIGURES, _series, save_all
 from src.analysis.tables import comparison, markdown, readable
 
@@ -93,3 +93,30 @@ def test_a_method_is_one_line_and_more_only_where_a_setting_varies() -> None:
 def test_tasks_do_not_share_a_figure(tmp_path: Path) -> None:
     table = comparison(frame(run("lora", 4, 0), run("lora", 4, 0, task="u")))
     assert len(save_all(table, tmp_path)) == 2 * len(FIGURES)
+
+
+def test_sixteen_methods_have_sixteen_looks() -> None:
+    table = comparison(frame(*(run(f"method_{index:02}", 4, 0) for index in range(16))))
+    looks = [(style["color"], style["marker"]) for _, style, _ in _series(table)]
+    assert len(set(looks)) == 16
+
+
+def test_the_smaller_ranks_of_one_training_are_rows_that_say_so() -> None:
+    other = {"adapter_trained": 40, "other_trained": 3, "head_trained": 5, "adapter_frozen": 0, "total": 1000}
+    record = {
+        "run_id": "dylora-r4", "state": "done", "error": None, "seeds": {}, "scaling": 2.0,
+        "config": {"task": {"name": "t"}, "model": {"name": "m"}, "target": {"name": "qv"}, "seed": 0, "lr": 0.1,
+                   "adapter": {"name": "dylora", "axes": ["rank", "target", "lr"]}, "rank": 4, "alpha": None},
+        "identity": {"adapter": {"options": {}}, "model": {}, "task": {}, "trainer": {}},
+        "metrics": {"validation": {"name": "accuracy", "value": 0.5}, "test": {"name": "accuracy", "value": 0.4}},
+        "parameters": other | {"trained": 48},
+        "smaller_ranks": [{"rank": 1, "adapter_trained": 10, "validation": 0.2, "test": 0.1}],
+        "time": {"train_seconds": 1.0, "run_seconds": 2.0}, "memory": {"saved_for_backward_bytes": 1, "precision": "x"},
+        "provenance": {"device": {"name": "cpu"}, "git_revision": "0"},
+    }  # fmt: skip
+    found = pd.DataFrame(rows(record), columns=COLUMNS).astype({"rank": "Int64", "trained_rank": "Int64"})
+    text = readable(comparison(found))
+    assert text["rank"].tolist() == ["1 of 4", "4 of 4"]
+    assert text["test %"].tolist() == ["10.0", "40.0"]
+    assert text["trained, no head"].tolist() == ["13", "43"]
+    assert found["trained"].tolist() == [18, 48]

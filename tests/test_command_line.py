@@ -107,9 +107,25 @@ def test_the_main_command_runs_on_the_embedded_default(tmp_path: Path) -> None:
         "src.figures": ["figures/rank_versus_accuracy.png", "figures/parameters_versus_accuracy.png"],
     }
     for program, files in written.items():
-        drawn = run_program(program, f"results_dir={tmp_path}")
+        table = ["table=comparison"] if program == "src.tables" else []
+        drawn = run_program(program, f"results_dir={tmp_path}", *table)
         assert drawn.returncode == 0, drawn.stderr
         assert all((tmp_path / file).stat().st_size > 100 for file in files)
+
+
+@pytest.mark.slow
+def test_every_method_runs_on_the_embedded_default_and_every_record_has_its_ledger(tmp_path: Path) -> None:
+    methods = sorted(path.stem for path in (ROOT / "conf/adapter").glob("*.yaml"))
+    arguments = ["adapter=glob(*)", "rank=8", "trainer=smoke", "tracking=none", f"results_dir={tmp_path}"]
+    done = run_program("src.run", "-m", *arguments, timeout_seconds=900)
+    assert done.returncode == 0, done.stderr
+    records = read_all(tmp_path)
+    assert sorted(record["config"]["adapter"]["name"] for record in records) == methods
+    for record in records:
+        ledger = record["parameters"]
+        assert ledger["total"] == 22_717_066
+        assert ledger["trained"] == sum(ledger[key] for key in ("adapter_trained", "head_trained", "other_trained"))
+        assert ledger["optimizer_bytes"] == 8 * ledger["trained"]
 
 
 def test_the_plan_of_a_sweep_is_left_for_jobs_in_other_processes(tmp_path: Path) -> None:
@@ -127,3 +143,11 @@ def test_reading_no_runs_is_refused(program: str, tmp_path: Path) -> None:
     done = run_program(program, f"results_dir={tmp_path}")
     assert done.returncode == 2
     assert "holds no runs" in done.stderr
+
+
+def test_a_table_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    done = run_program("src.tables", f"results_dir={tmp_path}", "table=comparisons")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: table=comparisons is not known.\nAllowed: comparison, parameter_counts.\n",
+    )

@@ -1,4 +1,4 @@
-"""The command line of the programs that read results: `results_dir=...`, in the manner of `src.run`."""
+"""The command lines of the programs that read results: `results_dir=...`, in the manner of `src.run`."""
 
 import sys
 from pathlib import Path
@@ -7,32 +7,32 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from src.analysis.collect import collect
-from src.errors import UserError
+from src.errors import UserError, nearest_first
 
 
-def runs_asked_for(arguments: list[str]) -> tuple[Path, pd.DataFrame]:
-    """The results folder named on the command line (default `results`) and its runs.
+def options(**defaults: str) -> dict[str, str]:
+    """This program's options from its command line, each with its default.
 
     Raises:
-        UserError: another option, or a folder without runs.
+        UserError: an option that the program doesn't have.
     """
-    given = OmegaConf.to_container(OmegaConf.from_cli(arguments))
-    assert isinstance(given, dict)
-    results_dir = Path(str(given.pop("results_dir", "results")))
-    if given:
-        raise UserError(f"{', '.join(map(str, given))} is not an option.\nAllowed: results_dir=FOLDER.")
+    given = {str(key): str(value) for key, value in OmegaConf.from_cli(sys.argv[1:]).items()}
+    for key in given:
+        if key not in defaults:
+            allowed = ", ".join(f"{name}=..." for name in nearest_first(key, defaults))
+            raise UserError(f"{key} is not an option.\nAllowed: {allowed}.")
+    return defaults | given
+
+
+def runs_in(results_dir: Path) -> pd.DataFrame:
+    """The runs under a results folder.
+
+    Raises:
+        UserError: it holds none.
+    """
     frame = collect(results_dir)
     if frame.empty:
         raise UserError(
             f"{results_dir} holds no runs.\nMake some with `python -m src.run`, or name a folder with results_dir=..."
         )
-    return results_dir, frame
-
-
-def runs_or_exit() -> tuple[Path, pd.DataFrame]:
-    """`runs_asked_for` by this program's arguments; a mistake ends it with its message and status 2."""
-    try:
-        return runs_asked_for(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    return frame

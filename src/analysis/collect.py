@@ -1,7 +1,8 @@
 """Run records as one tidy table: a row a run, a column a fact.
 
-`settings` is what two runs must share to be comparable; `body_trained` is everything trained but the head, which
-all methods share.
+A method that trains all smaller ranks with its own has a row for each of them too: `rank` is the row's,
+`trained_rank` the run's. `settings` is what two runs must share to be comparable; `body_trained` is everything
+trained but the head, which all methods share.
 """
 
 import json
@@ -13,8 +14,8 @@ import pandas as pd
 from src.results.store import Record, read_all
 
 COLUMNS = [
-    "run_id", "state", "reason", "settings", "task", "model", "adapter", "rank", "target", "seed", "lr", "alpha",
-    "scaling", "trained", "body_trained", "head_trained", "adapter_frozen", "total", "validation", "test", "metric",
+    "run_id", "state", "reason", "settings", "task", "model", "adapter", "rank", "trained_rank", "target", "seed", "lr",
+    "alpha", "scaling", "trained", "body_trained", "head_trained", "adapter_frozen", "total", "validation", "test", "metric",
     "train_seconds", "run_seconds", "saved_for_backward_bytes", "precision", "device", "git_revision",
 ]  # fmt: skip
 
@@ -53,6 +54,23 @@ def row(record: Record) -> dict[str, Any]:
     }
 
 
+def rows(record: Record) -> list[dict[str, Any]]:
+    """The run's row, and before it those of the smaller ranks that its one training gave."""
+    own = row(record)
+    smaller = record.get("smaller_ranks", [])
+    if smaller:
+        own["trained_rank"] = own["rank"]
+    found = []
+    for scores in smaller:
+        fewer = own["body_trained"] - scores["adapter_trained"] - record["parameters"]["other_trained"]
+        found.append(
+            own
+            | {split: scores[split] for split in record["metrics"]}
+            | {"rank": scores["rank"], "body_trained": own["body_trained"] - fewer, "trained": own["trained"] - fewer}
+        )
+    return [*found, own]
+
+
 def settings(record: Record) -> dict[str, str]:
     """All that determines the run's result but its seed and the axes, flat: `{"trainer.head_lr": "0.3", ...}`."""
     flat: dict[str, str] = {}
@@ -68,7 +86,7 @@ def settings(record: Record) -> dict[str, str]:
 
 def collect(results_dir: Path) -> pd.DataFrame:
     """All runs under `results_dir/runs`, sorted by task, model, adapter, rank, target and seed."""
-    frame = pd.DataFrame([row(record) for record in read_all(results_dir)], columns=COLUMNS)
-    frame = frame.astype({"rank": "Int64", "seed": "Int64"})
+    frame = pd.DataFrame([own for record in read_all(results_dir) for own in rows(record)], columns=COLUMNS)
+    frame = frame.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64"})
     keys = ["task", "model", "adapter", "rank", "target", "seed", "run_id"]
     return frame.sort_values(keys, na_position="first", ignore_index=True)

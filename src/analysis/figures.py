@@ -91,7 +91,8 @@ def _series(table: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataF
         for number, (values, rows) in enumerate(parts):
             named = [f"{key} {value}".removeprefix("differs ") for key, value in zip(varying, values, strict=True)]
             label = ", ".join([str(adapter), *named])
-            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+            colour, round_ = COLOURS[index % len(COLOURS)], index // len(COLOURS)  # another marker the next time round
+            marker = MARKERS[(index + round_) % len(MARKERS)]
             style = {"color": colour, "marker": marker, "linestyle": DASHES[number % len(DASHES)]}
             yield label, style | {"markersize": 5, "linewidth": 1.5}, rows.sort_values("rank")
 

@@ -3,8 +3,13 @@
 import pandas as pd
 
 # What makes two runs repetitions of each other with other seeds.
-CELL = ["task", "model", "adapter", "rank", "target", "lr", "alpha"]
-WORDS = {"adapter", "target", "differs in", "not finished"}  # columns of text; all others hold numbers
+CELL = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "alpha"]
+# Columns of text; all others hold numbers.
+WORDS = {
+    "adapter", "target", "differs in", "not finished", "paper", "model", "method", "trust", "verdict", "why"
+}  # fmt: skip
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 def comparison(runs: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +72,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     metric = {"validation": "validation %", "test": "test %"}
     columns = {
         "adapter": table["adapter"],
-        "rank": table["rank"].map(_whole),
+        "rank": [_rank(*ranks) for ranks in zip(table["rank"], table["trained_rank"], strict=True)],
         "target": table["target"].fillna("-"),
         "lr": table["lr"].map(_number),
         "scaling": table["scaling"].map(_number),
@@ -97,6 +102,18 @@ def markdown(table: pd.DataFrame) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in zip(*columns, strict=True))
 
 
+def latex(table: pd.DataFrame) -> str:
+    """A frame of texts as a LaTeX table over as many pages as it takes; needs booktabs and longtable."""
+    columns = "".join("l" if name in WORDS else "r" for name in table.columns)
+    lines = [" & ".join(map(_escaped, line)) + r" \\" for line in (table.columns, *table.itertuples(index=False))]
+    head = [rf"\begin{{longtable}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", r"\endhead"]
+    return "\n".join([*head, *lines[1:], r"\bottomrule", r"\end{longtable}"]) + "\n"
+
+
+def _escaped(cell: object) -> str:
+    return "".join(LATEX.get(character, character) for character in str(cell))
+
+
 def _scores(table: pd.DataFrame, split: str) -> pd.Series:
     means, spreads = table[f"{split}_mean"], table[f"{split}_std"]
     return pd.Series(
@@ -106,6 +123,11 @@ def _scores(table: pd.DataFrame, split: str) -> pd.Series:
         ],
         index=table.index,
     )
+
+
+def _rank(rank: float, trained_rank: float) -> str:
+    """The rank, and of which one where one training gave several."""
+    return _whole(rank) + ("" if pd.isna(trained_rank) else f" of {trained_rank}")
 
 
 def _whole(value: float) -> str:

@@ -1,0 +1,73 @@
+"""Count a method's parameters on a model that is never loaded: from overrides to ledgers, on the meta device."""
+
+import copy
+import json
+from dataclasses import asdict
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from src.composition import CONF, sweep_jobs
+from src.config import CountConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from src.adapters.ledger import Ledger
+
+
+def count_configs(overrides: list[str], *, sweep: bool = False) -> list[CountConfig]:
+    """Compose what the overrides ask to be counted, with `sweep` one config for each combination of their values.
+
+    Raises:
+        UserError, HydraException: an override that doesn't exist or can't be.
+    """
+    with initialize_config_dir(CONF, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        jobs = sweep_jobs(loader, overrides) if sweep else [overrides]
+        return [CountConfig.from_hydra(compose("params", list(job))) for job in jobs]
+
+
+def ledger_of(config: CountConfig) -> "Ledger":
+    """The parameter ledger of a method on a model, from shapes alone.
+
+    Raises:
+        UserError: the method can't be placed on this model.
+    """
+    from src.models import import_modelling
+
+    import_modelling()
+    from src.adapters.ledger import count
+    from src.assemble import place_empty
+
+    model = _empty_model(json.dumps(asdict(config.model), sort_keys=True), config.num_labels)
+    return count(place_empty(config, copy.deepcopy(model)))
+
+
+@lru_cache(maxsize=1)
+def _empty_model(config_json: str, num_labels: int) -> "PreTrainedModel":
+    """The bare model; only the latest is kept, so models in a row should come together."""
+    from src.models import empty_model
+
+    model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), json.loads(config_json)))
+    assert isinstance(model, ModelConfig)
+    return empty_model(model, num_labels=num_labels)
+
+
+def layer_sum(config: CountConfig) -> str:
+    """A linear method's count spelled out, as in "24 layers x (query 16,384 + value 16,384)"; empty for others."""
+    from src.adapters.base import Adapter
+    from src.assemble import method_of
+
+    method = method_of(config)
+    if not issubclass(method, Adapter):
+        return ""
+    parts = []
+    for role in config.target_roles():
+        size, times = config.model.roles[role], len(config.model.roles[role].module.split(" | "))
+        one = method.expected_trainable(size.in_features, size.out_features, config.rank)
+        parts.append(f"{role} {times} x {one:,}" if times > 1 else f"{role} {one:,}")
+    return f"{config.model.layers} layers x ({' + '.join(parts)})"
