@@ -50,9 +50,10 @@ def explain(error: Exception, schema: type = Config) -> str:
     """The message for a user whose command couldn't be composed or run."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        allowed = ", ".join(nearest_first(name, error.options))
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.partition("/")
+        options = [path.relative_to(f"{CONF}/{group}") for path in Path(CONF, group).rglob("*.yaml")]
+        allowed = ", ".join(nearest_first(name, (str(option.with_suffix("")) for option in options)))
         return f"{group}={name} is not known.\nAllowed: {allowed}."
     cause = error.__cause__
     message = str(error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from src.composition import user_errors
 from src.config import CountConfig
 from src.counting import count_configs, ledger_of
+from src.quiet import quiet_warnings
 
 if TYPE_CHECKING:
     from src.adapters.ledger import Ledger
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> None:
     """Count and print what the command line asks for; a user's mistake ends the program with status 2."""
+    quiet_warnings()
     sweep = bool({"-m", "--multirun"} & set(arguments))
     with user_errors(CountConfig):
         configs = count_configs([own for own in arguments if own not in ("-m", "--multirun")], sweep=sweep)

@@ -7,9 +7,9 @@ it by name: PEFT's, whose total has the head twice and the adapter too, and the 
 import math
 from dataclasses import asdict, dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from src.adapters.inject import Placed, adapters
+from src.adapters.inject import Placed, adapters, stored_tensors
 
 ADAM_BYTES_PER_PARAMETER = 8  # two float32 moments
 
@@ -60,12 +60,14 @@ class Ledger:
 def count(placed: Placed) -> Ledger:
     """Count the parameters of a model with a method on it; works on the meta device, and logical shapes in 4 bits."""
     sums = dict.fromkeys(("adapter_trained", "head_trained", "other_trained", "adapter_frozen", "base_frozen"), 0)
-    for name, parameter in placed.model.named_parameters():
+    for name, tensor in stored_tensors(placed.model).items():
         owner = "head" if name in placed.head else "adapter" if name in placed.added else "other"
-        if parameter.requires_grad:
-            sums[f"{owner}_trained"] += parameter.numel()
-        else:
-            sums["adapter_frozen" if owner == "adapter" else "base_frozen"] += logical_size(parameter)
+        if tensor.requires_grad:
+            sums[f"{owner}_trained"] += tensor.numel()
+        elif owner == "adapter":
+            sums["adapter_frozen"] += tensor.numel()
+        elif isinstance(tensor, nn.Parameter):  # the base's buffers are no parameters
+            sums["base_frozen"] += logical_size(tensor)
     trained = sums["adapter_trained"] + sums["head_trained"] + sums["other_trained"]
     return Ledger(
         **sums,

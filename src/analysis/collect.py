@@ -15,8 +15,8 @@ from src.results.store import Record, read_all
 
 COLUMNS = [
     "run_id", "state", "reason", "settings", "task", "model", "adapter", "rank", "trained_rank", "target", "seed", "lr",
-    "alpha", "scaling", "trained", "body_trained", "head_trained", "adapter_frozen", "total", "validation", "test", "metric",
-    "train_seconds", "run_seconds", "saved_for_backward_bytes", "precision", "device", "git_revision",
+    "alpha", "scaling", "trained", "body_trained", "head_trained", "adapter_frozen", "total", "validation", "test",
+    "metric", "train_seconds", "run_seconds", "saved_for_backward_bytes", "precision", "device", "git_revision",
 ]  # fmt: skip
 
 
