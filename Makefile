@@ -34,15 +34,16 @@ check: setup ## lint, check the format and the types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-tables: setup ## write results/tables from the stored runs
+tables: setup ## write results/tables: the stored runs compared, reported parameter counts beside the ledger's
 	$(BIN)/python -m src.tables
 
 figures: setup ## draw results/figures from the stored runs
 	$(BIN)/python -m src.figures
 
-bench: setup ## time a run beside the plain PEFT + Trainer script, and the two kinds of attention
+bench: setup ## time a run beside the plain PEFT script, the two kinds of attention, the count of GPT-3
 	$(BIN)/python -m benchmarks.one_run
 	$(BIN)/python -m benchmarks.attention
+	$(BIN)/python -m benchmarks.ledger
 
 clean: ## delete caches and the environment, but no result
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -2,12 +2,17 @@
 
 import importlib
 import re
+from pathlib import Path
+from typing import Any
 
+from safetensors.torch import load_file
 from torch import nn
 
 from src.adapters.base import Method, Setup
 from src.adapters.inject import Placed, find_targets, place
-from src.config import AdaptedModel
+from src.config import AdaptedModel, Config
+from src.models import BaseModel
+from src.streams import stream_generator
 
 
 def method_of(config: AdaptedModel) -> type[Method]:
@@ -36,6 +41,18 @@ def empty_setup(config: AdaptedModel, model: nn.Module) -> Setup:
 def place_empty(config: AdaptedModel, model: nn.Module) -> Placed:
     """Place the config's method on a model without initial values: to be counted, or to be loaded into."""
     return place(model, method_of(config), empty_setup(config, model), config.model.head)
+
+
+def fresh_model(config: Config, base: BaseModel, device: str = "cpu") -> Any:
+    """A copy of the base model on `device` with the head that the run's seed draws."""
+    return base.fresh_copy(config.model.head, stream_generator(config.seed, "head_init")).to(device)  # type: ignore
+
+
+def restored(config: Config, base: BaseModel, adapter: Path, device: str = "cpu") -> Placed:
+    """A run's model again: its saved adapter, read from a file, on a fresh copy of the base."""
+    placed = place_empty(config, fresh_model(config, base, device))
+    placed.load(load_file(adapter))
+    return placed
 
 
 def layer_names(config: AdaptedModel, model: nn.Module) -> list[str]:

@@ -13,14 +13,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from src.adapters.base import UpdateDirection
 from src.adapters.calibrate import update_directions
 from src.adapters.inject import Placed, adapters, place
 from src.adapters.ledger import Ledger, closed_form, count
-from src.assemble import empty_setup, method_of, place_empty
+from src.assemble import empty_setup, fresh_model, method_of, restored
 from src.config import Config
 from src.errors import UserError
 from src.identity import RESULTS_VERSION, identity
@@ -60,7 +60,7 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     examples = encoded_splits(config.task, config.cache_dir, base.tokenizer)
     score = _scorer(config, base, device)
 
-    placed = _place(config, _fresh_model(config, base, device), base, examples["train"], device)
+    placed = _place(config, fresh_model(config, base, device.type), base, examples["train"], device)
     ledger = _counted(config, placed)
     setup_seconds = time.perf_counter() - start
     recipe = Recipe(
@@ -78,8 +78,7 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     with replacing(folder / ADAPTER) as partial:
         save_file(placed.state(), partial)
 
-    placed = place_empty(config, _fresh_model(config, base, device))
-    placed.load(load_file(folder / ADAPTER))
+    placed = restored(config, base, folder / ADAPTER, device.type)
     model = placed.model
     splits = ("validation", "test") if config.trainer.score_test else ("validation",)
     scored = {split: score(model, split) for split in splits}
@@ -88,12 +87,6 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     seconds = {"setup_seconds": setup_seconds, "run_seconds": time.perf_counter() - start}
     record = _record(config, fingerprint, ledger, training, scored, next(iter(scalings), None), device, seconds)
     return record | ({"smaller_ranks": smaller} if smaller else {})
-
-
-def _fresh_model(config: Config, base: BaseModel, device: Device) -> PreTrainedModel:
-    head = stream_generator(config.seed, "head_init")
-    model: Any = base.fresh_copy(config.model.head, head)
-    return model.to(device.type)
 
 
 def _place(config: Config, model: PreTrainedModel, base: BaseModel, train: list[Example], device: Device) -> Placed:

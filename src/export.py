@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from src.composition import user_errors
-from src.restore import finished_run
+from src.stored_run import finished_run
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from src import export as program
+from src.assemble import restored
 from src.config import Config
 from src.errors import UserError
 from src.exporting import export as exporting
@@ -23,8 +24,8 @@ from src.exporting.export import Export, export
 from src.identity import identity
 from src.lifecycle import run
 from src.models import find_weights, load_base
-from src.restore import command, config_of, finished_run, restored
 from src.results.store import ADAPTER, RESULT, read_all, read_record, write_json
+from src.stored_run import command, config_of, finished_run
 from src.sweep import Plan
 from src.tasks.base import load_task
 from tests.conftest import ROOT, TINY, composed
@@ -91,7 +92,7 @@ def own_model(folder: Path, num_labels: int = 0) -> nn.Module:
     """The run's model: its adapter, as saved, on its base."""
     _, config = finished_run(folder)
     base = load_base(config.model, num_labels=num_labels, attention="eager", quantization=config.quantization)
-    return restored(config, folder, base).model
+    return restored(config, base, folder / ADAPTER).model
 
 
 def base_logits(folder: Path) -> Tensor:

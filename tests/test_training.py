@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from src import assemble
 from src import execute as execution
 from src.config import Config
 from src.execute import execute
@@ -85,8 +86,8 @@ def test_the_score_is_that_of_the_adapter_on_disk(tiny: Make, tmp_path: Path, mo
     config = tiny("adapter=full", "lr=3e-3", "trainer.max_steps=40")
     learned = run(config, tmp_path / "a")
     spoil = {"load_file": lambda path: {key: torch.zeros_like(own) for key, own in torch_load(path).items()}}
-    torch_load = execution.load_file
-    monkeypatch.setattr(execution, "load_file", spoil["load_file"])
+    torch_load = assemble.load_file
+    monkeypatch.setattr(assemble, "load_file", spoil["load_file"])
     spoiled = run(config, tmp_path / "b")
     assert learned["history"] == spoiled["history"]
     assert spoiled["metrics"]["test"]["value"] == 0.0

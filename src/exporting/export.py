@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.assemble import restored
 from src.config import Config
 from src.errors import UserError, nearest_first
 from src.exporting import merged_model, peft_adapter
 from src.exporting.format import Format, Source, Written
 from src.models import load_base
 from src.quantization import check_quantization
-from src.restore import finished_run, restored
-from src.results.store import Record, write_json
+from src.results.store import ADAPTER, Record, write_json
+from src.stored_run import finished_run
 from src.tasks.base import Row, load_task
 from src.training.batches import collate, encode
 from src.training.device import find_device
@@ -74,7 +75,7 @@ def _source(config: Config, run: Path) -> Source:
         attention=find_device("fp32").attention,
         quantization=config.quantization,
     )
-    return Source(config, base, restored(config, run, base), data.label_names)
+    return Source(config, base, restored(config, base, run / ADAPTER), data.label_names)
 
 
 @contextmanager

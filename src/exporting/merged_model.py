@@ -8,12 +8,11 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from src.adapters.inject import Placed, adapters
-from src.assemble import place_empty
+from src.assemble import fresh_model, place_empty
 from src.config import Config
 from src.errors import UserError
 from src.exporting.format import Source, Written, auto_class, plain_model
 from src.quantization import dequantize
-from src.streams import stream_generator
 from src.tasks.base import Row
 from src.training.batches import encode
 from src.unfuse import fused_state_dict
@@ -84,7 +83,7 @@ def _merged_by_peft(source: Source) -> Any:
 
 def _on_dense_base(source: Source) -> Placed:
     config = source.config
-    model = source.base.fresh_copy(config.model.head, stream_generator(config.seed, "head_init"))
+    model = fresh_model(config, source.base)
     dequantize(model)
     placed = place_empty(config, model)
     placed.load(source.placed.state())

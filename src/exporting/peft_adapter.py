@@ -20,11 +20,11 @@ from src.adapters.base import Adapter, LoRAFactors
 from src.adapters.inject import adapters
 from src.adapters.peft_bridge import TASK_TYPES
 from src.adapters.quantized import dense_weight
+from src.assemble import fresh_model
 from src.config import Config
 from src.errors import UserError
 from src.exporting.format import Source, Written, auto_class, plain_model
 from src.models import find_weights, load_base
-from src.streams import stream_generator
 from src.tasks.base import Row
 
 ADAPTER_NAME = "default"  # PEFT's for a model's first adapter
@@ -64,13 +64,8 @@ def load(source: Source, folder: Path, rows: list[Row]) -> nn.Module:
     if config.quantization == "none":
         model = plain_model(source, find_weights(config.model) or folder / DRAWN_BASE)
     else:
-        model = _fresh(source)
+        model = fresh_model(source.config, source.base)
     return PeftModel.from_pretrained(model, str(folder))
-
-
-def _fresh(source: Source) -> Any:
-    config = source.config
-    return source.base.fresh_copy(config.model.head, stream_generator(config.seed, "head_init"))
 
 
 def _loading_options(source: Source) -> list[str]:
@@ -103,7 +98,7 @@ def _peft_model(source: Source) -> PeftModel:
     settings: Any = copy.deepcopy(bridged.active_peft_config) if bridged else _lora_config(factors, source.config)
     settings.task_type = TASK_TYPES[source.config.model.architecture]
     settings.modules_to_save = list(source.config.model.head) or None
-    model: Any = peft.get_peft_model(_fresh(source), settings)
+    model: Any = peft.get_peft_model(fresh_model(source.config, source.base), settings)
     for name, own in factors.items():
         _fill(model.get_base_model().get_submodule(name), own)
     for name in source.config.model.head:

@@ -1,11 +1,11 @@
-"""A finished run as it was: its config from its record, its model from its adapter, and the command that made it."""
+"""A finished run as it was: its config from its record, and the command that makes it again."""
 
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -16,10 +16,6 @@ from src.config import Config, RoleConfig
 from src.errors import UserError
 from src.identity import identity
 from src.results.store import ADAPTER, CLAIM, RESULT, Record, read_record
-
-if TYPE_CHECKING:
-    from src.adapters.inject import Placed
-    from src.models import BaseModel
 
 
 def finished_run(folder: Path) -> tuple[Record, Config]:
@@ -52,19 +48,6 @@ def config_of(record: Record) -> Config:
     roles: dict[str, Any] = config.model.roles
     config.model.roles = {role: _filled(RoleConfig, own) for role, own in roles.items()}
     return config
-
-
-def restored(config: Config, folder: Path, base: "BaseModel") -> "Placed":
-    """The run's model: its adapter, as saved, on a fresh copy of the base."""
-    from safetensors.torch import load_file
-
-    from src.assemble import place_empty
-    from src.streams import stream_generator
-
-    placed = place_empty(config, base.fresh_copy(config.model.head, stream_generator(config.seed, "head_init")))
-    placed.load(load_file(folder / ADAPTER))
-    placed.model.eval()
-    return placed
 
 
 def command(config: Config, results_dir: str | None = None) -> str:
