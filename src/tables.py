@@ -1,12 +1,14 @@
-"""Write the tables: `python -m src.tables [table=comparison] [results_dir=results]`.
+"""Write the tables: `python -m src.tables [table=comparison|parameter_counts] [results_dir=results]`.
 
-`table=comparison` is made of the stored runs in `results_dir`; `table=parameter_counts` sets what papers report beside
-the ledger, depends on no run and takes most of a minute. Without `table=` both are written.
+The comparison is made of the stored runs in `results_dir`. The parameter counts set what papers report beside the
+ledger, depend on no run and take most of a minute. Both are written where neither a table nor a folder is named, the
+comparison alone where a folder is.
 """
 
 from pathlib import Path
 
 from src.analysis.arguments import options, runs_in
+from src.analysis.collect import collect
 from src.analysis.parameter_counts import Counted, parameter_counts, readable_counts
 from src.analysis.tables import comparison, latex, markdown, readable
 from src.composition import user_errors
@@ -21,14 +23,16 @@ TABLES = ("comparison", "parameter_counts")
 def main() -> None:
     """Write the tables asked for to `<results_dir>/tables`, and print the comparison."""
     with user_errors():
-        given = options(results_dir="results", table=",".join(TABLES))
-        results_dir, asked = Path(given["results_dir"]), given["table"].split(",")
-        for name in asked:
-            if name not in TABLES:
-                raise UserError(f"table={name} is not known.\nAllowed: {', '.join(nearest_first(name, TABLES))}.")
-        if "comparison" in asked:
+        given = options(results_dir="", table="")
+        asked = given["table"] or ("comparison" if given["results_dir"] else "both")
+        results_dir = Path(given["results_dir"] or "results")
+        if asked not in (*TABLES, "both"):
+            raise UserError(f"table={asked} is not known.\nAllowed: {', '.join(nearest_first(asked, TABLES))}.")
+        if asked == "both" and collect(results_dir).empty:
+            print(f"{results_dir} holds no runs yet: nothing to compare")
+        elif asked != "parameter_counts":
             write_comparison(results_dir)
-        if "parameter_counts" in asked:
+        if asked != "comparison":
             quiet_libraries()
             write_parameter_counts(results_dir / "tables")
 

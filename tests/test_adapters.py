@@ -452,6 +452,14 @@ def test_more_than_one_batch_dimension_keeps_its_shape(name: str) -> None:
     torch.testing.assert_close(adapter(x), expected, rtol=0, atol=1e-10)
 
 
+@linear_method
+def test_an_option_that_a_method_does_not_have_is_refused_with_those_that_it_has(name: str) -> None:
+    with pytest.raises(UserError, match=r"adapter.options.foo is no option of \w+.\nAllowed: ") as refusal:
+        placed(name, setup(foo=1))
+    allowed = str(refusal.value).partition("Allowed: ")[2]
+    assert set(allowed.rstrip(".").split(", ")) == set(yaml_of(name).get("options", {}) or ["none"])
+
+
 def test_an_unknown_initialisation_of_lora_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"init=x (.|\n)*gaussian, kaiming"):
         placed("lora", setup(init="x"))
@@ -533,22 +541,30 @@ def test_lora_fa_corrects_to_the_projection_of_the_full_gradient(steps: int) -> 
     np.testing.assert_allclose(2.0 * adapter.lora_B.grad.numpy() @ A, (A.T @ solution).T, rtol=0, atol=1e-10)
 
 
-def test_one_step_of_lora_fa_equals_the_optimizer_of_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
+def test_one_step_of_lora_fa_equals_the_optimizer_of_peft(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float
+) -> None:
     lorafa = pytest.importorskip("peft.optimizers.lorafa")
     monkeypatch.setattr(lorafa, "is_bf16_available", lambda: False)  # else it corrects in bfloat16
-    adapter = adapter_of("lora_fa", setup(scaling=4.0), dtype=torch.float32)
+    adapter = adapter_of("lora_fa", setup(scaling=4.0), dtype=dtype)
     nn.init.normal_(adapter.lora_B, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        adapter.lora_A.mul_(1000)  # so large that the 1e-8 which PEFT adds to A A^T's diagonal is below rounding
+        adapter.lora_B.div_(1000)
     model, layer = peft_copy("lora_fa", adapter, 4 * RANK)
+    start = adapter.lora_B.detach().clone()
     theirs = lorafa.create_lorafa_optimizer(model, r=RANK, lora_alpha=4 * RANK, lr=0.1)
-    theirs.param_groups[0]["eps"] = 0.01  # so large that the size of the gradient shows in Adam's first step
-    eps = 0.01 / (1 - 0.999) ** 0.5  # PEFT adds it before the second moment's bias correction, torch after it
+    theirs.param_groups[0]["eps"] = 1e-5  # so large that the size of the gradient shows in Adam's first step
+    eps = 1e-5 / (1 - 0.999) ** 0.5  # PEFT adds it before the second moment's bias correction, torch after it
     ours = torch.optim.AdamW([adapter.lora_B], lr=0.1, betas=(0.9, 0.999), eps=eps, weight_decay=0.0)
     for module in (model, adapter):
-        loss_of(module(inputs(torch.float32))).backward()
+        loss_of(module(inputs(dtype))).backward()
     adapter.correct_gradients()
     theirs.step()
     ours.step()
-    torch.testing.assert_close(adapter.lora_B, theirs_of(layer, "lora_B"), rtol=0, atol=1e-5)
+    assert (adapter.lora_B - start).abs().min() > 1e-4
+    torch.testing.assert_close(adapter.lora_B, theirs_of(layer, "lora_B"), rtol=0, atol=tolerance)
 
 
 def test_lora_fa_inverts_the_gram_matrix_once(monkeypatch: pytest.MonkeyPatch) -> None:

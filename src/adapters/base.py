@@ -4,6 +4,7 @@ The runner, the trainer and the store know these two classes and no method's nam
 parameters train; an `Adapter` is the `Method` that wraps linear layers one by one.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, final
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from src.config import AdaptedModel
-from src.errors import UserError
+from src.errors import UserError, nearest_first
 
 
 @dataclass
@@ -126,13 +127,28 @@ class Adapter(nn.Module, Method):
     @classmethod
     @final
     def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
-        """Replace each target module of `model` by this adapter around it."""
+        """Replace each target module of `model` by this adapter around it.
+
+        Raises:
+            UserError: a target is no linear layer, or the method hasn't one of the options.
+        """
+        cls._check_options(setup)
         layers = {name: cls.checked_layer(model.get_submodule(name), name) for name in setup.target_modules}
         shared = cls.shared_tensors(layers, setup)
         for name, layer in layers.items():
             parent_name, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent_name), child, cls.build(layer, name, setup, shared))
         return model
+
+    @classmethod
+    def _check_options(cls, setup: Setup) -> None:
+        arguments = inspect.signature(cls).parameters.values()
+        plain = [own.name for own in arguments if own.annotation in (bool, int, float, str)]
+        known = [name for name in plain if not hasattr(setup, name)]
+        for option in setup.options:
+            if option not in known:
+                allowed = ", ".join(nearest_first(option, known)) or "none"
+                raise UserError(f"adapter.options.{option} is no option of {cls.__name__}.\nAllowed: {allowed}.")
 
     @classmethod
     def build(cls, base_layer: nn.Linear, name: str, setup: Setup, shared: dict[str, Any]) -> Self:
