@@ -31,25 +31,30 @@ def count_configs(overrides: list[str], *, sweep: bool = False) -> list[CountCon
         return [CountConfig.from_hydra(compose("params", list(job))) for job in jobs]
 
 
-def ledger_of(config: CountConfig) -> "Ledger":
+def ledger_of(config: CountConfig, *, keep_model: bool = True) -> "Ledger":
     """The parameter ledger of a method on a model, from shapes alone.
+
+    Args:
+        keep_model: build the bare model once for all counts on it in a row; a single count needs no copy.
 
     Raises:
         UserError: the method can't be placed on this model.
     """
-    from src.models import import_modelling
+    from src.models import empty_model, import_modelling
 
     import_modelling()
     from src.adapters.ledger import count
     from src.assemble import place_empty
 
-    model = _empty_model(json.dumps(asdict(config.model), sort_keys=True), config.num_labels)
-    return count(place_empty(config, copy.deepcopy(model)))
+    if keep_model:
+        model = copy.deepcopy(_kept_model(json.dumps(asdict(config.model), sort_keys=True), config.num_labels))
+    else:
+        model = empty_model(config.model, num_labels=config.num_labels)
+    return count(place_empty(config, model))
 
 
 @lru_cache(maxsize=1)
-def _empty_model(config_json: str, num_labels: int) -> "PreTrainedModel":
-    """The bare model; only the latest is kept, so models in a row should come together."""
+def _kept_model(config_json: str, num_labels: int) -> "PreTrainedModel":
     from src.models import empty_model
 
     model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), json.loads(config_json)))

@@ -184,10 +184,13 @@ def empty_model(config: ModelConfig, *, num_labels: int) -> "PreTrainedModel":
     """
     import_modelling()
     import torch
+    from transformers.initialization import no_init_weights
 
     extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
-    with torch.device("meta"):
-        return _unfused(_auto_class(config).from_config(_described(config, **extra)), config)
+    with torch.device("meta"), no_init_weights():
+        model = _unfused(_auto_class(config).from_config(_described(config, **extra)), config)
+    model.tie_weights()  # a part of the initialisation that was left out
+    return model
 
 
 @lru_cache(maxsize=1)

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     sweep = bool({"-m", "--multirun"} & set(arguments))
     with user_errors(CountConfig):
         configs = count_configs([own for own in arguments if own not in ("-m", "--multirun")], sweep=sweep)
-        ledgers = [ledger_of(config) for config in configs]
+        ledgers = [ledger_of(config, keep_model=len(configs) > 1) for config in configs]
     # A method without a rank is counted once in a sweep of ranks.
     rows = {json.dumps(own): own for own in map(row, configs, ledgers)}.values()
     if configs[0].format == "json":

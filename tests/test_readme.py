@@ -9,13 +9,34 @@ from src.analysis.collect import collect
 from src.analysis.tables import comparison, markdown, readable
 from src.identity import run_folder
 from src.results.store import PREDICTIONS, read_all
-from tests.conftest import ROOT, composed
+from tests.conftest import ROOT, composed, run_program
 
 NINE_RUNS = ROOT / "results/nine_runs"
 
 
 def test_the_readmes_table_is_made_from_the_committed_runs() -> None:
     assert markdown(readable(comparison(collect(NINE_RUNS)))) in (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_the_prompts_study_is_made_from_the_committed_runs() -> None:
+    text = (ROOT / "experiments/prompts/README.md").read_text()
+    assert markdown(readable(comparison(collect(ROOT / "results/prompts")))) in text
+
+
+def test_the_readme_shows_what_the_ledger_prints() -> None:
+    command = "src.params model=distilbert rank=8 target=qv"
+    printed = run_program(*command.split()).stdout
+    shown = f"$ python -m {command}\n{printed}"
+    assert "".join(f"    {line}\n" for line in shown.splitlines()) in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_has_the_verdicts_on_the_reported_counts() -> None:
+    verdicts = pd.read_csv(ROOT / "results/tables/parameter_counts.csv")["verdict"].value_counts()
+    words = " ".join((ROOT / "README.md").read_text().split())
+    assert f"Of {verdicts.sum()} reported counts {verdicts['equal']} are equal to the last parameter" in words
+    for verdict in (f"{verdicts['equal after rounding']} after rounding", f"{verdicts['different']} are different"):
+        assert verdict in words
+    assert f"{verdicts['not fixed']} can't be fixed" in words
 
 
 def test_three_seeds_of_eleven_configurations_are_committed() -> None:
@@ -50,7 +71,7 @@ def test_the_code_as_it_is_still_knows_the_committed_runs_as_its_own() -> None:
         assert run_folder(composed("experiment=nine_runs", *axes), fingerprint).name == record["run_id"]
 
 
-@pytest.mark.parametrize("study", ["nine_runs", "target_choice", "rank_and_rate", "tuning"])
+@pytest.mark.parametrize("study", ["nine_runs", "target_choice", "rank_and_rate", "tuning", "prompts"])
 def test_no_record_names_a_path_of_the_machine_it_was_made_on(study: str) -> None:
     paths = sorted((ROOT / "results" / study).rglob("*.json"))
     assert paths
