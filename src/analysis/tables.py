@@ -73,7 +73,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "adapter": table["adapter"],
         "rank": [_rank(*ranks) for ranks in zip(table["rank"], table["trained_rank"], strict=True)],
-        "target": table["target"].fillna("-"),
+        "target": ["-" if pd.isna(target) else target for target in table["target"]],
         "lr": table["lr"].map(_number),
         "scaling": table["scaling"].map(_number),
         "trained, no head": table["body_trained"].map(_whole),
