@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from src.composition import user_errors
 from src.config import CountConfig
 from src.counting import count_configs, ledger_of
+from src.errors import UserError
 from src.quiet import quiet_warnings
 
 if TYPE_CHECKING:
@@ -20,25 +21,43 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> None:
-    """Count and print what the command line asks for; a user's mistake ends the program with status 2."""
+    """Count and print what the command line asks for; a user's mistake ends the program with status 2.
+
+    In a sweep a method that doesn't fit a model is named after the rows that could be counted; the status is then 1.
+    """
     quiet_warnings()
     sweep = bool({"-m", "--multirun"} & set(arguments))
     with user_errors(CountConfig):
         configs = count_configs([own for own in arguments if own not in ("-m", "--multirun")], sweep=sweep)
-        ledgers = [ledger_of(config, keep_model=len(configs) > 1) for config in configs]
-    # A method without a rank is counted once in a sweep of ranks.
-    rows = {json.dumps(own): own for own in map(row, configs, ledgers)}.values()
+        if not sweep and configs[0].format == "table":
+            print(sheet(configs[0], ledger_of(configs[0], keep_model=False)))
+            return
+        found, refused = _rows(configs, sweep)
     if configs[0].format == "json":
-        print(json.dumps(list(rows), indent=1))
-    elif configs[0].format == "csv":
+        print(json.dumps(found, indent=1))
+    elif configs[0].format == "csv" and found:
         import pandas as pd
 
-        frame = pd.DataFrame(rows).astype({"rank": "Int64"})
-        print(frame.to_csv(index=False), end="")
-    elif sweep:
-        print_table(list(rows))
-    else:
-        print(sheet(configs[0], ledgers[0]))
+        print(pd.DataFrame(found).astype({"rank": "Int64"}).to_csv(index=False), end="")
+    elif found:
+        print_table(found)
+    if refused:
+        print("\n".join(f"not counted: {line}" for line in refused), file=sys.stderr)
+        sys.exit(1)
+
+
+def _rows(configs: list[CountConfig], sweep: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """The counts, each once, and in a sweep the refusals of what can't be counted."""
+    found, refused = {}, []
+    for config in configs:
+        try:
+            own = row(config, ledger_of(config, keep_model=sweep))
+            found[json.dumps(own)] = own  # a method without a rank is counted once in a sweep of ranks
+        except UserError as error:
+            if not sweep:
+                raise
+            refused.append(f"model={config.model.name} adapter={config.adapter.name}: {str(error).splitlines()[0]}")
+    return list(found.values()), list(dict.fromkeys(refused))
 
 
 def row(config: CountConfig, ledger: "Ledger") -> dict[str, Any]:

@@ -110,6 +110,21 @@ def test_a_method_without_a_rank_is_counted_once_in_a_sweep_of_ranks() -> None:
     assert [(row["adapter"], row["rank"]) for row in rows] == [("head_only", ""), ("lora", "4"), ("lora", "8")]
 
 
+def test_what_cannot_be_counted_does_not_keep_a_sweep_from_the_rest() -> None:
+    done = run_program("src.params", "-m", "model=tiny_llama", "adapter=bitfit,lora", "rank=4,8", "format=json")
+    assert [row["rank"] for row in json.loads(done.stdout)] == [4, 8]
+    assert (
+        done.stderr
+        == "not counted: model=tiny_llama adapter=bitfit: bitfit trains biases; this LlamaForCausalLM has none.\n"
+    )
+    assert done.returncode == 1
+
+
+def test_a_sweep_in_which_nothing_can_be_counted_says_so_alone() -> None:
+    done = run_program("src.params", "-m", "model=tiny_llama", "adapter=bitfit", "format=csv")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+
+
 def test_the_page_of_one_count_has_all_three_conventions() -> None:
     done = run_program("src.params", "model=distilbert", "rank=8", "target=qv")
     for expected in ("739,586 || 67,694,596 || 1.10%", "without the head: 147,456", "66,955,010"):
