@@ -87,6 +87,13 @@ class ModelConfig:
     roles: dict[str, RoleConfig] = field(default_factory=dict)
 
 
+def model_config(values: dict[str, Any]) -> ModelConfig:
+    """A model's config from plain values, such as those of its yaml or of a record."""
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), values))
+    assert isinstance(config, ModelConfig)
+    return config
+
+
 @dataclass
 class TargetConfig:
     """A set of roles to adapt; an optional role is left out where the model doesn't have it."""

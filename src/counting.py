@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
 from src.composition import CONF, sweep_jobs
-from src.config import CountConfig, ModelConfig
+from src.config import CountConfig, model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,9 +56,7 @@ def ledger_of(config: CountConfig, *, keep_model: bool = True) -> "Ledger":
 def _kept_model(config_json: str, num_labels: int) -> "PreTrainedModel":
     from src.models import empty_model
 
-    model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), json.loads(config_json)))
-    assert isinstance(model, ModelConfig)
-    return empty_model(model, num_labels=num_labels)
+    return empty_model(model_config(json.loads(config_json)), num_labels=num_labels)
 
 
 def layer_sum(config: CountConfig) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from src.config import ModelConfig
+from src.config import ModelConfig, model_config
 from src.errors import UserError, nearest_first
 from src.quantization import quantize
 
@@ -138,11 +138,8 @@ def load_base(config: ModelConfig, *, num_labels: int, attention: str, quantizat
 @lru_cache(maxsize=2)
 def _load_base(config_json: str, num_labels: int, attention: str, quantization: str) -> BaseModel:
     import torch
-    from omegaconf import OmegaConf
 
-    config: ModelConfig = OmegaConf.to_object(  # type: ignore[assignment]
-        OmegaConf.merge(OmegaConf.structured(ModelConfig), json.loads(config_json))
-    )
+    config = model_config(json.loads(config_json))
     folder = find_weights(config)
     with torch.random.fork_rng():  # transformers draws a new head from the global random state
         if folder is None:

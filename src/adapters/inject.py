@@ -91,7 +91,8 @@ class Placed:
 
 def place(model: nn.Module, method: type[Method], setup: Setup, head: list[str]) -> Placed:
     """Freeze `model`, apply `method`, and let the modules named in `head` train, as they do with every method."""
-    base = {id(tensor) for tensor in stored_tensors(model).values()}
+    before = stored_tensors(model)  # kept alive, so that no new tensor can have an old one's id
+    base = {id(tensor) for tensor in before.values()}
     heads = {id(parameter): parameter for name in head for parameter in model.get_submodule(name).parameters()}
     model.requires_grad_(False)
     placed = method.place_on(model, setup)

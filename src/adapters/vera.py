@@ -18,13 +18,14 @@ from torch.nn import functional as F
 from src.adapters.base import Adapter, LoRAFactors, Setup, parameter_beside
 from src.adapters.quantized import dense_weight
 
+INITIAL_D = 0.1
+
 
 class VeRA(Adapter):
     """Scaled random projection beside one linear layer.
 
     Args:
         alpha: unused.
-        d_initial: where all of d starts.
         vera_A: (rank, in_features or more), shared by the layers of a model; without it the layer makes its own.
         vera_B: (out_features or more, rank), likewise.
         generator: source of the own A's and B's random numbers; None leaves all at zero, to be loaded.
@@ -39,7 +40,6 @@ class VeRA(Adapter):
         rank: int,
         alpha: float,
         dropout: float = 0.0,
-        d_initial: float = 0.1,
         vera_A: nn.Parameter | None = None,
         vera_B: nn.Parameter | None = None,
         generator: torch.Generator | None = None,
@@ -52,7 +52,7 @@ class VeRA(Adapter):
         self.vera_lambda_d = self.parameter(rank)  # (rank,)
         self.vera_lambda_b = self.parameter(self.out_features)  # (out_features,)
         if generator is not None:
-            self.reset_parameters(d_initial)
+            self.reset_parameters()
 
     @classmethod
     def shared_tensors(cls, layers: dict[str, nn.Linear], setup: Setup) -> dict[str, Any]:
@@ -69,9 +69,9 @@ class VeRA(Adapter):
         return {"vera_A": vera_A, "vera_B": vera_B}
 
     @torch.no_grad()
-    def reset_parameters(self, d_initial: float) -> None:
+    def reset_parameters(self) -> None:
         """Set d to its initial value and b to zero (section 3.3)."""
-        self.vera_lambda_d.fill_(d_initial)
+        self.vera_lambda_d.fill_(INITIAL_D)
         self.vera_lambda_b.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
