@@ -37,7 +37,7 @@ def main() -> None:
     """Train once and print the scores as JSON."""
     with initialize_config_dir(CONF, version_base="1.3"):
         config = Config.from_hydra(compose("config", ["adapter=lora", "rank=8", "target=all_linear"]))
-    data, _ = load_task(config.task, config.cache_dir)
+    data = load_task(config).data
     folder = find_weights(config.model)
     assert folder is not None
     assert config.lr is not None

@@ -12,13 +12,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from src.errors import UserError, nearest_first
-from src.metrics import check_known
+from src.judging.client import JudgeConfig
+from src.metrics import RUNS_CODE, check_known
+from src.weights import local_checksum
 
 ROLES = ("query", "key", "value", "output", "ffn_up", "ffn_down", "gate")
 PRECISIONS = ("auto", "bf16", "fp32")
 SCHEDULES = ("linear", "cosine", "constant")
 TRACKING_MODES = ("offline", "online", "none")
 QUANTIZATIONS = ("none", "nf4", "int8")
+PROTOCOLS = ("strict", "paper")
+DTYPES = ("float32", "bfloat16")
+LOSS = "loss"  # the one validation metric that isn't computed from texts
 FORMATS = ("table", "csv", "json")
 
 
@@ -63,20 +68,24 @@ class RoleConfig:
 class ModelConfig:
     """A base model: where its weights come from, its head, and the map from roles to module names.
 
-    Weights come from a folder inside an installed package, else from the hub at a pinned revision; with
-    neither, the model is built from `config` and its weights are drawn from `init_seed`. `sizes` is what the hub's
-    own configuration says of the architecture: enough to build the model without weights, to count it. `fused` names
-    the modules that hold several roles in one matrix, and the linear layers they are split into.
+    Weights come from the folder `path`, else from a folder inside an installed package, else from the hub at a pinned
+    revision (`weights` is the pattern of their files there); or they are drawn from `init_seed` for a model built from
+    `config`. `dtype` is the floating-point format of the frozen weights; what is trained has float32. `sizes` is what
+    the hub's own configuration says of the architecture: enough to build the model without weights, to count it.
+    `fused` names the modules that hold several roles in one matrix, and the linear layers they are split into.
     """
 
     name: str = MISSING
     architecture: str = MISSING
+    path: str | None = None
     package: str | None = None
     package_folder: str = ""
     package_pip: str | None = None
     hub_id: str | None = None
     revision: str | None = None
+    weights: str = "*.safetensors"
     weights_sha256: str | None = None
+    dtype: str = "float32"
     tokenizer: str | None = None
     init_seed: int | None = None
     head: list[str] = field(default_factory=list)
@@ -104,8 +113,29 @@ class TargetConfig:
 
 
 @dataclass
+class SourceConfig:
+    """Where one part of a task's data comes from: a file of `task.data_dir`, or a split of a data set on the hub."""
+
+    file: str | None = None
+    hub_id: str | None = None
+    hub_config: str | None = None
+    revision: str | None = None
+    split: str | None = None
+
+
+@dataclass
 class TaskConfig:
-    """A data set with its metric; `loader` names the function that builds the splits."""
+    """A data set with its metric; `loader` names the function that makes rows of its records.
+
+    `sources` has the parts that the loader asks for: "train", "test", or "test_<set>" where a split is made of several
+    sets. They are read from the folder `data_dir`, from the hub where it is null. `columns` names the records' columns
+    by what they are to the task, `prompt` is a template over them. `validation_size` rows of the training data are held
+    out where a data set has no validation split of its own.
+
+    `metric` is the primary one, `more_metrics` are recorded beside it; `validation_metric` replaces it on validation
+    ("loss": the mean negative log-likelihood of an answer's tokens). A text is written greedily, or drawn
+    `samples` times at `temperature`; it ends at the first of the `stop` strings.
+    """
 
     name: str = MISSING
     loader: str = MISSING
@@ -113,7 +143,28 @@ class TaskConfig:
     metric: str = MISSING
     max_length: int = MISSING
     max_new_tokens: int = 0
+    version: int = 1
     options: dict[str, Any] = field(default_factory=dict)
+    data_dir: str | None = None
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    prompt: str = ""
+    validation_size: int = 0
+    more_metrics: list[str] = field(default_factory=list)
+    validation_metric: str | None = None
+    metric_options: dict[str, Any] = field(default_factory=dict)
+    samples: int = 1
+    temperature: float = 0.0
+    stop: list[str] = field(default_factory=list)
+    allow_code_execution: bool = False
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+
+def task_config(values: dict[str, Any]) -> TaskConfig:
+    """A task's config from plain values, such as those of its yaml or of a record."""
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), values))
+    assert isinstance(config, TaskConfig)
+    return config
 
 
 @dataclass
@@ -219,6 +270,7 @@ class Config(AdaptedModel):
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     quantization: str = "none"
+    protocol: str = "strict"
     seed: int = 0
     results_dir: str = "results"
     cache_dir: str = ".cache"
@@ -227,11 +279,11 @@ class Config(AdaptedModel):
         """Fill in the defaults that depend on other values, and refuse what can't be run."""
         _check_choices(self)
         _check_numbers(self)
-        if self.adapter.trains_base and self.quantization != "none":
-            raise UserError(
-                f"adapter={self.adapter.name} trains weights of the base model; quantization={self.quantization} "
-                "freezes them in fewer bits.\nAllowed: quantization=none, or a method that adds its own weights."
-            )
+        _check_precision(self)
+        if self.trainer.score_test:
+            _check_permissions(self)
+        if self.model.path and not self.model.weights_sha256:
+            self.model.weights_sha256 = local_checksum(self.model.name, self.model.path)
         return super().checked()
 
 
@@ -251,12 +303,40 @@ def _check_choices(config: Config) -> None:
     _check_choice("trainer.schedule", config.trainer.schedule, SCHEDULES)
     _check_choice("tracking.mode", config.tracking.mode, TRACKING_MODES)
     _check_choice("quantization", config.quantization, QUANTIZATIONS)
-    check_known(config.task.metric)
+    _check_choice("protocol", config.protocol, PROTOCOLS)
+    _check_choice("model.dtype", config.model.dtype, DTYPES)
+    for metric in (config.task.metric, *config.task.more_metrics):
+        check_known(metric)
+    if config.task.validation_metric not in (None, LOSS):
+        check_known(config.task.validation_metric)
     if config.model.architecture != config.task.architecture:
         raise UserError(
             f"task={config.task.name} needs a {config.task.architecture}, "
             f"model={config.model.name} is a {config.model.architecture}.\n"
             "Choose a model and a task of the same architecture (see conf/model and conf/task)."
+        )
+
+
+def _check_precision(config: Config) -> None:
+    """Refuse base weights in fewer bits where something has to be trained in them."""
+    if config.adapter.trains_base and config.quantization != "none":
+        raise UserError(
+            f"adapter={config.adapter.name} trains weights of the base model; quantization={config.quantization} "
+            "freezes them in fewer bits.\nAllowed: quantization=none, or a method that adds its own weights."
+        )
+    trained = f"adapter={config.adapter.name} trains weights of the base model" if config.adapter.trains_base else None
+    trained = f"model={config.model.name} has a head to train" if config.model.head else trained
+    if trained and config.model.dtype != "float32":
+        raise UserError(f"{trained}, for which model.dtype={config.model.dtype} is too coarse.\nAllowed: float32.")
+
+
+def _check_permissions(config: Config) -> None:
+    """Refuse a task that runs a model's code, unless the user agreed."""
+    if config.task.metric in RUNS_CODE and not config.task.allow_code_execution:
+        raise UserError(
+            f"task={config.task.name} runs code that a model wrote and nobody has read, in a sandbox without network, "
+            "files or secrets (src/sandbox.py says what it protects from).\n"
+            "Set task.allow_code_execution=true to agree, or trainer.score_test=false to train alone."
         )
 
 
@@ -273,6 +353,9 @@ def _check_numbers(config: Config) -> None:
             "trainer.eval_limit": (1 if trainer.eval_limit is None else trainer.eval_limit, 1),
             "trainer.weight_decay": (trainer.weight_decay, 0),
             "trainer.warmup_ratio": (trainer.warmup_ratio, 0),
+            "task.max_length": (config.task.max_length, 2),
+            "task.samples": (config.task.samples, 1),
+            "task.temperature": (config.task.temperature, 0),
         }
     )
     for key, rate in (("lr", config.lr), ("alpha", config.alpha), ("trainer.head_lr", trainer.head_lr)):

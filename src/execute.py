@@ -6,8 +6,9 @@ the base model, so what is scored is what was saved; the test split is touched a
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ from src.adapters.calibrate import update_directions
 from src.adapters.inject import Placed, adapters, place
 from src.adapters.ledger import Ledger, closed_form, count
 from src.assemble import empty_setup, fresh_model, method_of, restored
-from src.config import Config
+from src.config import LOSS, Config
 from src.errors import UserError
 from src.identity import RESULTS_VERSION, identity
+from src.metrics import ASKS_A_JUDGE, RUNS_CODE
 from src.models import BaseModel, load_base
 from src.results.provenance import provenance
-from src.results.store import ADAPTER, PREDICTIONS, Record, replacing
+from src.results.store import ADAPTER, FIT, PREDICTIONS, Record, replacing, write_json
 from src.streams import STREAMS, stream_generator, stream_seed
-from src.tasks.base import load_task
+from src.tasks.base import LoadedTask, Row, load_task
 from src.training.batches import Example, by_length, collate, encoded_splits
 from src.training.device import Device, find_device
-from src.training.scoring import Scored, score_split
+from src.training.loss import mean_loss
+from src.training.scoring import Scored, Scoring
 from src.training.trainer import Recipe, Training, train
 
 SCHEMA_VERSION = 1
@@ -41,8 +44,28 @@ _latest_directions: dict[str, dict[str, UpdateDirection]] = {}
 Report = Callable[[int, dict[str, float]], None]
 
 
+@dataclass(frozen=True)
+class Fit:
+    """What is known of a run once its adapter is trained and saved; kept beside it until the run is scored."""
+
+    training: Training
+    parameters: dict[str, Any]
+    scaling: float | None
+    setup_seconds: float
+
+    @classmethod
+    def read(cls, folder: Path) -> "Fit | None":
+        """The fit that an earlier attempt at the run left before it failed at scoring; None where there is none."""
+        if not ((folder / FIT).exists() and (folder / ADAPTER).exists()):
+            return None
+        values = json.loads((folder / FIT).read_text(encoding="utf-8"))
+        return cls(**{**values, "training": Training(**values["training"])})
+
+
 def execute(config: Config, folder: Path, report: Report) -> Record:
     """Do the run, leaving its adapter and predictions in `folder`, and return its record (not yet written).
+
+    Where an earlier attempt has trained the adapter and failed later, training isn't repeated.
 
     Raises:
         UserError: something the user can put right.
@@ -50,17 +73,46 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     """
     start = time.perf_counter()
     device = find_device(config.trainer.precision)
-    data, fingerprint = load_task(config.task, config.cache_dir)
+    task = load_task(config)
     base = load_base(
         config.model,
-        num_labels=len(data.label_names),
+        num_labels=len(task.data.label_names),
         attention=device.attention,
         quantization=config.quantization,
     )
-    examples = encoded_splits(config.task, config.cache_dir, base.tokenizer)
-    score = _scorer(config, base, device)
+    _check_fits(config, base, device)
+    examples = encoded_splits(config, base.tokenizer)
+    score = _scorer(config, task, base, device, folder)
 
-    placed = _place(config, fresh_model(config, base, device.type), base, examples["train"], device)
+    fit = Fit.read(folder)
+    if fit is None:
+        fit = _fit(config, base, examples["train"], device, score, folder, report, start)
+        write_json(folder / FIT, asdict(fit))
+
+    placed = restored(config, base, folder / ADAPTER, device.type)
+    model: Any = placed.model
+    splits = ("validation", "test") if config.trainer.score_test else ("validation",)
+    scored = {split: score(model, split) for split in splits}
+    _write_predictions(folder / PREDICTIONS, scored)
+    smaller = _smaller_ranks(placed, lambda: {split: score(model, split).score.value for split in splits})
+    run_seconds = time.perf_counter() - start
+    facts = _data_facts(config, task, examples)
+    record = _record(config, task, facts, fit, scored, device, run_seconds)
+    return record | ({"smaller_ranks": smaller} if smaller else {})
+
+
+def _fit(
+    config: Config,
+    base: BaseModel,
+    train_examples: list[Example],
+    device: Device,
+    score: Callable[[Any, str], Scored],
+    folder: Path,
+    report: Report,
+    start: float,
+) -> Fit:
+    """Place the method, train it and save its adapter."""
+    placed = _place(config, fresh_model(config, base, device.type), base, train_examples, device)
     ledger = _counted(config, placed)
     setup_seconds = time.perf_counter() - start
     recipe = Recipe(
@@ -72,21 +124,33 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     )
     model: Any = placed.model
     training = train(
-        placed, examples["train"], recipe, validate=lambda: score(model, "validation").value, report=report
+        placed, train_examples, recipe, validate=lambda: score(model, "validation").score.value, report=report
     )
     scalings = {adapter.scaling for adapter in adapters(model).values()} if config.has_axis("alpha") else set()
     with replacing(folder / ADAPTER) as partial:
         save_file(placed.state(), partial)
+    return Fit(training, ledger.as_dict(), next(iter(scalings), None), setup_seconds)
 
-    placed = restored(config, base, folder / ADAPTER, device.type)
-    model = placed.model
-    splits = ("validation", "test") if config.trainer.score_test else ("validation",)
-    scored = {split: score(model, split) for split in splits}
-    _write_predictions(folder / PREDICTIONS, scored)
-    smaller = _smaller_ranks(placed, lambda: {split: score(model, split).value for split in splits})
-    seconds = {"setup_seconds": setup_seconds, "run_seconds": time.perf_counter() - start}
-    record = _record(config, fingerprint, ledger, training, scored, next(iter(scalings), None), device, seconds)
-    return record | ({"smaller_ranks": smaller} if smaller else {})
+
+def _check_fits(config: Config, base: BaseModel, device: Device) -> None:
+    """Refuse texts longer than the model can read, and weights in a format that the device won't compute in.
+
+    Raises:
+        UserError: as said.
+    """
+    longest = getattr(base.module.config, "max_position_embeddings", None)
+    needed = config.task.max_length + config.task.max_new_tokens
+    if longest is not None and needed > longest:
+        raise UserError(
+            f"task={config.task.name} needs {needed} tokens (task.max_length={config.task.max_length} and "
+            f"task.max_new_tokens={config.task.max_new_tokens}); model={config.model.name} reads {longest}.\n"
+            "Lower one of the two."
+        )
+    if config.model.dtype != "float32" and device.precision != "bf16":
+        raise UserError(
+            f"model.dtype={config.model.dtype} needs bfloat16 autocast, and this run computes in {device.precision}.\n"
+            "Set trainer.precision=bf16, or model.dtype=float32."
+        )
 
 
 def _place(config: Config, model: PreTrainedModel, base: BaseModel, train: list[Example], device: Device) -> Placed:
@@ -129,27 +193,53 @@ def _directions(
         ]
         on_device = [{name: tensor.to(device.type) for name, tensor in batch.items()} for batch in batches]
         _latest_directions.clear()
-        _latest_directions[key] = update_directions(model, targets, on_device, keep=keep)
+        _latest_directions[key] = update_directions(model, targets, on_device, loss=mean_loss, keep=keep)
     return _latest_directions[key]
 
 
-def _scorer(config: Config, base: BaseModel, device: Device) -> Callable[[PreTrainedModel, str], Scored]:
-    data, _ = load_task(config.task, config.cache_dir)
-    examples = encoded_splits(config.task, config.cache_dir, base.tokenizer)
-    limit = config.trainer.eval_limit
-
-    def score(model: PreTrainedModel, split: str) -> Scored:
-        return score_split(
-            model,
-            base.tokenizer,
-            config.task,
-            data.splits[split][:limit],
-            examples[split][:limit],
+def _scorer(
+    config: Config, task: LoadedTask, base: BaseModel, device: Device, folder: Path
+) -> Callable[[PreTrainedModel, str], Scored]:
+    examples = encoded_splits(config, base.tokenizer)
+    options = dict(config.task.metric_options)
+    scored = {split: _first_of_each_set(rows, config.trainer.eval_limit) for split, rows in task.data.splits.items()}
+    if config.task.metric in RUNS_CODE:
+        options["allow_code_execution"] = config.task.allow_code_execution
+    if config.task.metric in ASKS_A_JUDGE:
+        options |= {"judge_config": config.task.judge, "folder": folder, "model_id": folder.name}
+    own = config.task.validation_metric or config.task.metric
+    scoring = {
+        metric: Scoring(
+            tokenizer=base.tokenizer,
+            task=replace(config.task, metric=metric),
             device=device,
             batch_size=config.trainer.eval_batch_size,
+            seed=stream_seed(config.seed, "sampling"),
+            metric_options=options if metric == config.task.metric else {},
         )
+        for metric in (own, config.task.metric)
+    }
+
+    def score(model: PreTrainedModel, split: str) -> Scored:
+        metric = own if split == "validation" else config.task.metric
+        chosen = [examples[split][index] for index in scored[split]]
+        if metric == LOSS:
+            return scoring[metric].answer_loss(model, chosen)
+        return scoring[metric].score(model, [task.data.splits[split][index] for index in scored[split]], chosen)
 
     return score
+
+
+def _first_of_each_set(rows: list[Row], limit: int | None) -> list[int]:
+    """Indices of the rows that are scored: all, or the first `limit` of each set that the split is made of."""
+    seen: Counter[str] = Counter()
+    chosen = []
+    for index, row in enumerate(rows):
+        name = row.get("set", "")
+        if limit is None or seen[name] < limit:
+            chosen.append(index)
+        seen[name] += 1
+    return chosen
 
 
 def _smaller_ranks(placed: Placed, score: Callable[[], dict[str, float]]) -> list[dict[str, float]]:
@@ -165,47 +255,76 @@ def _smaller_ranks(placed: Placed, score: Callable[[], dict[str, float]]) -> lis
 
 
 def _write_predictions(path: Path, scored: dict[str, Scored]) -> None:
-    """One row an item: split, its number in the split, prediction, reference."""
+    """One row an item: split, its number in the split, prediction, reference; what is no plain value as JSON."""
     frames = [
         pd.DataFrame(
             {
                 "split": split,
                 "item": range(len(own.references)),
-                "prediction": own.predictions,
-                "reference": own.references,
+                "prediction": [_plain(value) for value in own.predictions],
+                "reference": [_plain(value) for value in own.references],
             }
         )
         for split, own in scored.items()
     ]
+    table = pd.concat(frames, ignore_index=True).astype({"split": "category"})
+    for name in ("prediction", "reference"):
+        if table[name].map(type).nunique() > 1:  # validation and test have metrics of two kinds
+            table[name] = table[name].map(str)
     with replacing(path) as partial:
-        pd.concat(frames, ignore_index=True).astype({"split": "category"}).to_parquet(partial, index=False)
+        table.to_parquet(partial, index=False)
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def _data_facts(config: Config, task: LoadedTask, examples: dict[str, list[Example]]) -> dict[str, Any]:
+    """How many rows each split has, how many of them are as long as allowed, and the overlap with train."""
+    longest = config.task.max_length
+    return {
+        "rows": {split: len(own) for split, own in task.data.splits.items()},
+        "at_max_length": {
+            split: sum(len(example["input_ids"]) >= longest for example in own) for split, own in examples.items()
+        },
+        "overlap": {split: asdict(own) for split, own in task.overlaps.items()},
+    }
+
+
+def _warnings(config: Config, task: LoadedTask, facts: dict[str, Any]) -> list[str]:
+    found = task.warnings(config)
+    cut = facts["at_max_length"]["test"]
+    if cut:
+        rows = facts["rows"]["test"]
+        found.append(f"{cut:,} of {rows:,} test items reach task.max_length={config.task.max_length} and may be cut")
+    return found
 
 
 def _record(
     config: Config,
-    fingerprint: str,
-    ledger: Ledger,
-    training: Training,
+    task: LoadedTask,
+    facts: dict[str, Any],
+    fit: Fit,
     scored: dict[str, Scored],
-    scaling: float | None,
     device: Device,
-    seconds: dict[str, float],
+    run_seconds: float,
 ) -> Record:
-    metric = {"name": config.task.metric, "higher_is_better": True}
+    training = fit.training
     return {
         "schema_version": SCHEMA_VERSION,
         "results_version": RESULTS_VERSION,
         "state": "done",
-        "identity": identity(config, fingerprint),
+        "identity": identity(config, task.fingerprint),
         "config": asdict(config),
         "seeds": {"seed": config.seed, **{stream: stream_seed(config.seed, stream) for stream in STREAMS}},
-        "metrics": {split: {**metric, "value": own.value, "n": len(own.references)} for split, own in scored.items()},
-        "parameters": ledger.as_dict(),
-        "scaling": scaling,
+        "metrics": {split: _metrics(own) for split, own in scored.items()},
+        "parameters": fit.parameters,
+        "scaling": fit.scaling,
         "time": {
             "train_seconds": round(training.train_seconds, 3),
             "eval_seconds": round(training.eval_seconds, 3),
-            **{key: round(value, 3) for key, value in seconds.items()},
+            "setup_seconds": round(fit.setup_seconds, 3),
+            "run_seconds": round(run_seconds, 3),
             "tokens_per_second": round(training.tokens / training.train_seconds, 1),
         },
         "memory": {
@@ -216,7 +335,13 @@ def _record(
             "tokens": training.tokens,
         },
         "history": training.history,
+        "data": facts,
         "provenance": provenance(asdict(device)),
-        "warnings": [],
+        "warnings": _warnings(config, task, facts),
         "error": None,
     }
+
+
+def _metrics(scored: Scored) -> dict[str, Any]:
+    own = {**asdict(scored.score), "n": len(scored.references)}
+    return own | {key: value for key, value in (("more", scored.more), ("sets", scored.sets)) if value}

@@ -11,30 +11,51 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.config import Config
+from src.config import Config, ModelConfig, TaskConfig
+from src.metrics import ASKS_A_JUDGE
 
 # Raise this by one with every change that moves numbers, and mark the change in CHANGELOG.md.
 RESULTS_VERSION = 1
+MODEL_KEYS = ("hub_id", "weights_sha256", "init_seed", "head", "config", "roles")
+TASK_KEYS = ("name", "loader", "architecture", "metric", "max_length", "max_new_tokens", "options")
+# Decisive too, but no part of the identity at their defaults. A task's rows are in the fingerprint of its data.
+OPTIONAL_TASK_KEYS = (
+    "version", "more_metrics", "validation_metric", "metric_options", "samples", "temperature", "stop",
+)  # fmt: skip
 
 
 def identity(config: Config, data_fingerprint: str) -> dict[str, Any]:
     """Collect what determines the run's result, as plain JSON values."""
-    model = asdict(config.model)
+    task, usual = asdict(config.task), asdict(TaskConfig())
     axes: dict[str, Any] = {"rank": config.rank, "alpha": config.alpha, "lr": config.lr}
     axes["target"] = sorted(config.target_roles()) if config.has_axis("target") else []
     own = {key: getattr(config.adapter, key) for key in ("roles", "config") if getattr(config.adapter, key)}
     options = {key: value for key, value in config.adapter.options.items() if value is not None}
-    quantization = {"quantization": config.quantization} if config.quantization != "none" else {}
+    choices = {"quantization": config.quantization, "protocol": config.protocol}
+    chosen = {key: choice for key, choice in choices.items() if choice not in ("none", "strict")}
     return {
         "results_version": RESULTS_VERSION,
         "adapter": {"method": config.adapter.method, "options": options, **own},
-        **quantization,
+        **chosen,
         **{axis: axes[axis] for axis in sorted(axes) if config.has_axis(axis)},
-        "model": {key: model[key] for key in ("hub_id", "weights_sha256", "init_seed", "head", "config", "roles")},
-        "task": {**asdict(config.task), "fingerprint": data_fingerprint},
+        "model": _model(config.model),
+        "task": {
+            **{key: task[key] for key in TASK_KEYS},
+            **{key: task[key] for key in OPTIONAL_TASK_KEYS if task[key] != usual[key]},
+            **({"judge": config.task.judge.model} if config.task.metric in ASKS_A_JUDGE else {}),
+            "fingerprint": data_fingerprint,
+        },
         "trainer": {key: value for key, value in asdict(config.trainer).items() if key != "name"},
         "seed": config.seed,
     }
+
+
+def _model(config: ModelConfig) -> dict[str, Any]:
+    model = asdict(config)
+    found = {key: model[key] for key in MODEL_KEYS}
+    if config.weights_sha256 is None and config.revision:
+        found["revision"] = config.revision
+    return found | ({"dtype": config.dtype} if config.dtype != "float32" else {})
 
 
 def run_folder(config: Config, data_fingerprint: str) -> Path:

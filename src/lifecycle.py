@@ -11,6 +11,7 @@ from src.identity import RESULTS_VERSION, identity, run_folder
 from src.progress import RunLine
 from src.results.store import (
     CONFIG,
+    FIT,
     PREDICTIONS,
     RESULT,
     TRACEBACK,
@@ -25,7 +26,7 @@ from src.tasks.base import load_task
 
 def run(config: Config, plan: Plan) -> str:
     """Do the run unless it is done already or another worker is at it; return its state."""
-    _, fingerprint = load_task(config.task, config.cache_dir)
+    fingerprint = load_task(config).fingerprint
     folder = run_folder(config, fingerprint)
     if is_done(folder):
         return "done"
@@ -40,6 +41,8 @@ def run(config: Config, plan: Plan) -> str:
         record = _attempt(config, folder, plan, line, fingerprint)
         record["run_id"] = folder.name
         write_json(folder / RESULT, record)
+        if record["state"] == "done":
+            (folder / FIT).unlink(missing_ok=True)
     line.end(_outcome(record), plan.seconds_left())
     return str(record["state"])
 

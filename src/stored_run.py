@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.composition import CONF
-from src.config import Config, RoleConfig
+from src.config import Config, RoleConfig, SourceConfig
 from src.errors import UserError
 from src.identity import identity
 from src.results.store import ADAPTER, CLAIM, RESULT, Record, read_record
@@ -47,6 +47,8 @@ def config_of(record: Record) -> Config:
     config: Config = _filled(Config, record["config"])
     roles: dict[str, Any] = config.model.roles
     config.model.roles = {role: _filled(RoleConfig, own) for role, own in roles.items()}
+    sources: dict[str, Any] = config.task.sources
+    config.task.sources = {part: _filled(SourceConfig, own) for part, own in sources.items()}
     return config
 
 
@@ -94,7 +96,7 @@ def _filled(schema: Any, stored: dict[str, Any]) -> Any:
 
 def _decisive(config: Config) -> dict[str, Any]:
     """By their dotted keys, the options that decide a run's result or how its model is built."""
-    values = identity(config, "") | {"model": asdict(config.model)}
+    values = identity(config, "") | {"model": asdict(config.model), "task": asdict(config.task)}
     if config.has_axis("target"):
         values["target"] = {"roles": values["target"]}
     return {key: value for key, value in _leaves(values) if value not in (None, "", [], {})}

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import torch
 
-Stream = Literal["data_order", "adapter_init", "head_init", "dropout", "gradient_probe", "step_draw"]
+Stream = Literal["data_order", "adapter_init", "head_init", "dropout", "gradient_probe", "step_draw", "sampling"]
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 

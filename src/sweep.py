@@ -19,9 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from src.composition import sweep_jobs, user_errors
 from src.config import Config
 from src.identity import run_folder
+from src.judging.client import check_judge
+from src.metrics import ASKS_A_JUDGE
 from src.models import find_weights
 from src.quantization import check_quantization
 from src.results.store import check_writable, is_done, read_record, write_json
+from src.sandbox import isolating_backend
 from src.tasks.base import load_task
 
 PLAN = "plan.json"
@@ -46,14 +49,20 @@ class Plan:
             find_weights(config.model)
         for kind in {config.quantization for config in configs}:
             check_quantization(kind)
+        if any(config.task.allow_code_execution for config in configs):
+            isolating_backend()
+        for judge in (own.task.judge for own in configs if own.task.metric in ASKS_A_JUDGE and own.trainer.score_test):
+            check_judge(judge)
         for config in (own for own in configs if own.adapter.config):
             from src.assemble import method_of  # heavy, and only a bridge to another library needs it
             from src.quiet import quiet_libraries
 
             quiet_libraries()
             method_of(config).check(config)
+        for warning in dict.fromkeys(said for own in configs for said in load_task(own).warnings(own)):
+            print(f"warning: {warning}", flush=True)
         # Two jobs may ask for the same run; the keys of a dict are in order and each there once.
-        folders = dict.fromkeys(run_folder(own, load_task(own.task, own.cache_dir)[1]) for own in configs)
+        folders = dict.fromkeys(run_folder(own, load_task(own).fingerprint) for own in configs)
         for results_dir in {config.results_dir for config in configs}:
             check_writable(Path(results_dir))
         names = [str(folder) for folder in folders]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers share two cores
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from src.config import Config
 
 ROOT = Path(__file__).parents[1]
+REAL_DATA = Path(os.environ.get("TASK_DATA", ROOT.parent / "shared" / "data"))  # original files; see CONTRIBUTING.md
 TINY = ["model=tiny_llama", "task=reverse_words", "tracking=none", "trainer=smoke"]
 
 
@@ -29,6 +31,31 @@ def composed(*overrides: str) -> Config:
 def tiny(tmp_path: Path) -> Callable[..., Config]:
     """Makes configs of seconds-long runs on the tiny model, with results in the test's own folder."""
     return lambda *overrides: composed(*TINY, f"results_dir={tmp_path}", f"cache_dir={tmp_path}", *overrides)
+
+
+def real_data(path: str) -> Path:
+    """A file or folder of the tasks' original data; the test is skipped where it isn't."""
+    if not (REAL_DATA / path).exists():
+        pytest.skip(f"{path} is not under {REAL_DATA}; set TASK_DATA to the folder with the tasks' original files")
+    return REAL_DATA / path
+
+
+def as_on_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]], config: str = "default"
+) -> Path:
+    """Write splits as a data set's repository on the hub has them, and let tasks find it there; returns its folder."""
+    import datasets
+
+    (folder / config).mkdir(parents=True)
+    lines = ["---", "configs:", f"- config_name: {config}", "  data_files:"]
+    for split, rows in splits.items():
+        name = f"{config}/{split}-00000-of-00001.parquet"
+        datasets.Dataset.from_list(rows).to_parquet(str(folder / name))
+        lines += [f"  - split: {split}", f"    path: {name}"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+    monkeypatch.setattr("src.tasks.source.hub_folder", lambda *args, **kwargs: folder)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder.parent / "datasets")  # it knows folders by name
+    return folder
 
 
 def run_program(module: str, *arguments: str, timeout_seconds: float = 240) -> subprocess.CompletedProcess[str]:

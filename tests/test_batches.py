@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from src.config import TaskConfig
-from src.models import character_tokenizer
-from src.training.batches import LengthBuckets, by_length, collate, encode, pad
+from src.models import character_tokenizer, load_base
+from src.training.batches import LengthBuckets, by_length, collate, encode, pad, shortened
+from tests.conftest import composed
 
 EXAMPLES, BATCH = 214, 4  # 53 batches an epoch, which are more than one group of 50, and 2 examples over
 EPOCH = EXAMPLES // BATCH
@@ -123,10 +124,43 @@ def test_a_causal_example_learns_the_answer_and_the_end_but_not_the_prompt() -> 
     assert example["prompt"] == [a, b, equals]
 
 
-def test_a_causal_example_is_cut_at_the_longest_length_allowed() -> None:
+def test_a_long_prompt_loses_its_beginning_and_never_its_answer() -> None:
     example = encode([{"prompt": "ab=", "answer": "ba"}], character_tokenizer(), causal_task(max_length=4))[0]
-    assert example["input_ids"] == [68, 69, 32, 69]
-    assert example["labels"] == [-100, -100, -100, 69]
+    assert example["input_ids"] == [32, 69, 68, 1]
+    assert example["labels"] == [-100, 69, 68, 1]
+    assert example["prompt"] == [68, 69, 32]
+
+
+def test_a_long_answer_loses_its_end_and_keeps_something_to_follow() -> None:
+    example = encode([{"prompt": "ab=", "answer": "bababa"}], character_tokenizer(), causal_task(max_length=4))[0]
+    assert example["input_ids"] == [32, 69, 68, 69]
+    assert example["labels"] == [-100, 69, 68, 69]
+
+
+def test_a_shortened_prompt_still_begins_as_every_text_does() -> None:
+    tokenizer = character_tokenizer()
+    assert shortened([68, 69, 70, 71], 2, tokenizer) == [70, 71]
+    tokenizer.bos_token = "a"
+    assert shortened([68, 69, 70, 71], 3, tokenizer) == [68, 70, 71]
+    assert shortened([68, 69, 70, 71], 1, tokenizer) == [71]
+    assert shortened([68, 69], 2, tokenizer) == [68, 69]
+
+
+def test_a_pair_of_texts_is_told_apart_where_the_model_can() -> None:
+    tokenizer = load_base(composed().model, num_labels=2, attention="eager").tokenizer
+    task = TaskConfig(name="t", loader="", architecture="classifier", metric="accuracy", max_length=16)
+    rows = [{"text": "one two", "text_pair": "three", "label": 1}, {"text": "a", "text_pair": "b", "label": 0}]
+    examples = encode(rows, tokenizer, task)
+    assert tokenizer.decode(examples[0]["input_ids"]) == "[CLS] one two [SEP] three [SEP]"
+    batch = collate(examples, pad_token_id=0)
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]
+    assert batch["attention_mask"].tolist() == [[1] * 6, [1, 1, 1, 1, 1, 0]]
+
+
+def test_labels_that_are_numbers_stay_numbers() -> None:
+    batch = collate([{"input_ids": [5], "labels": 2.5}, {"input_ids": [6], "labels": 0.0}], pad_token_id=1)
+    assert batch["labels"].dtype == torch.float32
+    assert batch["labels"].tolist() == [2.5, 0.0]
 
 
 def test_a_classifier_s_text_is_cut_and_its_label_kept() -> None:

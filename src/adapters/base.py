@@ -180,7 +180,7 @@ class Adapter(nn.Module, Method):
 
     @final
     def parameter(self, *shape: int, trained: bool = True) -> nn.Parameter:
-        """A new parameter of zeros beside the base layer's weight, in its floating-point format."""
+        """A new parameter of zeros beside the base layer's weight, in float32 or its finer format."""
         return parameter_beside(self.base_layer, *shape, trained=trained)
 
     @abstractmethod
@@ -237,8 +237,9 @@ class Adapter(nn.Module, Method):
 
 
 def parameter_beside(layer: nn.Linear, *shape: int, trained: bool = True) -> nn.Parameter:
-    """A new parameter of zeros on the layer's device, in its weight's floating-point format (quantised: float32)."""
-    dtype = layer.weight.dtype if layer.weight.is_floating_point() else torch.float32
+    """A new parameter of zeros on the layer's device, in float32, or its weight's format where that is finer."""
+    floating = layer.weight.dtype if layer.weight.is_floating_point() else torch.float32
+    dtype = torch.promote_types(floating, torch.float32)
     return nn.Parameter(torch.zeros(*shape, dtype=dtype, device=layer.weight.device), requires_grad=trained)
 
 

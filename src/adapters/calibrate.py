@@ -17,17 +17,29 @@ from torch import Tensor, nn
 from src.adapters.base import UpdateDirection
 
 Take = Callable[[Tensor], None]
+Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+
+
+def own_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """The mean loss that the model itself returns for a batch."""
+    return model(**batch).loss
 
 
 def update_directions(
-    model: nn.Module, targets: list[str], batches: Iterable[dict[str, Tensor]], *, keep: int | None = None
+    model: nn.Module,
+    targets: list[str],
+    batches: Iterable[dict[str, Tensor]],
+    *,
+    loss: Loss = own_loss,
+    keep: int | None = None,
 ) -> dict[str, UpdateDirection]:
     """Decompose -sign(G) of every target, G the gradient of the loss summed over all samples.
 
     Args:
-        model: returns an object with the mean `loss` of each batch; left frozen and in its mode.
+        model: left frozen and in its mode.
         targets: names of linear modules, weight (out_features, in_features).
         batches: probe batches of the training split, `input_ids` (batch, seq) among their tensors.
+        loss: the mean loss of a model over a batch.
         keep: how many singular vectors to keep of each target, all by default.
     """
     batches = list(batches)
@@ -40,11 +52,11 @@ def update_directions(
         weight.requires_grad_(True)
     sums = {name: _Sum(model.get_submodule(name)) for name in targets if name not in dense}
     for batch in batches[:-1]:
-        _backward(model, batch)
+        _backward(model, batch, loss)
     hooks = [weight.register_post_accumulate_grad_hook(_take(name, found, keep)) for name, weight in dense.items()]
     for name, own in sums.items():
         own.when_complete = _decompose_into(found, name, keep)
-    _backward(model, batches[-1])
+    _backward(model, batches[-1], loss)
     for hook in [*hooks, *(own.hook for own in sums.values())]:
         hook.remove()
     model.requires_grad_(False).train(mode)
@@ -75,8 +87,8 @@ class _Sum:
             self.total = None
 
 
-def _backward(model: nn.Module, batch: dict[str, Tensor]) -> None:
-    (model(**batch).loss * len(batch["input_ids"])).backward()
+def _backward(model: nn.Module, batch: dict[str, Tensor], loss: Loss) -> None:
+    (loss(model, batch) * len(batch["input_ids"])).backward()
 
 
 def _weight(model: nn.Module, name: str) -> nn.Parameter:

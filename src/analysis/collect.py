@@ -16,7 +16,8 @@ from src.results.store import Record, read_all
 COLUMNS = [
     "run_id", "state", "reason", "settings", "task", "model", "adapter", "rank", "trained_rank", "target", "seed", "lr",
     "alpha", "scaling", "trained", "body_trained", "head_trained", "adapter_frozen", "total", "validation", "test",
-    "metric", "train_seconds", "run_seconds", "saved_for_backward_bytes", "precision", "device", "git_revision",
+    "validation_metric", "validation_unit", "metric", "unit",
+    "train_seconds", "run_seconds", "saved_for_backward_bytes", "precision", "device", "git_revision",
 ]  # fmt: skip
 
 
@@ -43,14 +44,26 @@ def row(record: Record) -> dict[str, Any]:
         "scaling": record["scaling"],
         "body_trained": parameters["adapter_trained"] + parameters["other_trained"],
         **{key: parameters[key] for key in ("trained", "head_trained", "adapter_frozen", "total")},
-        **{split: metric["value"] for split, metric in record["metrics"].items()},
-        "metric": record["metrics"]["validation"]["name"],
+        **_scores(record),
         "train_seconds": record["time"]["train_seconds"],
         "run_seconds": record["time"]["run_seconds"],
         "saved_for_backward_bytes": record["memory"]["saved_for_backward_bytes"],
         "precision": record["memory"]["precision"],
         "device": record["provenance"]["device"]["name"],
         "git_revision": record["provenance"]["git_revision"],
+    }
+
+
+def _scores(record: Record) -> dict[str, Any]:
+    """The values of the splits that were scored, and what they are; older records hold shares alone."""
+    metrics = record["metrics"]
+    validation, test = metrics["validation"], metrics.get("test", metrics["validation"])
+    return {
+        **{split: metric["value"] for split, metric in metrics.items()},
+        "validation_metric": validation["name"],
+        "validation_unit": validation.get("unit", "share"),
+        "metric": test["name"],
+        "unit": test.get("unit", "share"),
     }
 
 

@@ -25,14 +25,14 @@ LABEL_WIDTH = 32  # characters of a line in the legend
 def rank_versus_accuracy(table: pd.DataFrame) -> Figure:
     """Validation score over rank, a line a method with one standard deviation; rank-free methods as dashed lines."""
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
-    known = table.dropna(subset=["validation_mean"])
+    known, scale = table.dropna(subset=["validation_mean"]), _metric(table, "validation")[1]
     for label, style, own in _series(known):
         if own["rank"].isna().all():
             flat = {"color": style["color"], "linestyle": "--", "linewidth": 1.2}
-            axes.axhline(100 * own["validation_mean"].mean(), label=label, **flat)
+            axes.axhline(scale * own["validation_mean"].mean(), label=label, **flat)
             continue
-        x, y = own["rank"].astype(float), 100 * own["validation_mean"]
-        spread = 100 * own["validation_std"].fillna(0.0)
+        x, y = own["rank"].astype(float), scale * own["validation_mean"]
+        spread = scale * own["validation_std"].fillna(0.0)
         axes.plot(x, y, label=label, **style)
         axes.fill_between(x, y - spread, y + spread, color=style["color"], alpha=0.15, linewidth=0)
     ranks = sorted({int(rank) for rank in known["rank"].dropna()})
@@ -48,10 +48,11 @@ def rank_versus_accuracy(table: pd.DataFrame) -> Figure:
 def parameters_versus_accuracy(table: pd.DataFrame) -> Figure:
     """Test score over trained parameters (head included, log axis), with one standard deviation as bars."""
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    scale = _metric(table, "test")[1]
     for index, (label, style, own) in enumerate(_series(table.dropna(subset=["trained", "test_mean"]))):
         own = own.sort_values("trained")
-        x, y = own["trained"].astype(float), 100 * own["test_mean"]
-        axes.errorbar(x, y, yerr=100 * own["test_std"].fillna(0.0), label=label, capsize=2, **style)
+        x, y = own["trained"].astype(float), scale * own["test_mean"]
+        axes.errorbar(x, y, yerr=scale * own["test_std"].fillna(0.0), label=label, capsize=2, **style)
         for rank, at, height in zip(own["rank"], x, y, strict=True):
             if not pd.isna(rank):
                 above: dict[str, Any] = {"xytext": (-5, 5), "ha": "right"}
@@ -97,12 +98,19 @@ def _series(table: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataF
             yield label, style | {"markersize": 5, "linewidth": 1.5}, rows.sort_values("rank")
 
 
+def _metric(table: pd.DataFrame, split: str) -> tuple[str, int]:
+    """The name of a split's metric with its unit, and the factor that takes its values to that unit."""
+    keys = ("validation_metric", "validation_unit") if split == "validation" else ("metric", "unit")
+    name, unit = (table[key].dropna().max() for key in keys)
+    return (f"{name} (%)", 100) if unit == "share" else (f"{name} ({unit})", 1)
+
+
 def _finish(axes: Axes, table: pd.DataFrame, x: str, split: str) -> None:
     counts = sorted(set(table.loc[table["n"] > 0, "n"])) or [0]
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     axes.set_title(f"{table['model'].iloc[0]} on {table['task'].iloc[0]}, seeds per point: {seeds}", fontsize=9)
     axes.set_xlabel(x)
-    axes.set_ylabel(f"{split} {table['metric'].dropna().max()} (%)")
+    axes.set_ylabel(f"{split} {_metric(table, split)[0]}")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure = axes.get_figure(root=True)

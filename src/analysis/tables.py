@@ -1,13 +1,17 @@
 """Tables from runs: a tidy frame in, a frame or its text out. The same runs give the same bytes."""
 
+from typing import Any
+
 import pandas as pd
 
 # What makes two runs repetitions of each other with other seeds.
 CELL = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "alpha"]
 # Columns of text; all others hold numbers.
 WORDS = {
-    "adapter", "target", "differs in", "not finished", "paper", "model", "method", "trust", "verdict", "why"
+    "adapter", "target", "differs in", "not finished", "paper", "task", "model", "validation by", "test by", "method",
+    "trust", "verdict", "why",
 }  # fmt: skip
+UNITS = {"validation": "validation_unit", "test": "unit"}
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
@@ -28,7 +32,7 @@ def comparison(runs: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 **dict(zip([*CELL, "differs"], cell, strict=True)),
-                "metric": done["metric"].max(),
+                **{key: done[key].max() for key in ("validation_metric", "validation_unit", "metric", "unit")},
                 "scaling": done["scaling"].max(),
                 "trained": done["trained"].max(),
                 "body_trained": done["body_trained"].max(),
@@ -68,9 +72,16 @@ def _varying(settings: pd.Series) -> set[str]:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The comparison as texts for people: scores in percent with their spread, counts with separators."""
-    metric = {"validation": "validation %", "test": "test %"}
+    """The comparison as texts for people: scores with their spread, shares in percent, counts with separators.
+
+    The task, the model and the metrics have columns where the table holds several.
+    """
+    several: dict[str, Any] = {key: table[key] for key in ("task", "model") if table[key].nunique() > 1}
+    metrics = {"validation by": table["validation_metric"], "test by": table["metric"]}
+    if len({name for own in metrics.values() for name in own.dropna()}) > 1:
+        several |= {heading: ["-" if pd.isna(name) else name for name in own] for heading, own in metrics.items()}
     columns = {
+        **several,
         "adapter": table["adapter"],
         "rank": [_rank(*ranks) for ranks in zip(table["rank"], table["trained_rank"], strict=True)],
         "target": ["-" if pd.isna(target) else target for target in table["target"]],
@@ -78,7 +89,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         "scaling": table["scaling"].map(_number),
         "trained, no head": table["body_trained"].map(_whole),
         "trained % of all": table["trained_percent"].map(lambda value: "-" if pd.isna(value) else f"{value:.3f}"),
-        **{metric[split]: _scores(table, split) for split in metric},
+        **dict(_scores(table, split) for split in ("validation", "test")),
         "n": table["n"].map(str),
         "seconds a run": table["run_seconds"].map(lambda value: "-" if pd.isna(value) else f"{value:.0f}"),
     }
@@ -114,15 +125,18 @@ def _escaped(cell: object) -> str:
     return "".join(LATEX.get(character, character) for character in str(cell))
 
 
-def _scores(table: pd.DataFrame, split: str) -> pd.Series:
+def _scores(table: pd.DataFrame, split: str) -> tuple[str, list[str]]:
+    """A split's column: its heading, and mean ± standard deviation; in percent where all of them are shares."""
     means, spreads = table[f"{split}_mean"], table[f"{split}_std"]
-    return pd.Series(
-        [
-            "-" if pd.isna(mean) else f"{100 * mean:.1f}" + ("" if pd.isna(std) else f" ± {100 * std:.1f}")
-            for mean, std in zip(means, spreads, strict=True)
-        ],
-        index=table.index,
-    )
+    units = ["share" if pd.isna(unit) else unit for unit in table[UNITS[split]]]
+    all_shares = set(units) <= {"share"}
+    cells = []
+    for mean, std, unit in zip(means, spreads, units, strict=True):
+        scale, digits = (100, 1) if unit == "share" else (1, 3)
+        percent = " %" if unit == "share" and not all_shares else ""
+        spread = "" if pd.isna(std) else f" ± {scale * std:.{digits}f}"
+        cells.append("-" if pd.isna(mean) else f"{scale * mean:.{digits}f}{spread}{percent}")
+    return f"{split} %" if all_shares else split, cells
 
 
 def _rank(rank: float, trained_rank: float) -> str:

@@ -26,13 +26,21 @@ def print_runs(folders: list[Path]) -> None:
     if done:
         console.print(_table(done))
         heads = " or ".join(f"{head:,}" for head in sorted({own["head_trained"] for own in done}))
-        console.print(f"val, test: {done[0]['metric']}; params: trained, without the head's {heads}; s: seconds")
+        console.print(f"{_metrics(done)}; params: trained, without the head's {heads}; s: seconds")
     for folder, own in found.items():
         if own["state"] != "done":
             console.print(f"{own['state']}: {folder.name}: {own.get('reason') or 'no record'}", style="red")
             if (folder / TRACEBACK).exists():
                 console.print(f"  see {folder / TRACEBACK}", soft_wrap=True)
     console.print(f"runs: {os.path.commonpath([folder.parent for folder in folders])}", soft_wrap=True)
+
+
+def _metrics(done: list[dict[str, Any]]) -> str:
+    """What the scores are."""
+    of_validation, of_test = (
+        " or ".join(sorted({own[key] for own in done})) for key in ("validation_metric", "metric")
+    )
+    return f"val, test: {of_test}" if of_validation == of_test else f"val: {of_validation}; test: {of_test}"
 
 
 def _table(done: list[dict[str, Any]]) -> Table:

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def export(run: Path, kind: str, target: Path | None = None) -> Export:
     # PEFT and transformers draw from the global random state what is then overwritten.
     with torch.random.fork_rng(), _appearing(target) as partial:
         source = _source(config, run)
-        rows = load_task(config.task, config.cache_dir)[0].splits["validation"][:ITEMS]
+        rows = load_task(config).data.splits["validation"][:ITEMS]
         expected = _logits(source.placed.model, source, rows)
         written = form.write(source, partial, target)
         deviation = _deviation(_logits(form.load(source, partial, rows), source, rows), expected)
@@ -68,9 +68,9 @@ def export(run: Path, kind: str, target: Path | None = None) -> Export:
 
 
 def _source(config: Config, run: Path) -> Source:
-    data, _ = load_task(config.task, config.cache_dir)
+    data = load_task(config).data
     base = load_base(
-        config.model,
+        replace(config.model, dtype="float32"),
         num_labels=len(data.label_names),
         attention=find_device("fp32").attention,
         quantization=config.quantization,

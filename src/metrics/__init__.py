@@ -1,11 +1,28 @@
-"""Metrics as `evaluate.Metric` modules, loaded from their local folder: no hub is asked."""
+"""Metrics as `evaluate.Metric` modules, loaded from their local folder: no hub is asked.
 
+A metric's module defines one class. Its attribute `higher_is_better` gives the direction, `unit` what the value is:
+"share" for one between 0 and 1, which tables show in percent, else a word such as "rating".
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from src.errors import UserError, nearest_first
 
 FOLDER = Path(__file__).parent
+RUNS_CODE = ("pass_at_k",)
+ASKS_A_JUDGE = ("judge_rating",)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value over all items, with its name, its direction and its unit."""
+
+    name: str
+    value: float
+    higher_is_better: bool = True
+    unit: str = "share"
 
 
 def known_metrics() -> list[str]:
@@ -24,8 +41,8 @@ def check_known(name: str) -> None:
         raise UserError(f"task.metric={name} is not known.\nAllowed: {allowed}.")
 
 
-def score(name: str, predictions: list[Any], references: list[Any]) -> float:
-    """The metric's value over all items, in its own unit.
+def score(name: str, predictions: list[Any], references: list[Any], **options: Any) -> Score:
+    """Score all items with a metric; `options` are its own, such as pass_at_k's `k`.
 
     Raises:
         UserError: there is no metric of that name.
@@ -34,6 +51,11 @@ def score(name: str, predictions: list[Any], references: list[Any]) -> float:
     import evaluate
 
     metric = evaluate.load(str(FOLDER / name), keep_in_memory=True)
-    result = metric.compute(predictions=predictions, references=references)
+    result = metric.compute(predictions=predictions, references=references, **options)
     assert result is not None
-    return float(result[name])
+    return Score(
+        name,
+        float(result[name]),
+        higher_is_better=getattr(metric, "higher_is_better", True),
+        unit=getattr(metric, "unit", "share"),
+    )

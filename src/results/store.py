@@ -1,7 +1,8 @@
 """The store of runs: one folder a run, claimed by one worker at a time, with `result.json` written last.
 
 A folder holds `config.json`, `adapter.safetensors`, `predictions.parquet` and `result.json`; while a run is under
-way, `claim.json` names its worker. Every file appears whole or not at all. `result.json` is the truth about a run:
+way, `claim.json` names its worker, and from the end of training to the end of scoring `fit.json` says what training
+showed. Every file appears whole or not at all. `result.json` is the truth about a run:
 where it says done, the run is never repeated.
 """
 
@@ -21,6 +22,7 @@ from src.identity import RESULTS_VERSION
 
 RESULT, CLAIM, CONFIG = "result.json", "claim.json", "config.json"
 ADAPTER, PREDICTIONS, TRACEBACK = "adapter.safetensors", "predictions.parquet", "traceback.txt"
+FIT = "fit.json"
 BEAT_SECONDS = 60  # how often a worker shows that it lives
 STALE_SECONDS = 600  # a worker on another machine that hasn't shown itself for so long is taken for dead
 Record = dict[str, Any]

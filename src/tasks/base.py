@@ -3,12 +3,15 @@
 import hashlib
 import importlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from src.config import TaskConfig
+from src.config import Config, TaskConfig, task_config
+from src.errors import UserError
+from src.tasks.overlap import Overlap, input_text, normalised, overlap
+from src.tasks.source import Source
 
 SPLITS = ("train", "validation", "test")
 Row = dict[str, Any]
@@ -18,8 +21,10 @@ Row = dict[str, Any]
 class TaskData:
     """The rows of a task.
 
-    A classifier's row is `{"text": str, "label": int}`, with `label` an index into `label_names`; a causal
-    language model's is `{"prompt": str, "answer": str}`.
+    A classifier's row is `{"text": str, "label": int}`, with `label` an index into `label_names`, and perhaps
+    `text_pair`; with a single label name the label is a number to be predicted. A causal language model's row is
+    `{"prompt": str, "answer": str}`, and `reference` where the metric needs another thing than the answer; a
+    conversation has `turns` in place of the prompt. `set` names the set where a split is made of several.
     """
 
     splits: dict[str, list[Row]]
@@ -32,17 +37,73 @@ class TaskData:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load_task(task: TaskConfig, cache_dir: str) -> tuple[TaskData, str]:
-    """Load a task's rows and their fingerprint, once per process.
+@dataclass(frozen=True, eq=False)
+class LoadedTask:
+    """A task's rows, their fingerprint, and how many of the held-out rows were trained on."""
+
+    data: TaskData
+    fingerprint: str
+    overlaps: dict[str, Overlap]
+
+    def warnings(self, config: Config) -> list[str]:
+        """What a reader of the scores should know of the data; validating on the test split is said by its name."""
+        found = [own.warning(config.task.name, split) for split, own in self.overlaps.items()]
+        same = self.data.splits["validation"] is self.data.splits["test"]
+        said = [f"task={config.task.name}: protocol=paper validates on the test split"] if same else []
+        return said + [warning for warning in found if warning]
+
+
+def load_task(config: Config) -> LoadedTask:
+    """Load a run's data once per process.
 
     Raises:
         UserError: the task's data can't be had or its options don't fit; from the task's own loader.
     """
-    return _load(task.loader, json.dumps(task.options, sort_keys=True), cache_dir)
+    return _load(json.dumps(asdict(config.task), sort_keys=True), config.cache_dir, config.protocol)
 
 
 @lru_cache(maxsize=8)
-def _load(loader: str, options: str, cache_dir: str) -> tuple[TaskData, str]:
-    module, function = loader.rsplit(".", 1)
-    data = getattr(importlib.import_module(module), function)(Path(cache_dir), **json.loads(options))
-    return data, data.fingerprint
+def _load(task_json: str, cache_dir: str, protocol: str) -> LoadedTask:
+    task = task_config(json.loads(task_json))
+    module, function = task.loader.rsplit(".", 1)
+    loaded: TaskData = getattr(importlib.import_module(module), function)(Source(task, Path(cache_dir)), **task.options)
+    data = TaskData(_three_splits(loaded.splits, task, protocol), loaded.label_names)
+    for split, rows in data.splits.items():
+        if not rows:
+            raise UserError(f"task={task.name} has no rows for {split}.\nSee task.sources and task.validation_size.")
+    train = data.splits["train"]
+    overlaps = {split: overlap(train, data.splits[split]) for split in ("validation", "test")}
+    return LoadedTask(data, data.fingerprint, overlaps)
+
+
+def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str) -> dict[str, list[Row]]:
+    """Train, validation and test, where a data set may have no validation split of its own.
+
+    Then `protocol` decides: "strict" holds out some training rows, "paper" validates on the test split, as papers do
+    that choose a checkpoint or a rate on the set that they report.
+    """
+    if "validation" in splits:
+        return {split: splits[split] for split in SPLITS}
+    train, test = splits["train"], splits["test"]
+    if protocol == "paper":
+        if any("turns" in row for row in test):
+            raise UserError(
+                f"task={task.name} has no answers in its test split to validate on.\nAllowed: protocol=strict."
+            )
+        return {"train": train, "validation": test, "test": test}
+    if not 0 < task.validation_size < len(train):
+        raise UserError(
+            f"task.validation_size={task.validation_size} can't be held out of {len(train)} training rows.\n"
+            f"Allowed: 1 to {len(train) - 1}."
+        )
+    held_out = set(sorted(range(len(train)), key=lambda index: _place(train[index], index))[: task.validation_size])
+    return {
+        "train": [row for index, row in enumerate(train) if index not in held_out],
+        "validation": [train[index] for index in sorted(held_out)],
+        "test": test,
+    }
+
+
+def _place(row: Row, index: int) -> tuple[bytes, int]:
+    """The row's place in an order that depends on its input text alone, so that equal texts stay together."""
+    return hashlib.sha256(f"validation {normalised(input_text(row))}".encode()).digest(), index

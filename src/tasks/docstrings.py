@@ -23,6 +23,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.tasks.base import SPLITS, TaskData
+from src.tasks.source import Source
 
 # label: (module, distribution); the standard library has neither.
 LIBRARIES = {
@@ -46,14 +47,14 @@ SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist
 MIN_WORDS, MAX_CHARACTERS = 4, 300
 
 
-def load(cache_dir: Path, *, train_per_class: int, validation_per_class: int, test_per_class: int) -> TaskData:
-    """Build the splits, or read them from `cache_dir` where the same packages built them before.
+def load(source: Source, *, train_per_class: int, validation_per_class: int, test_per_class: int) -> TaskData:
+    """Build the splits, or read them from the cache where the same packages built them before.
 
     Raises:
         UserError: a library is missing, or has too few docstrings for the sizes asked for.
     """
     per_class = dict(zip(SPLITS, (train_per_class, validation_per_class, test_per_class), strict=True))
-    texts = _cached_texts(cache_dir)
+    texts = _cached_texts(source.cache_dir)
     splits: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
     for label, (library, own) in enumerate(texts.items()):
         if len(own) < sum(per_class.values()):

@@ -5,14 +5,14 @@ Words are drawn without repetition, so no test word was trained on.
 
 import itertools
 import random
-from pathlib import Path
 
 from src.errors import UserError
 from src.tasks.base import SPLITS, TaskData
+from src.tasks.source import Source
 
 
 def load(
-    cache_dir: Path,
+    source: Source,
     *,
     letters: str,
     min_letters: int,
@@ -22,7 +22,7 @@ def load(
     test_size: int,
     data_seed: int,
 ) -> TaskData:
-    """Draw the words of all three splits from `data_seed`; nothing is cached.
+    """Draw the words of all three splits from `data_seed`.
 
     Raises:
         UserError: fewer words exist than the splits need.

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
-from src.config import TaskConfig
-from src.tasks.base import Row, load_task
+from src.config import Config, TaskConfig, task_config
+from src.tasks.base import LoadedTask, Row, load_task
 
 IGNORED = -100  # label of a token that has no part in the loss
 BUCKET_BATCHES = 50  # batches whose examples are sorted by length together
@@ -22,33 +22,58 @@ Example = dict[str, Any]
 def encode(rows: list[Row], tokenizer: PreTrainedTokenizerBase, task: TaskConfig) -> list[Example]:
     """Tokenise rows: `input_ids` and `labels` of each.
 
-    A classifier's label is its class. A causal language model's labels are the answer and the end-of-text token,
-    with the prompt masked out of the loss.
+    A classifier's label is its class or number; a pair of texts has `token_type_ids` where the model tells them apart.
+    A causal language model's labels are the answer and the end-of-text token, with the prompt masked out of the loss.
+    What is longer than `max_length` loses its end; a prompt its beginning, so that the answer still follows it.
     """
-    if task.architecture == "classifier":
-        ids = tokenizer([row["text"] for row in rows], truncation=True, max_length=task.max_length)["input_ids"]
-        return [{"input_ids": own, "labels": row["label"]} for own, row in zip(ids, rows, strict=True)]
+    encode_all = _encode_texts if task.architecture == "classifier" else _encode_answers
+    return encode_all(rows, tokenizer, task.max_length)
+
+
+def _encode_texts(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
+    texts = [[row["text"] for row in rows]]
+    if "text_pair" in rows[0]:
+        texts.append([row["text_pair"] for row in rows])
+    found = tokenizer(*texts, truncation=True, max_length=max_length)
+    keys = ["input_ids", *(["token_type_ids"] if len(texts) == 2 and "token_type_ids" in found else [])]
+    return [{**{key: found[key][index] for key in keys}, "labels": row["label"]} for index, row in enumerate(rows)]
+
+
+def _encode_answers(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
+    prompts = [row["prompt"] if "prompt" in row else row["turns"][0] for row in rows]
+    answers = [row.get("answer", "") for row in rows]
+    asked = tokenizer(prompts)["input_ids"]
+    whole = tokenizer([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])["input_ids"]
     examples = []
-    for row in rows:
-        prompt = tokenizer(row["prompt"])["input_ids"]
-        answer = [*tokenizer(row["answer"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        labels = [IGNORED] * len(prompt) + answer
+    for prompt, both, answer in zip(asked, whole, answers, strict=True):
+        joined = both[: len(prompt)] == prompt  # else a token spans the border, which no prompt alone ends with
+        own = both[len(prompt) :] if joined else tokenizer(answer, add_special_tokens=False)["input_ids"]
+        learned = [*own, tokenizer.eos_token_id][: max_length - 1]
+        before = shortened(prompt, max_length - len(learned), tokenizer)
+        labels = [IGNORED] * len(before) + learned
         examples.append(
-            {"input_ids": (prompt + answer)[: task.max_length], "labels": labels[: task.max_length], "prompt": prompt}
+            {"input_ids": before + learned, "labels": labels, "prompt": shortened(prompt, max_length, tokenizer)}
         )
     return examples
 
 
-def encoded_splits(task: TaskConfig, cache_dir: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
-    """All splits of a task, tokenised once per process and tokenizer."""
-    return _encoded_splits(json.dumps(asdict(task), sort_keys=True), cache_dir, tokenizer)
+def shortened(prompt: list[int], length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The last `length` tokens of a prompt, the first of them still the token that begins every text."""
+    if len(prompt) <= length:
+        return prompt
+    first = prompt[:1] if length > 1 and prompt[0] == tokenizer.bos_token_id else []
+    return first + prompt[len(prompt) - length + len(first) :]
+
+
+def encoded_splits(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
+    """All splits of a run's task, tokenised once per process and tokenizer."""
+    return _encoded_splits(json.dumps(asdict(config.task), sort_keys=True), load_task(config), tokenizer)
 
 
 @lru_cache(maxsize=4)
-def _encoded_splits(task_json: str, cache_dir: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
-    task = TaskConfig(**json.loads(task_json))
-    data, _ = load_task(task, cache_dir)
-    return {split: encode(rows, tokenizer, task) for split, rows in data.splits.items()}
+def _encoded_splits(task_json: str, loaded: LoadedTask, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
+    task = task_config(json.loads(task_json))
+    return {split: encode(rows, tokenizer, task) for split, rows in loaded.data.splits.items()}
 
 
 def pad(sequences: list[list[int]], value: int, *, left: bool = False) -> Tensor:
@@ -62,16 +87,19 @@ def pad(sequences: list[list[int]], value: int, *, left: bool = False) -> Tensor
 def collate(examples: list[Example], pad_token_id: int) -> dict[str, Tensor]:
     """Stack examples for training and classification, padded on the right.
 
-    Returns `input_ids` and `attention_mask` (batch, seq), and `labels`: (batch,) for a classifier, (batch, seq)
-    for a causal language model.
+    Returns `input_ids` and `attention_mask` (batch, seq), `token_type_ids` like them where the examples have some, and
+    `labels`: (batch,) for a classifier, (batch, seq) for a causal language model.
     """
     ids = [example["input_ids"] for example in examples]
     labels = [example["labels"] for example in examples]
-    return {
+    batch = {
         "input_ids": pad(ids, pad_token_id),
         "attention_mask": pad([[1] * len(own) for own in ids], 0),
         "labels": pad(labels, IGNORED) if isinstance(labels[0], list) else torch.tensor(labels),
     }
+    if "token_type_ids" in examples[0]:
+        batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
+    return batch
 
 
 def by_length(examples: list[Example], batch_size: int) -> list[list[int]]:

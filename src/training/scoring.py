@@ -1,76 +1,182 @@
-"""Predict every item of a split and score the predictions with the task's metric."""
+"""Predict every item of a split and score the predictions with the task's metrics."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch.nn import functional as F
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from src.config import TaskConfig
-from src.metrics import score
+from src.config import LOSS, TaskConfig
+from src.metrics import Score, score
 from src.tasks.base import Row
-from src.training.batches import Example, by_length, collate, pad
+from src.training.batches import Example, by_length, collate, pad, shortened
 from src.training.device import Device
+from src.training.loss import answer_logits
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One split's predictions and references, in the order of its rows, and the metric over all of them."""
+    """One split's predictions and references in the order of its rows, and what the metrics say of them.
+
+    `score` is the primary metric's; where the split is made of several sets, its value is their unweighted mean and
+    `sets` has each set's own. `more` has the values of the task's other metrics.
+    """
 
     predictions: list[Any]
     references: list[Any]
-    value: float
+    score: Score
+    more: dict[str, float] = field(default_factory=dict)
+    sets: dict[str, float] = field(default_factory=dict)
 
 
-@torch.inference_mode()
-def score_split(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: TaskConfig,
-    rows: list[Row],
-    examples: list[Example],
-    *,
-    device: Device,
-    batch_size: int,
-) -> Scored:
-    """Predict in batches of similar length and score; the model's mode is left as it was."""
+@dataclass(frozen=True)
+class Scoring:
+    """How splits are scored: with which tokenizer and metrics, where, and in what batches.
+
+    `metric_options` go to the primary metric as they are; `seed` decides what is drawn where texts are sampled.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    task: TaskConfig
+    device: Device
+    batch_size: int
+    seed: int = 0
+    metric_options: dict[str, Any] = field(default_factory=dict)
+
+    def answer_loss(self, model: PreTrainedModel, examples: list[Example]) -> Scored:
+        """The mean negative log-likelihood of the answers' tokens, in nats; predictions are the items' own means."""
+        sums, counts = [0.0] * len(examples), [0] * len(examples)
+        with _evaluating(model):
+            for batch in by_length(examples, self.batch_size):
+                tensors = collate([examples[index] for index in batch], self.tokenizer.pad_token_id)
+                with self.device.autocast():
+                    logits, labels, rows = answer_logits(model, _moved(tensors, model))
+                losses = F.cross_entropy(logits.float(), labels, reduction="none").tolist()
+                for row, loss in zip(rows.tolist(), losses, strict=True):
+                    sums[batch[row]] += loss
+                    counts[batch[row]] += 1
+        each = [total / count for total, count in zip(sums, counts, strict=True)]
+        return Scored(each, counts, Score(LOSS, sum(sums) / sum(counts), higher_is_better=False, unit="nats"))
+
+    def score(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> Scored:
+        """Predict in batches of similar length and score."""
+        predictions: list[Any] = [None] * len(examples)
+        with _evaluating(model), self.device.autocast(), _drawing(self.seed, self.task.temperature > 0):
+            for batch in by_length(examples, self.batch_size):
+                answers = self._predict(model, [rows[index] for index in batch], [examples[index] for index in batch])
+                for index, answer in zip(batch, answers, strict=True):
+                    predictions[index] = answer
+        references = [_reference(row) for row in rows]
+        more = {name: score(name, predictions, references).value for name in self.task.more_metrics}
+        whole, sets = self._by_set(rows, predictions, references)
+        return Scored(predictions, references, whole, more, sets)
+
+    def _by_set(self, rows: list[Row], predictions: list[Any], references: list[Any]) -> tuple[Score, dict[str, float]]:
+        members: dict[str, list[int]] = {}
+        for index, row in enumerate(rows):
+            members.setdefault(row.get("set", ""), []).append(index)
+        scores = {
+            name: score(
+                self.task.metric,
+                [predictions[index] for index in own],
+                [references[index] for index in own],
+                **self.metric_options,
+            )
+            for name, own in members.items()
+        }
+        first = next(iter(scores.values()))
+        if len(scores) == 1:
+            return first, {}
+        values = {name: own.value for name, own in scores.items()}
+        return Score(first.name, fmean(values.values()), first.higher_is_better, first.unit), values
+
+    def _predict(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> list[Any]:
+        if self.task.architecture == "classifier":
+            return self._classify(model, examples)
+        if "turns" in rows[0]:
+            return self._converse(model, [row["turns"] for row in rows])
+        return self._generate(model, [example["prompt"] for example in examples])
+
+    def _classify(self, model: PreTrainedModel, examples: list[Example]) -> list[Any]:
+        batch = collate(examples, self.tokenizer.pad_token_id)
+        batch.pop("labels")
+        logits = model(**_moved(batch, model)).logits  # (batch, labels)
+        return logits[:, 0].float().tolist() if logits.shape[1] == 1 else logits.argmax(-1).tolist()
+
+    def _converse(self, model: PreTrainedModel, conversations: list[list[str]]) -> list[list[str]]:
+        """Answer the turns of conversations one after the other, each with all that was said before it."""
+        said = [""] * len(conversations)
+        answers: list[list[str]] = [[] for _ in conversations]
+        for turn in range(max(map(len, conversations))):
+            going = [index for index, turns in enumerate(conversations) if turn < len(turns)]
+            for index in going:
+                said[index] += conversations[index][turn]
+            prompts = [self.tokenizer(said[index])["input_ids"] for index in going]
+            written = self._generate(model, [shortened(own, self.task.max_length, self.tokenizer) for own in prompts])
+            for index, answer in zip(going, written, strict=True):
+                answers[index].append(answer.strip())
+                said[index] += f"{answer}\n\n"
+        return answers
+
+    def _generate(self, model: PreTrainedModel, prompts: list[list[int]]) -> list[Any]:
+        """Continue prompts, padded on the left, so that every answer follows its prompt directly.
+
+        Returns one text a prompt, or a list of `samples` texts where these are drawn.
+        """
+        ids = pad(prompts, self.tokenizer.pad_token_id, left=True).to(model.device)
+        mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=True).to(model.device)
+        generate: Any = model.generate
+        written = generate(input_ids=ids, attention_mask=mask, generation_config=self._decoding())
+        texts = self.tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
+        texts = [_stopped(text, self.task.stop) for text in texts]
+        if self.task.temperature == 0:
+            return texts
+        return [texts[start : start + self.task.samples] for start in range(0, len(texts), self.task.samples)]
+
+    def _decoding(self) -> GenerationConfig:
+        drawn = {"do_sample": True, "temperature": self.task.temperature, "top_k": 0, "top_p": 1.0}
+        return GenerationConfig(
+            max_new_tokens=self.task.max_new_tokens,
+            num_return_sequences=self.task.samples,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            **(drawn if self.task.temperature > 0 else {"do_sample": False}),
+        )
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Put the model in evaluation mode without gradients; its mode is afterwards as it was."""
     was_training = model.training
     model.eval()
-    predictions: list[Any] = [None] * len(examples)
-    predict = _classify if task.architecture == "classifier" else _generate
-    for batch in by_length(examples, batch_size):
-        with device.autocast():
-            answers = predict(model, tokenizer, task, [examples[index] for index in batch])
-        for index, answer in zip(batch, answers, strict=True):
-            predictions[index] = answer
-    model.train(was_training)
-    references = [row["label"] if task.architecture == "classifier" else row["answer"] for row in rows]
-    return Scored(predictions, references, score(task.metric, predictions, references))
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
 
 
-def _classify(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskConfig, examples: list[Example]
-) -> list[int]:
-    batch = collate(examples, tokenizer.pad_token_id)
-    batch.pop("labels")
-    logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits  # (batch, labels)
-    return logits.argmax(-1).tolist()
+@contextmanager
+def _drawing(seed: int, wanted: bool) -> Iterator[None]:
+    """Let transformers' sampling, which knows only the global random state, draw from `seed`, and put that back."""
+    with torch.random.fork_rng(enabled=wanted):
+        if wanted:
+            torch.manual_seed(seed)
+        yield
 
 
-def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskConfig, examples: list[Example]
-) -> list[str]:
-    """Answer prompts greedily; padded on the left, so that every answer follows its prompt directly."""
-    prompts = [example["prompt"] for example in examples]
-    ids = pad(prompts, tokenizer.pad_token_id, left=True).to(model.device)
-    mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=True).to(model.device)
-    generate: Any = model.generate
-    written = generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=task.max_new_tokens,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
+def _moved(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {key: tensor.to(model.device) for key, tensor in batch.items()}
+
+
+def _reference(row: Row) -> Any:
+    return row["label"] if "label" in row else row.get("reference", row.get("answer"))
+
+
+def _stopped(text: str, stops: list[str]) -> str:
+    """The text up to the first of the strings that end an answer."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]

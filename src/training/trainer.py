@@ -18,6 +18,7 @@ from src.config import TrainerConfig
 from src.streams import stream_generator, stream_seed
 from src.training.batches import Example, LengthBuckets, collate
 from src.training.device import Device
+from src.training.loss import mean_loss
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 LOGS_PER_RUN = 20
@@ -151,6 +152,12 @@ class _AdapterTrainer(Trainer):
         given = [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
         self.optimizer = torch.optim.AdamW(given, weight_decay=self.recipe.settings.weight_decay, fused=True)
         return self.optimizer
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own for a classifier; for a language model with logits where labels are and nowhere else."""
+        if inputs["labels"].dim() == 1:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        return mean_loss(model, inputs)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """One step; the first one counts what autograd keeps for backward."""

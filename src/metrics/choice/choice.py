@@ -1,0 +1,57 @@
+"""Share of texts whose first named choice is the right one, for the commonsense tasks. Higher is better.
+
+Follows LLM-Adapters (AGI-Edgerunners/LLM-Adapters, commonsense_evaluate.py, `extract_answer`): the first occurrence of
+one of the task's choices in the text is its answer, whatever comes before or after, in lower case only ("True" is not
+"true"); a text that names none is wrong. That evaluator takes the choices from the data set's name, this one from the
+reference: `answer3` is one of answer1 to answer5. Its answers are the same for every data set it knows.
+"""
+
+import re
+from typing import Any
+
+import evaluate
+
+from src.metrics.inputs import TEXTS
+
+KINDS = [
+    re.compile(pattern)
+    for pattern in (
+        "true|false",  # BoolQ
+        "solution[12]",  # PIQA
+        "answer[1-5]",  # SIQA, ARC-Easy, ARC-Challenge, OpenBookQA
+        "ending[1-4]",  # HellaSwag
+        "option[12]",  # WinoGrande
+    )
+]
+
+
+def kind_of(reference: str) -> re.Pattern[str]:
+    """The choices that the reference is one of.
+
+    Raises:
+        ValueError: it is of no kind.
+    """
+    for kind in KINDS:
+        if kind.fullmatch(reference):
+            return kind
+    allowed = ", ".join(kind.pattern for kind in KINDS)
+    raise ValueError(f"The reference {reference!r} is no choice; choices are {allowed}.")
+
+
+class Choice(evaluate.Metric):
+    """Share of texts that name the right choice first, 0 to 1."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=__doc__ or "",
+            citation="https://arxiv.org/abs/2304.01933",
+            inputs_description="predictions: texts; references: choices such as true, solution1 or answer3",
+            features=TEXTS,
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        hits = 0
+        for given, right in zip(predictions, references, strict=True):
+            named = kind_of(right).search(given)
+            hits += named is not None and named.group() == right
+        return {"choice": hits / len(references)}

@@ -1,0 +1,33 @@
+"""Spearman's correlation of predicted and true ranks, -1 to 1, as GLUE reports STS-B. Higher is better.
+
+Follows GLUE's evaluator as Hugging Face carries it (huggingface/evaluate, metrics/glue/glue.py,
+`pearson_and_spearman`): scipy's `spearmanr`. What differs: where the correlation is undefined, because either side is
+constant or not finite, scipy gives NaN and this gives 0.0, so that a collapsed model has a place in a table.
+Tables show it times 100, as papers do.
+"""
+
+from typing import Any
+
+import evaluate
+import numpy as np
+from scipy.stats import spearmanr
+
+from src.metrics.inputs import NUMBERS
+
+
+class Spearman(evaluate.Metric):
+    """Linear correlation of two lists' ranks; ties share their mean rank."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=__doc__ or "",
+            citation="",
+            inputs_description="predictions, references: numbers",
+            features=NUMBERS,
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        sides = np.array([list(predictions), list(references)])
+        if not np.isfinite(sides).all() or not np.ptp(sides, axis=1).all():
+            return {"spearman": 0.0}
+        return {"spearman": float(spearmanr(*sides).statistic)}

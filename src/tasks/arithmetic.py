@@ -1,0 +1,89 @@
+r"""Questions of mathematics with worked solutions: GSM8K, MATH, and MetaMathQA, which is trained on and scored on both.
+
+GSM8K (openai/grade-school-math) marks its sums for a calculator and its final number, with commas, by `####`:
+
+    {"question": "Natalia sold clips to 48 of her friends in April, ...", "answer": "Natalia sold 48/2 = <<48/2=24>>24
+     clips in May.\nNatalia sold 48+24 = <<48+24=72>>72 clips altogether in April and May.\n#### 72"}
+
+The marks stay in the answers that are trained on, as in grade-school-math's dataset.py and in yxli2123/LoftQ's
+train_gsm8k.py; the papers on MetaMathQA only test on GSM8K, where they have no part. MATH (hendrycks/math) boxes its
+final answer, mostly as `\boxed{5}`, sometimes as `\boxed 5`:
+
+    {"problem": "For how many digits $C$ is ...", "solution": "... for $\\boxed{3}$ digits $C$.", ...}
+
+MetaMathQA (meta-math/MetaMathQA) rewrites questions of both training sets; its answers end in "The answer is: 72",
+behind a `#### 72` where the question was GSM8K's. Several of its rows rewrite one question, so that rows held out for
+validation have close relatives in training.
+
+The prompt is the evaluators' of meta-math/MetaMath (eval_gsm8k.py, eval_math.py) and CERT-Lab/lora-sb
+(instruction_tuning_eval). What differs: both train without its last sentence, "Let's think step by step."; here a model
+is trained on the prompt that it is asked with. lora-sb's lengths and stop words stand in the yamls.
+"""
+
+from src.errors import UserError
+from src.tasks.base import Row, TaskData
+from src.tasks.source import Record, Source
+
+METAMATH_MARK = "The answer is: "
+GSM8K_MARK = "####"
+
+
+def load(source: Source) -> TaskData:
+    """Read all parts; the rows of a test part "test_<set>" carry its `set`."""
+    splits = {
+        split: [row for part in source.parts(split) for row in _rows(source, part)] for split in ("train", "test")
+    }
+    return TaskData(splits, label_names=[])
+
+
+def _rows(source: Source, part: str) -> list[Row]:
+    split, _, name = part.partition("_")
+    named = {"set": name} if split == "test" and name else {}
+    return [_row(record, source, needs_answer=split == "test") | named for record in source.records(part)]
+
+
+def _row(record: Record, source: Source, *, needs_answer: bool) -> Row:
+    """One question; a training row whose solution has no final answer is scored, if ever, by the whole solution.
+
+    Raises:
+        UserError: it needs a final answer and has none.
+    """
+    solution = record.first(source.task.columns["solution"])
+    prompt = source.task.prompt.format_map(
+        Record({"question": record.first(source.task.columns["question"])}, record.place)
+    )
+    row = {"prompt": prompt, "answer": f" {solution}"}
+    answer = final_answer(solution)
+    if answer is None and needs_answer:
+        raise UserError(
+            f"{record.place} has no final answer: '{solution[-60:]}'.\n"
+            f"Allowed: '{METAMATH_MARK}...', '{GSM8K_MARK} ...' or '\\boxed{{...}}' in its solution.\n"
+            f"If that is not the solution, set task.columns.solution to its column."
+        )
+    return row if answer is None else row | {"reference": answer}
+
+
+def final_answer(solution: str) -> str | None:
+    """What a solution ends in: a number without commas for GSM8K, LaTeX for MATH; None without a mark of theirs."""
+    _, mark, answer = solution.rpartition(METAMATH_MARK)
+    if mark:
+        return answer.strip()
+    _, mark, number = solution.rpartition(GSM8K_MARK)
+    return number.strip().replace(",", "") if mark else last_boxed(solution)
+
+
+def last_boxed(solution: str) -> str | None:
+    r"""What the last `\boxed`, or else `\fbox`, holds: up to its closing brace, or one character.
+
+    This is `last_boxed_only_string` of hendrycks/math (modeling/dataset/util.py), and `\boxed 5` besides.
+    """
+    box = next((box for box in (r"\boxed", r"\fbox") if box in solution), None)
+    inside = solution.rpartition(box)[2].lstrip() if box else ""
+    if not inside.startswith("{"):
+        return inside[:1] or None
+    depth = 0
+    for position, character in enumerate(inside):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0:
+            return inside[1:position]
+    return None
