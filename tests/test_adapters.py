@@ -171,13 +171,20 @@ def loss_of(output: Tensor) -> Tensor:
     return (output - drawn(TOKENS, output.shape[-1], seed=4, dtype=output.dtype)).square().mean()
 
 
+def computing_in(dtype: torch.dtype) -> torch.autocast:
+    """How a base model in `dtype` is run: with autocast where it is coarser than what is trained."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
 def train(model: nn.Module, steps: int = 3) -> None:
     """A few steps of an adapter, or of a model with adapters in it."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    dtype = next(model.parameters()).dtype
+    dtype = min((own.dtype for own in model.parameters()), key=lambda dtype: dtype.itemsize)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss_of(model(inputs(dtype))).backward()
+        with computing_in(dtype):
+            loss = loss_of(model(inputs(dtype)))
+        loss.backward()
         for module in model.modules():
             if isinstance(module, Adapter):
                 module.correct_gradients()
@@ -292,6 +299,13 @@ def test_training_changes_the_trained_set_and_nothing_else_bit_for_bit(name: str
     assert {key for key in before if not torch.equal(before[key], after[key])} == ROWS[name].trained
 
 
+@linear_method
+def test_what_is_trained_has_float32_beside_a_bfloat16_weight(name: str) -> None:
+    adapter = adapter_of(name, dtype=torch.bfloat16)
+    assert adapter.base_layer.weight.dtype == torch.bfloat16
+    assert {own.dtype for own in adapter.parameters() if own.requires_grad} == {torch.float32}
+
+
 @merging_method
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5), (torch.bfloat16, 0.02)], ids=str
@@ -300,9 +314,10 @@ def test_merged_layer_computes_the_same_after_training(name: str, dtype: torch.d
     adapter = adapter_of(name, dtype=dtype)
     train(adapter)
     merged = adapter.merge()
-    output, expected = merged(inputs(dtype)).double(), adapter(inputs(dtype)).double()
+    with computing_in(dtype):
+        output, expected = merged(inputs(dtype)).double(), adapter(inputs(dtype)).double()
     assert type(merged) is nn.Linear
-    assert merged.weight.dtype == dtype
+    assert merged.weight.dtype == torch.promote_types(dtype, torch.float32)
     assert not torch.equal(merged.weight, adapter.base_layer.weight)
     assert ((output - expected).abs().max() / expected.abs().max()).item() < tolerance
 
@@ -379,7 +394,8 @@ def test_a_state_loaded_twice_is_the_state(name: str, dtype: torch.dtype) -> Non
     train(trained.model)
     for _ in range(2):
         copy.load(trained.state())
-        assert torch.equal(copy.model(inputs(dtype)), trained.model(inputs(dtype)))
+        with computing_in(dtype):
+            assert torch.equal(copy.model(inputs(dtype)), trained.model(inputs(dtype)))
 
 
 @linear_method

@@ -4,14 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from src import assemble
 from src.config import Config
-from src.execute import execute
+from src.errors import UserError
+from src.execute import _first_of_each_set, execute
 from src.models import load_base
-from src.results.store import ADAPTER, PREDICTIONS, Record
+from src.results.store import ADAPTER, FIT, PREDICTIONS, Record
 from src.streams import stream_generator
 from src.tasks.base import load_task
 from src.training import trainer as training
@@ -19,6 +22,8 @@ from src.training.batches import encoded_splits
 from src.training.device import find_device
 from src.training.scoring import Scoring
 from src.training.trainer import Diverged
+from tests.conftest import composed
+from tests.test_glue import files_of, made_up, write_original
 
 Make = Callable[..., Config]
 
@@ -157,3 +162,88 @@ def test_lora_plus_trains_b_at_its_own_rate(tiny: Make, tmp_path: Path, monkeypa
     monkeypatch.setattr(training._AdapterTrainer, "create_optimizer", spy)
     run(tiny("adapter=lora", "rank=2", "lr=0.01", "adapter.options.lr_ratio=16"), tmp_path)
     assert rates == {"lora_A": 0.01, "lora_B": 0.16}
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora", "lora_sb", "vera"])
+def test_a_base_in_bfloat16_is_adapted_in_float32(adapter: str, tiny: Make, tmp_path: Path) -> None:
+    config = tiny(f"adapter={adapter}", "rank=3", "model.dtype=bfloat16", "trainer.precision=bf16")
+    record = run(config, tmp_path)
+    assert record["identity"]["model"]["dtype"] == "bfloat16"
+    assert {tensor.dtype for tensor in load_file(tmp_path / ADAPTER).values()} == {torch.float32}
+    base = load_base(config.model, num_labels=0, attention="eager")
+    assert {parameter.dtype for parameter in base.module.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["adapter=full"], r"adapter=full trains weights of the base model, for which model\.dtype=bfloat16"),
+        (["model=minilm", "task=docstrings"], r"model=minilm has a head to train, for which model\.dtype=bfloat16"),
+        (["model.dtype=float16"], r"model\.dtype=float16 is not known.\nAllowed: (.|\n)*float32"),
+    ],
+)
+def test_what_bfloat16_is_too_coarse_for_is_refused(overrides: list[str], message: str, tiny: Make) -> None:
+    with pytest.raises(UserError, match=message):
+        tiny("model.dtype=bfloat16", *overrides)
+
+
+def test_a_base_in_bfloat16_is_refused_where_the_rest_computes_in_float32(tiny: Make, tmp_path: Path) -> None:
+    config = tiny("adapter=lora", "rank=2", "model.dtype=bfloat16", "trainer.precision=fp32")
+    with pytest.raises(UserError, match=r"computes in fp32\.\nSet trainer\.precision=bf16, or model\.dtype=float32"):
+        run(config, tmp_path)
+
+
+def test_a_text_longer_than_the_model_reads_is_refused(tiny: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"needs 68 tokens (.|\n)*model=tiny_llama reads 64(.|\n)*Lower one"):
+        run(tiny("adapter=lora", "rank=2", "task.max_length=60"), tmp_path)
+
+
+def test_a_run_that_failed_at_scoring_goes_on_from_its_adapter(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny("adapter=lora", "rank=2", "seed=1")
+    whole = run(config, tmp_path / "whole")
+
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("no memory left")
+
+    with monkeypatch.context() as failing:
+        failing.setattr("src.execute.restored", refuse)
+        with pytest.raises(RuntimeError, match="no memory left"):
+            run(config, tmp_path / "cut")
+    assert (tmp_path / "cut" / FIT).exists()
+    monkeypatch.setattr("src.execute.train", refuse)  # a second training would fail
+    again = run(config, tmp_path / "cut")
+    parts = ("metrics", "history", "parameters", "scaling", "memory", "identity")
+    assert {part: again[part] for part in parts} == {part: whole[part] for part in parts}
+
+
+@pytest.mark.parametrize("task", ["stsb", "mnli", "mrpc"])
+def test_glue_s_shapes_of_data_run_to_their_records(task: str, tmp_path: Path) -> None:
+    parts = {file: made_up(task, file, 40 if file == "train" else 12) for file in files_of(task)}
+    root = write_original(tmp_path / "root", task, parts)
+    config = composed(
+        f"task={task}", f"task.data_dir={root}", "task.validation_size=9", "trainer=smoke", "adapter=lora"
+    )
+    record = run(config, tmp_path)
+    test, predictions = record["metrics"]["test"], pd.read_parquet(tmp_path / PREDICTIONS)
+    of_test = predictions[predictions["split"] == "test"]
+    if task == "stsb":
+        assert (test["name"], set(test["more"])) == ("pearson", {"spearman"})
+        assert of_test["prediction"].nunique() > 3
+        assert sorted(set(of_test["reference"])) == [0.0, 3.867, 5.0]
+    if task == "mnli":
+        assert set(test["sets"]) == {"matched", "mismatched"}
+        assert test["value"] == pytest.approx(sum(test["sets"].values()) / 2)
+        assert test["n"] == len(of_test) == 24
+    if task == "mrpc":
+        assert (test["name"], set(test["more"])) == ("accuracy", {"f1"})
+    assert record["data"]["rows"] == {"train": 31, "validation": 9, "test": 24 if task == "mnli" else 12}
+    assert set(record["data"]["overlap"]) == {"validation", "test"}
+
+
+def test_a_limit_takes_the_first_of_every_set() -> None:
+    rows = [{"set": name} for name in "aabbbab"]
+    assert _first_of_each_set(rows, 2) == [0, 1, 2, 3]
+    assert _first_of_each_set(rows, None) == list(range(7))
+    assert _first_of_each_set([{}] * 5, 3) == [0, 1, 2]

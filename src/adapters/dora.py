@@ -65,8 +65,10 @@ class DoRA(Adapter):
     @torch.no_grad()
     def row_norms(self) -> Tensor:
         """||W0 + scaling B A||, (out_features,), in float32 or wider."""
+        weight = self.base_layer.weight
         with torch.autocast(self.lora_A.device.type, enabled=False):
-            projected = self.base_layer(self.lora_A)  # (rank, out_features)
+            given = self.lora_A.to(weight.dtype) if weight.is_floating_point() else self.lora_A
+            projected = self.base_layer(given)  # (rank, out_features)
             if self.base_layer.bias is not None:
                 projected = projected - self.base_layer.bias
             A, B = self.lora_A.to(self.base_squares.dtype), self.lora_B.to(self.base_squares.dtype)

@@ -6,6 +6,7 @@ Both give plain dicts that know their place, so that whatever is wrong with one 
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -88,7 +89,8 @@ class Source:
             raise UserError(f"task.data_dir={folder} is not a folder.\nGive the one that holds {source.file}.")
         path = self._path(source)
         if not source.file or not path.is_file():
-            wanted = f"{path} doesn't exist" if source.file else f"task={self.task.name} names no file for '{part}'"
+            wanted = f"{path} is a folder, not a file" if path.is_dir() else f"{path} doesn't exist"
+            wanted = wanted if source.file else f"task={self.task.name} names no file for '{part}'"
             raise UserError(
                 f"{wanted}.\ntask.data_dir={folder} has: {_listing(folder, source.file or '')}.\n"
                 f"Give the folder that holds {source.file or 'the file'}, or set task.sources.{part}.file=..."
@@ -101,6 +103,8 @@ class Source:
             remedy = f"Set task.sources.{part}.file=<file>, and task.data_dir=<folder> with it in"
         if source.hub_id is None:
             raise UserError(f"task={self.task.name} isn't on the hub: '{part}' must come from files.\n{remedy}.")
+        if source.split is None:
+            raise UserError(f"task.sources.{part}.split is null: which split of {source.hub_id}?\n{remedy}.")
         remedy += ", or run once with a network, which fills the cache."
         folder = hub_folder(source.hub_id, source.revision, kind="dataset", patterns=None, remedy=remedy)
         import datasets
@@ -129,16 +133,19 @@ def read(path: Path, *, header: list[str] | None = None) -> Iterator[Record]:
     if kind not in READERS:
         raise UserError(f"{path}: files ending in .{kind} can't be read.\nAllowed: {', '.join(sorted(READERS))}.")
     opener: Any = gzip.open if path.suffix == ".gz" else open
+    last = str(path)
     try:
-        with opener(path, "rt", encoding="utf-8-sig") as file:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:  # line ends inside csv fields are kept
             for place, values in READERS[kind](file, header):
+                last = f"{path}{place}"
                 if not isinstance(values, dict):
-                    raise UserError(f"{path}{place} is a {type(values).__name__}, not an object with columns.")
-                yield Record(values, f"{path}{place}")
+                    raise UserError(f"{last} is a {type(values).__name__}, not an object with columns.")
+                yield Record(values, last)
     except _NotJson as error:
         raise UserError(f"{path}{error.place} is not complete JSON: {error}.\nIs the file cut off?") from error
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, csv.Error) as error:
-        raise UserError(f"{path} can't be read: {error}.\nIs the file cut off?") from error
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error, csv.Error) as error:
+        read_so_far = "" if last == str(path) else f" after {last}"
+        raise UserError(f"{path} can't be read{read_so_far}: {error}.\nIs the file cut off?") from error
 
 
 class _NotJson(Exception):
@@ -169,7 +176,7 @@ def _json(file: TextIO, header: list[str] | None) -> Placed:
 
 
 def _csv(file: TextIO, header: list[str] | None) -> Placed:
-    reader = csv.DictReader(file)
+    reader = csv.DictReader(file, strict=True)  # else a file that ends inside quotes would pass
     for values in reader:
         yield f":{reader.line_num}", {key: value for key, value in values.items() if value is not None}
 
