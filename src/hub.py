@@ -1,6 +1,7 @@
 """What the hub has, at a pinned revision: from its cache, else over the network, else a quick and clear refusal."""
 
 import socket
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,10 +39,8 @@ def hub_folder(hub_id: str, revision: str | None, *, kind: str, patterns: list[s
         )
 
     cached = None
-    try:
+    with suppress(Exception):  # not in the cache, in whatever way the hub's client says so
         cached = snapshot(local_files_only=True)
-    except Exception:  # not in the cache, in whatever way the hub's client says so
-        pass
     if cached and _is_known_complete(cached):
         return cached
     cause = None

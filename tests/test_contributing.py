@@ -14,6 +14,7 @@ from src.lifecycle import run
 from src.results.store import read_record
 from src.sweep import Plan
 from src.tasks.base import SPLITS, TaskData
+from src.tasks.source import Source
 from tests.conftest import ROOT
 
 
@@ -37,7 +38,7 @@ class InputScale(Adapter):
         return in_features
 
 
-def load(cache_dir: Path, *, size: int) -> TaskData:
+def load(source: Source, *, size: int) -> TaskData:
     """Repeat a letter: a task that this project doesn't have."""
     rows = [{"prompt": f"{letter}:", "answer": letter} for letter in "abcdefgh"[:size]]
     return TaskData(splits=dict.fromkeys(SPLITS, rows), label_names=[])
