@@ -280,6 +280,7 @@ class Config(AdaptedModel):
         _check_choices(self)
         _check_numbers(self)
         _check_precision(self)
+        _check_sampling(self.task)
         if self.trainer.score_test:
             _check_permissions(self)
         if self.model.path and not self.model.weights_sha256:
@@ -328,6 +329,19 @@ def _check_precision(config: Config) -> None:
     trained = f"model={config.model.name} has a head to train" if config.model.head else trained
     if trained and config.model.dtype != "float32":
         raise UserError(f"{trained}, for which model.dtype={config.model.dtype} is too coarse.\nAllowed: float32.")
+
+
+def _check_sampling(task: TaskConfig) -> None:
+    """Refuse several texts a prompt where they would be equal, or where the metric takes one."""
+    if task.samples > 1 and not (task.temperature > 0 and task.metric in RUNS_CODE):
+        raise UserError(
+            f"task.samples={task.samples} texts a prompt are for {', '.join(RUNS_CODE)}, drawn at a temperature; "
+            f"this is {task.metric} at task.temperature={task.temperature:g}.\n"
+            "Set task.samples=1, or task.temperature above 0."
+        )
+    k = task.metric_options.get("k", 1)
+    if not 1 <= k <= task.samples:
+        raise UserError(f"task.metric_options.k={k} can't be had of task.samples={task.samples}.\nAllowed: 1 to that.")
 
 
 def _check_permissions(config: Config) -> None:

@@ -134,14 +134,15 @@ def _load_base(config_json: str, num_labels: int, attention: str, quantization: 
 
 def _pretrained_model(config: ModelConfig, folder: Path, num_labels: int, attention: str) -> BaseModel:
     import torch
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, GenerationConfig
 
     extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
     dtype = getattr(torch, config.dtype)
     model = _auto_class(config).from_pretrained(
         folder, dtype=dtype, attn_implementation=attention, local_files_only=True, **config.config, **extra
     )
-    model.generation_config = None  # what its authors recommend, such as a temperature, would change the scores
+    if model.can_generate():  # what its authors recommend, such as a temperature, would change the scores
+        model.generation_config = GenerationConfig.from_model_config(model.config)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.pad_token is None:  # padding is masked wherever it is used
         tokenizer.pad_token = tokenizer.eos_token

@@ -59,8 +59,6 @@ class Plan:
 
             quiet_libraries()
             method_of(config).check(config)
-        for warning in dict.fromkeys(said for own in configs for said in load_task(own).warnings(own)):
-            print(f"warning: {warning}", flush=True)
         # Two jobs may ask for the same run; the keys of a dict are in order and each there once.
         folders = dict.fromkeys(run_folder(own, load_task(own).fingerprint) for own in configs)
         for results_dir in {config.results_dir for config in configs}:
@@ -100,13 +98,17 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run before Hydra makes its folder; a mistake ends the program with status 2."""
         with user_errors():
-            Plan.of([Config.from_hydra(config)])
+            configs = [Config.from_hydra(config)]
+            Plan.of(configs)
+            _print_warnings(configs)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every run of the sweep and write the plan; a mistake ends the program with status 2."""
         with user_errors():
-            plan = Plan.of([Config.from_hydra(job) for job in _jobs(config)])
+            configs = [Config.from_hydra(job) for job in _jobs(config)]
+            plan = Plan.of(configs)
             plan.write(Path(config.hydra.sweep.dir))
+            _print_warnings(configs)
         done = len(plan.folders) - len(plan.to_run)
         print(f"sweep of {len(plan.folders)} runs: {done} done already, {len(plan.to_run)} to run", flush=True)
 
@@ -119,6 +121,12 @@ class SweepCallback(Callback):
         print_runs(folders)
         if not all(is_done(folder) for folder in folders):
             sys.exit(1)
+
+
+def _print_warnings(configs: list[Config]) -> None:
+    """Say once what a reader of the scores should know of the data."""
+    for warning in dict.fromkeys(said for own in configs for said in load_task(own).warnings(own)):
+        print(f"warning: {warning}", flush=True)
 
 
 def _jobs(config: DictConfig) -> list[DictConfig]:

@@ -115,3 +115,23 @@ def test_every_experiment_names_its_command_and_composes() -> None:
         assert f"python -m src.run -m experiment={path.stem}" in path.read_text().splitlines()[1]
         assert (ROOT / "experiments" / path.stem / "README.md").exists()
         assert composed(f"experiment={path.stem}").results_dir == f"results/{path.stem}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task.samples=3"], r"task\.samples=3 texts a prompt are for pass_at_k(.|\n)*task\.temperature=0\.\n"),
+        (["task=samsum", "task.samples=3", "task.temperature=0.8"], r"this is rouge_1 at task\.temperature=0\.8"),
+        (["task.metric_options.k=2"], r"k=2 can't be had of task\.samples=1"),
+        (["task.metric_options.k=0"], r"k=0 can't be had"),
+    ],
+)
+def test_samples_that_no_metric_could_use_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        composed("model=tiny_llama", "task=humaneval", "task.allow_code_execution=true", *overrides)
+
+
+def test_ten_of_twenty_texts_a_problem_are_allowed() -> None:
+    drawn = ["task.samples=20", "task.temperature=0.8", "task.metric_options.k=10"]
+    config = composed("model=tiny_llama", "task=humaneval", "task.allow_code_execution=true", *drawn)
+    assert config.task.samples == 20

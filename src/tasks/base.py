@@ -59,7 +59,7 @@ def load_task(config: Config) -> LoadedTask:
     Raises:
         UserError: the task's data can't be had or its options don't fit; from the task's own loader.
     """
-    return _load(json.dumps(asdict(config.task), sort_keys=True), config.cache_dir, config.protocol)
+    return _load(json.dumps(asdict(config.task)), config.cache_dir, config.protocol)
 
 
 @lru_cache(maxsize=8)

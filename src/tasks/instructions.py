@@ -26,8 +26,9 @@ def load_humaneval(source: Source, *, instruction: str) -> TaskData:
     for record in source.records("test"):
         asked = instruction.format_map(Record({"prompt": record["prompt"].strip()}, record.place))
         reference = {key: record[key] for key in ("prompt", "test", "entry_point")}
-        answer = {"answer": record["prompt"] + record["canonical_solution"], "reference": json.dumps(reference)}
-        problems.append({"prompt": _prompt(source, asked, record), **answer})
+        answer = f"\n{record['prompt']}{record['canonical_solution']}"
+        prompt = _prompt(source, asked, record)
+        problems.append({"prompt": prompt, "answer": answer, "reference": json.dumps(reference)})
     return TaskData({"train": _instructions(source), "test": problems}, label_names=[])
 
 

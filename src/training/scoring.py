@@ -125,7 +125,7 @@ class Scoring:
     def _generate(self, model: PreTrainedModel, prompts: list[list[int]]) -> list[Any]:
         """Continue prompts, padded on the left, so that every answer follows its prompt directly.
 
-        Returns one text a prompt, or a list of `samples` texts where these are drawn.
+        Returns one text a prompt, or a list of them where several `samples` are drawn.
         """
         ids = pad(prompts, self.tokenizer.pad_token_id, left=True).to(model.device)
         mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=True).to(model.device)
@@ -133,7 +133,7 @@ class Scoring:
         written = generate(input_ids=ids, attention_mask=mask, generation_config=self._decoding())
         texts = self.tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
         texts = [_stopped(text, self.task.stop) for text in texts]
-        if self.task.temperature == 0:
+        if self.task.samples == 1:
             return texts
         return [texts[start : start + self.task.samples] for start in range(0, len(texts), self.task.samples)]
 
