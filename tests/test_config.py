@@ -1,9 +1,11 @@
 """The configuration refuses what can't be run and fills in what depends on other values."""
 
+import re
 from pathlib import Path
 
 import pytest
 from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import UserError, nearest_first
@@ -135,3 +137,28 @@ def test_ten_of_twenty_texts_a_problem_are_allowed() -> None:
     drawn = ["task.samples=20", "task.temperature=0.8", "task.metric_options.k=10"]
     config = composed("model=tiny_llama", "task=humaneval", "task.allow_code_execution=true", *drawn)
     assert config.task.samples == 20
+
+
+def hub_sources() -> list[tuple[str, str, str | None]]:
+    """Each yaml's data sets and models on the hub, with their revisions."""
+    found = []
+    for path in sorted((ROOT / "conf").glob("task/*.yaml")):
+        for source in (OmegaConf.load(path).get("sources") or {}).values():
+            if source.get("hub_id"):
+                found.append((path.stem, source.hub_id, source.get("revision")))
+    for path in sorted((ROOT / "conf").glob("model/*.yaml")):
+        model = OmegaConf.load(path)
+        if model.get("hub_id"):
+            found.append((path.stem, model.hub_id, model.get("revision")))
+    return found
+
+
+def test_what_comes_from_the_hub_is_pinned_but_for_the_exceptions_that_their_yamls_explain() -> None:
+    commit = re.compile(r"[0-9a-f]{40}")
+    loose = {found for found in hub_sources() if not commit.fullmatch(found[2] or "")}
+    assert loose == {
+        ("wikisql", "Salesforce/wikisql", "refs/convert/parquet"),
+        ("e2e", "tuetschek/e2e_nlg", "refs/convert/parquet"),
+        ("deberta_v2_xxl", "microsoft/deberta-v2-xxlarge", None),
+    }
+    assert len(hub_sources()) > 60

@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from src.analysis.collect import collect
 from src.analysis.tables import comparison, markdown, readable
@@ -89,3 +90,13 @@ def test_every_learning_rate_is_the_best_of_its_trials_on_validation() -> None:
         best = own.loc[own["validation_mean"].idxmax(), "lr"]
         assert set(runs.loc[runs["adapter"] == adapter, "lr"]) == {best}
     assert trials["test_mean"].isna().all()
+
+
+def test_every_task_is_in_the_table_of_tasks_with_its_metrics() -> None:
+    section = (ROOT / "README.md").read_text().split("## Tasks")[1].split("\n## ")[0]
+    rows = [row for row in section.splitlines() if row.startswith("| `")]
+    for path in sorted((ROOT / "conf/task").glob("*.yaml")):
+        task = OmegaConf.load(path)
+        (row,) = [row for row in rows if f"`{path.stem}`" in row.split("|")[1]]
+        for metric in (task.metric, *task.get("more_metrics", [])):
+            assert metric in row

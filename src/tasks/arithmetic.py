@@ -21,6 +21,7 @@ is trained on the prompt that it is asked with. lora-sb's lengths and stop words
 """
 
 from src.errors import UserError
+from src.metrics.boxed import last_boxed
 from src.tasks.base import Row, TaskData
 from src.tasks.source import Record, Source
 
@@ -70,20 +71,3 @@ def final_answer(solution: str) -> str | None:
         return answer.strip()
     _, mark, number = solution.rpartition(GSM8K_MARK)
     return number.strip().replace(",", "") if mark else last_boxed(solution)
-
-
-def last_boxed(solution: str) -> str | None:
-    r"""What the last `\boxed`, or else `\fbox`, holds: up to its closing brace, or one character.
-
-    This is `last_boxed_only_string` of hendrycks/math (modeling/dataset/util.py), and `\boxed 5` besides.
-    """
-    box = next((box for box in (r"\boxed", r"\fbox") if box in solution), None)
-    inside = solution.rpartition(box)[2].lstrip() if box else ""
-    if not inside.startswith("{"):
-        return inside[:1] or None
-    depth = 0
-    for position, character in enumerate(inside):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if depth == 0:
-            return inside[1:position]
-    return None

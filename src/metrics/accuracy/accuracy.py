@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import datasets
 import evaluate
+
+from src.metrics.inputs import CLASSES
 
 
 class Accuracy(evaluate.Metric):
@@ -14,7 +15,7 @@ class Accuracy(evaluate.Metric):
             description=__doc__ or "",
             citation="",
             inputs_description="predictions, references: class indices",
-            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+            features=CLASSES,
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:

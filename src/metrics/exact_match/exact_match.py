@@ -2,8 +2,9 @@
 
 from typing import Any
 
-import datasets
 import evaluate
+
+from src.metrics.inputs import TEXTS
 
 
 class ExactMatch(evaluate.Metric):
@@ -14,9 +15,7 @@ class ExactMatch(evaluate.Metric):
             description=__doc__ or "",
             citation="",
             inputs_description="predictions, references: texts",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
+            features=TEXTS,
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:

@@ -20,28 +20,13 @@ from typing import Any
 import evaluate
 from math_verify import LatexExtractionConfig, parse, verify
 
+from src.metrics.boxed import last_boxed
 from src.metrics.inputs import TEXTS
 
 LIMIT_SECONDS = 3
 LIMIT_CHARACTERS = 400
 DROPPED = re.compile(r"(?<!\\)\$|\\?%")  # a sum of money's dollar sign is \$
 MARK = re.compile(r"the answer is\s*:?\s*", re.IGNORECASE)
-
-
-def last_boxed(text: str) -> str | None:
-    r"""What the last `\boxed` holds, inner braces included; None without one that is closed."""
-    _, box, rest = text.rpartition(r"\boxed")
-    rest = rest.lstrip()
-    if not box or not rest:
-        return None
-    if rest[0] != "{":
-        return rest[0]  # \boxed 2 boxes one token
-    depth = 0
-    for position, character in enumerate(rest):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if depth == 0:
-            return rest[1:position]
-    return None
 
 
 def final_answer(text: str) -> str:

@@ -8,9 +8,9 @@ as in that library's `score_multi`. What differs: the plain mean over items, not
 from typing import Any
 
 import evaluate
-from rouge_score.rouge_scorer import RougeScorer
 
-from src.metrics.inputs import TEXTS_WITH_REFERENCES, reference_lists
+from src.metrics.inputs import TEXTS_WITH_REFERENCES
+from src.metrics.rouge import mean_best_f1
 
 
 class Rouge1(evaluate.Metric):
@@ -25,7 +25,4 @@ class Rouge1(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        scorer = RougeScorer(["rouge1"], use_stemmer=True)
-        pairs = zip(predictions, reference_lists(references), strict=True)
-        values = [scorer.score_multi(right, given)["rouge1"].fmeasure for given, right in pairs]
-        return {"rouge_1": sum(values) / len(values)}
+        return {"rouge_1": mean_best_f1("rouge1", predictions, references)}

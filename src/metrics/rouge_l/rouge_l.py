@@ -9,9 +9,9 @@ and whole texts (rougeL), not line by line (rougeLsum).
 from typing import Any
 
 import evaluate
-from rouge_score.rouge_scorer import RougeScorer
 
-from src.metrics.inputs import TEXTS_WITH_REFERENCES, reference_lists
+from src.metrics.inputs import TEXTS_WITH_REFERENCES
+from src.metrics.rouge import mean_best_f1
 
 
 class RougeL(evaluate.Metric):
@@ -26,7 +26,4 @@ class RougeL(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        scorer = RougeScorer(["rougeL"], use_stemmer=True)
-        pairs = zip(predictions, reference_lists(references), strict=True)
-        values = [scorer.score_multi(right, given)["rougeL"].fmeasure for given, right in pairs]
-        return {"rouge_l": sum(values) / len(values)}
+        return {"rouge_l": mean_best_f1("rougeL", predictions, references)}

@@ -9,9 +9,9 @@ Tables show it times 100, as papers do.
 from typing import Any
 
 import evaluate
-import numpy as np
 from scipy.stats import spearmanr
 
+from src.metrics.correlation import defined
 from src.metrics.inputs import NUMBERS
 
 
@@ -27,7 +27,4 @@ class Spearman(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        sides = np.array([list(predictions), list(references)])
-        if not np.isfinite(sides).all() or not np.ptp(sides, axis=1).all():
-            return {"spearman": 0.0}
-        return {"spearman": float(spearmanr(*sides).statistic)}
+        return {"spearman": defined(spearmanr, predictions, references)}
