@@ -280,6 +280,7 @@ class Config(AdaptedModel):
         _check_choices(self)
         _check_numbers(self)
         _check_precision(self)
+        _check_length(self)
         _check_sampling(self.task)
         if self.trainer.score_test:
             _check_permissions(self)
@@ -329,6 +330,18 @@ def _check_precision(config: Config) -> None:
     trained = f"model={config.model.name} has a head to train" if config.model.head else trained
     if trained and config.model.dtype != "float32":
         raise UserError(f"{trained}, for which model.dtype={config.model.dtype} is too coarse.\nAllowed: float32.")
+
+
+def _check_length(config: Config) -> None:
+    """Refuse texts longer than the model can read, where its yaml says how long that is."""
+    task, sizes = config.task, {**config.model.sizes, **config.model.config}
+    longest = sizes.get("max_position_embeddings") or sizes.get("n_positions")
+    if longest and task.max_length + task.max_new_tokens > longest:
+        raise UserError(
+            f"task={task.name} needs {task.max_length + task.max_new_tokens} tokens (task.max_length={task.max_length} "
+            f"and task.max_new_tokens={task.max_new_tokens}); model={config.model.name} reads {longest}.\n"
+            "Lower one of the two."
+        )
 
 
 def _check_sampling(task: TaskConfig) -> None:

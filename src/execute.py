@@ -59,7 +59,7 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
         attention=device.attention,
         quantization=config.quantization,
     )
-    _check_fits(config, base, device)
+    _check_dtype(config, device)
     examples = encoded_splits(config, base.tokenizer)
     score = _scorer(config, task, base, device, folder)
 
@@ -110,20 +110,8 @@ def _fit(
     return Fit(training, ledger.as_dict(), next(iter(scalings), None), setup_seconds)
 
 
-def _check_fits(config: Config, base: BaseModel, device: Device) -> None:
-    """Refuse texts longer than the model can read, and weights in a format that the device won't compute in.
-
-    Raises:
-        UserError: as said.
-    """
-    longest = getattr(base.module.config, "max_position_embeddings", None)
-    needed = config.task.max_length + config.task.max_new_tokens
-    if longest is not None and needed > longest:
-        raise UserError(
-            f"task={config.task.name} needs {needed} tokens (task.max_length={config.task.max_length} and "
-            f"task.max_new_tokens={config.task.max_new_tokens}); model={config.model.name} reads {longest}.\n"
-            "Lower one of the two."
-        )
+def _check_dtype(config: Config, device: Device) -> None:
+    """Refuse base weights in a format that the device won't compute in."""
     if config.model.dtype != "float32" and device.precision != "bf16":
         raise UserError(
             f"model.dtype={config.model.dtype} needs bfloat16 autocast, and this run computes in {device.precision}.\n"

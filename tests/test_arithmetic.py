@@ -21,7 +21,7 @@ PROMPT = (  # meta-math/MetaMath, eval_gsm8k.py
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response: Let's think step by step."
 )
-MODEL = ["model=tiny_llama", "tracking=none"]
+MODEL = ["model=llama2_7b", "tracking=none"]
 SUBJECTS = {"algebra": 1744, "counting_and_probability": 771, "number_theory": 869, "prealgebra": 1205}  # SOURCES.md
 MISSING = [f"~task.sources.train_{subject}" for subject in ("geometry", "intermediate_algebra", "precalculus")]
 METAMATH = [

@@ -19,7 +19,7 @@ PROMPT = (  # CERT-Lab/lora-sb, instruction_tuning_eval/commonsense_eval.py, wit
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:"
 )
-MODEL = ["model=tiny_llama", "tracking=none"]
+MODEL = ["model=llama2_7b", "tracking=none"]
 FOLDERS = {
     "boolq": "boolq",
     "piqa": "piqa",

@@ -130,12 +130,12 @@ def test_every_experiment_names_its_command_and_composes() -> None:
 )
 def test_samples_that_no_metric_could_use_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        composed("model=tiny_llama", "task=humaneval", "task.allow_code_execution=true", *overrides)
+        composed("model=llama2_7b", "task=humaneval", "task.allow_code_execution=true", *overrides)
 
 
 def test_ten_of_twenty_texts_a_problem_are_allowed() -> None:
     drawn = ["task.samples=20", "task.temperature=0.8", "task.metric_options.k=10"]
-    config = composed("model=tiny_llama", "task=humaneval", "task.allow_code_execution=true", *drawn)
+    config = composed("model=llama2_7b", "task=humaneval", "task.allow_code_execution=true", *drawn)
     assert config.task.samples == 20
 
 
@@ -162,3 +162,18 @@ def test_what_comes_from_the_hub_is_pinned_but_for_the_exceptions_that_their_yam
         ("deberta_v2_xxl", "microsoft/deberta-v2-xxlarge", None),
     }
     assert len(hub_sources()) > 60
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model=tiny_llama", "task=reverse_words", "task.max_length=60"],
+            r"needs 68 tokens (.|\n)*tiny_llama reads 64",
+        ),
+        (["task.max_length=513"], r"needs 513 tokens (.|\n)*model=minilm reads 512\.\nLower one of the two"),
+    ],
+)
+def test_a_text_longer_than_the_model_reads_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        composed(*overrides)

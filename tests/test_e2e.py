@@ -16,7 +16,7 @@ CSV += ['"name[Cocum], priceRange[less than £20]",Cheap Cocum. ']
 def loaded(root: Path | None, **files: str) -> TaskData:
     folder = [f"task.data_dir={root}"] if root else []
     chosen = [f"task.sources.{split}.file={file}" for split, file in files.items()]
-    return load_task(composed("task=e2e", "model=tiny_llama", *folder, *chosen)).data
+    return load_task(composed("task=e2e", "model=llama2_7b", *folder, *chosen)).data
 
 
 def of_one_file(path: str) -> TaskData:

@@ -25,8 +25,9 @@ from tests.test_judge import KEY, Reply, Server
 judge_server = test_judge.server
 
 PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-TINY = ["model=tiny_llama", "tracking=none", "trainer=smoke", "adapter=lora", "rank=2", "trainer.batch_size=4"]
-SHORT = ["model.config.max_position_embeddings=256", "task.max_length=240", "task.max_new_tokens=4"]
+TINY = ["model=tiny_llama", "model.config.max_position_embeddings=2048", "tracking=none", "trainer=smoke"]
+TINY += ["adapter=lora", "rank=2", "trainer.batch_size=4"]
+SHORT = ["task.max_length=240", "task.max_new_tokens=4"]
 PAIRS = [
     {"instruction": f"Say {word} {times} times.", "output": " ".join([word] * times)}
     for word in ("one", "two", "{three}")

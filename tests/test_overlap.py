@@ -123,7 +123,7 @@ def test_imdb_has_reviews_in_both_of_its_official_splits() -> None:
 def test_arc_easy_asks_two_test_questions_in_training_too() -> None:
     files = [real_data(f"commonsense/ARC-Easy/{split}.json").read_text(encoding="utf-8") for split in ("train", "test")]
     train, test = ([record["instruction"] for record in json.loads(text)] for text in files)
-    found = loaded("task=arc_easy", "model=tiny_llama").overlaps["test"]
+    found = loaded("task=arc_easy", "model=llama2_7b").overlaps["test"]
     assert (found.exact, found.normalised) == shared(train, test)
     assert found.exact == 2
 

@@ -16,7 +16,7 @@ ROW = {"id": "1", "dialogue": "Al: Hi\r\nBo: <file_gif>\n", "summary": "Al greet
 
 def loaded(root: Path | None, *overrides: str) -> TaskData:
     folder = [f"task.data_dir={root}"] if root else []
-    return load_task(composed("task=samsum", "model=tiny_llama", *folder, *overrides)).data
+    return load_task(composed("task=samsum", "model=llama2_7b", *folder, *overrides)).data
 
 
 def files(**names: str) -> list[str]:

@@ -376,8 +376,9 @@ def test_a_bad_file_ends_the_program_with_status_2_its_message_and_nothing_writt
     folder.mkdir()
     if train is not None:
         (sst2 if task == "sst2" else gsm8k)(folder, train)
-    model = "minilm" if task == "sst2" else "tiny_llama"
-    given = [f"task={task}", f"task.data_dir={folder}", f"model={model}", "tracking=none"]
+    model = [f"model={'minilm' if task == 'sst2' else 'tiny_llama'}"]
+    model += [] if task == "sst2" else ["model.config.max_position_embeddings=768"]
+    given = [f"task={task}", f"task.data_dir={folder}", *model, "tracking=none"]
     before = sorted(tmp_path.rglob("*"))
     done = run_program("src.run", *given, f"results_dir={tmp_path}/results", f"cache_dir={tmp_path}/cache")
     assert done.returncode == 2, done.stderr

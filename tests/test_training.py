@@ -193,11 +193,6 @@ def test_a_base_in_bfloat16_is_refused_where_the_rest_computes_in_float32(tiny: 
         run(config, tmp_path)
 
 
-def test_a_text_longer_than_the_model_reads_is_refused(tiny: Make, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"needs 68 tokens (.|\n)*model=tiny_llama reads 64(.|\n)*Lower one"):
-        run(tiny("adapter=lora", "rank=2", "task.max_length=60"), tmp_path)
-
-
 def test_a_run_that_failed_at_scoring_goes_on_from_its_adapter(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

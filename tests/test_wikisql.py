@@ -25,7 +25,7 @@ def record(aggregation: int, selected: int, *conditions: list[Any], table: str =
 
 def loaded(root: Path | None, *overrides: str) -> TaskData:
     folder = [f"task.data_dir={root}"] if root else []
-    return load_task(composed("task=wikisql", "model=tiny_llama", *folder, *overrides)).data
+    return load_task(composed("task=wikisql", "model=llama2_7b", *folder, *overrides)).data
 
 
 def write(folder: Path, rows: list[dict[str, Any]], tables: list[dict[str, Any]]) -> Path:
@@ -110,7 +110,7 @@ def test_queries_are_written_with_the_tables_names(tmp_path: Path) -> None:
         " SELECT COUNT No. FROM table WHERE col5 > 1939.0 AND Points > 5 < -4.50",
         " SELECT AVG Co, and FROM table WHERE Years in Toronto = 'St. John's' AND Player = '1,000' AND i = 7",
     ]
-    prompt = load_task(composed("task=wikisql", "model=tiny_llama", f"task.data_dir={tmp_path}")).data.splits["test"][0]
+    prompt = load_task(composed("task=wikisql", "model=llama2_7b", f"task.data_dir={tmp_path}")).data.splits["test"][0]
     assert prompt["prompt"] == (
         "Columns: Player | No. | Nationality | Position | Years in Toronto | col5 | Points > 5 | Co, and | i | j | k\n"
         "Question: Who\xa0is it?\nSQL:"
