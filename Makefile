@@ -40,10 +40,11 @@ tables: setup ## write results/tables: the stored runs compared, reported parame
 figures: setup ## draw results/figures from the stored runs
 	$(BIN)/python -m src.figures
 
-bench: setup ## time a run beside the plain PEFT script, the two kinds of attention, the count of GPT-3
+bench: setup ## time a run beside the plain PEFT script, two kinds of attention, GPT-3's count, a language model's logits
 	$(BIN)/python -m benchmarks.one_run
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.ledger
+	$(BIN)/python -m benchmarks.answer_logits
 
 clean: ## delete caches and the environment, but no result
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -104,6 +104,17 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["peft", "merged"])
+def test_what_was_trained_on_a_base_in_bfloat16_is_exported_on_it_in_float32(
+    runs: Runs, tmp_path: Path, kind: str
+) -> None:
+    folder = runs.tiny("lora", "model.dtype=bfloat16", "trainer.precision=bf16")
+    done = export(folder, kind, tmp_path / "out")
+    assert done.deviation < 1e-5
+    weights = load_file(next((tmp_path / "out").glob("*.safetensors")))
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("adapter", LINEAR)
 def test_peft_loads_a_linear_method_onto_the_plain_base(runs: Runs, tmp_path: Path, adapter: str) -> None:
     folder = runs.tiny(adapter)

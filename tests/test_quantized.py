@@ -326,3 +326,11 @@ def test_the_command_line_refuses_a_quantised_run_without_bitsandbytes(tmp_path:
     assert done.returncode == 2
     assert done.stderr.startswith("error: quantization=nf4 doesn't work on this machine: broken on purpose")
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_in_bfloat16_is_quantised_too(tiny: Make, tmp_path: Path, kind: str) -> None:
+    short = ["trainer.max_steps=3", "trainer.precision=bf16", "model.dtype=bfloat16"]
+    record = run(tiny("adapter=lora", "rank=4", f"quantization={kind}", *short), tmp_path)
+    assert record["identity"]["quantization"] == kind
+    assert {tensor.dtype for tensor in load_file(tmp_path / ADAPTER).values()} == {torch.float32}

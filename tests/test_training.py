@@ -164,7 +164,7 @@ def test_lora_plus_trains_b_at_its_own_rate(tiny: Make, tmp_path: Path, monkeypa
     assert rates == {"lora_A": 0.01, "lora_B": 0.16}
 
 
-@pytest.mark.parametrize("adapter", ["lora", "dora", "lora_sb", "vera"])
+@pytest.mark.parametrize("adapter", ["lora", "dora", "lora_sb", "vera", "pissa"])
 def test_a_base_in_bfloat16_is_adapted_in_float32(adapter: str, tiny: Make, tmp_path: Path) -> None:
     config = tiny(f"adapter={adapter}", "rank=3", "model.dtype=bfloat16", "trainer.precision=bf16")
     record = run(config, tmp_path)
