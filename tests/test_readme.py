@@ -19,9 +19,17 @@ def test_the_readmes_table_is_made_from_the_committed_runs() -> None:
     assert markdown(readable(comparison(collect(NINE_RUNS)))) in (ROOT / "README.md").read_text()
 
 
-def test_the_table_of_the_prompts_study_is_made_from_the_committed_runs() -> None:
-    text = (ROOT / "experiments/prompts/README.md").read_text()
-    assert markdown(readable(comparison(collect(ROOT / "results/prompts")))) in text
+@pytest.mark.parametrize("study", ["prompts", "glue_sst2", "glue_mrpc"])
+def test_a_study_s_table_is_made_from_its_committed_runs(study: str) -> None:
+    text = (ROOT / f"experiments/{study}/README.md").read_text()
+    assert markdown(readable(comparison(collect(ROOT / "results" / study)))) in text
+
+
+def test_lora_passes_the_marks_set_for_it_on_glue() -> None:
+    found = {task: collect(ROOT / f"results/glue_{task}").set_index("adapter") for task in ("sst2", "mrpc")}
+    majority = 279 / 408
+    assert (found["sst2"].loc["lora", "test"] >= 0.85).all()
+    assert (found["mrpc"].loc["lora", "test"] > majority).all()
 
 
 def test_the_readme_shows_what_the_ledger_prints() -> None:
