@@ -5,11 +5,12 @@ computes what the run's own model computes on items of the task.
 """
 
 import contextlib
+import copy
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from src.config import Config
 from src.errors import UserError, nearest_first
 from src.exporting import merged_model, peft_adapter
 from src.exporting.format import Format, Source, Written
-from src.models import load_base
+from src.models import BaseModel, load_base
 from src.quantization import check_quantization
 from src.results.store import ADAPTER, Record, write_json
 from src.stored_run import finished_run
@@ -70,11 +71,13 @@ def export(run: Path, kind: str, target: Path | None = None) -> Export:
 def _source(config: Config, run: Path) -> Source:
     data = load_task(config).data
     base = load_base(
-        replace(config.model, dtype="float32"),
+        config.model,
         num_labels=len(data.label_names),
         attention=find_device("fp32").attention,
         quantization=config.quantization,
     )
+    if config.model.dtype != "float32":  # as rounded as it was trained on, and computed without autocast
+        base = BaseModel(copy.deepcopy(base.module).float(), base.tokenizer)
     return Source(config, base, restored(config, base, run / ADAPTER), data.label_names)
 
 
@@ -145,6 +148,6 @@ def _facts(record: Record, kind: str, written: Written, items: int, deviation: f
         "adapter": config["adapter"]["name"],
         "method": config["adapter"]["method"],
         "base": config["model"]["hub_id"] or config["model"]["name"],
-        "base_weights": "float32" if quantization == "none" else quantization,
+        "base_weights": config["model"].get("dtype", "float32") if quantization == "none" else quantization,
         "checked": {"items": items, "largest_logit_deviation": deviation},
     }

@@ -45,11 +45,12 @@ class Format(Protocol):
         """Read the model back as its user will."""
 
 
-def plain_model(source: Source, folder: Path) -> Any:
-    """The model in a folder of weights, loaded by transformers alone."""
+def plain_model(source: Source, folder: Path, dtype: str = "float32") -> Any:
+    """The model in a folder of weights, loaded in `dtype` by transformers alone; it computes in float32."""
     classifier = source.config.model.architecture == "classifier"
     extra = {"num_labels": len(source.label_names)} if classifier else {}
-    return auto_class(source.config).from_pretrained(folder, dtype=torch.float32, local_files_only=True, **extra)
+    kind = auto_class(source.config)
+    return kind.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True, **extra).float()
 
 
 def auto_class(config: Config) -> Any:

@@ -62,7 +62,7 @@ def load(source: Source, folder: Path, rows: list[Row]) -> nn.Module:
     """Load it with PEFT onto the plain base model, or onto one quantised as the run's was."""
     config = source.config
     if config.quantization == "none":
-        model = plain_model(source, find_weights(config.model) or folder / DRAWN_BASE)
+        model = plain_model(source, find_weights(config.model) or folder / DRAWN_BASE, config.model.dtype)
     else:
         model = fresh_model(source.config, source.base)
     return PeftModel.from_pretrained(model, str(folder))
@@ -72,6 +72,7 @@ def _loading_options(source: Source) -> list[str]:
     """What `from_pretrained` must be told of the base model, in Python."""
     config = source.config
     labels = [f"num_labels={len(source.label_names)}"] if source.label_names else []
+    labels += ["dtype=torch.bfloat16"] if config.model.dtype == "bfloat16" else []
     if config.quantization == "none":
         return labels
     bits = {"nf4": 'load_in_4bit=True, bnb_4bit_quant_type="nf4"', "int8": "load_in_8bit=True"}[config.quantization]
