@@ -384,7 +384,9 @@ def test_ctrl_c_keeps_what_is_had_and_ends_soon(server: Server, tmp_path: Path) 
     server.reply = reply
     call = {"questions": questions, "answers": {number: ["One.", "Two."] for number in range(100)}}
     script = (
-        "import sys\nfrom pathlib import Path\nfrom src.judging.client import JudgeConfig\n"
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background would ignore it
+        "from pathlib import Path\nfrom src.judging.client import JudgeConfig\n"
         "from src.judging.judge import judge\n"
         f"judge(**{call!r}, config=JudgeConfig({server.url!r}, workers=2), prompts={PROMPTS!r}, references={{}},\n"
         f"      folder=Path({str(tmp_path)!r}), model_id='tiny')"
