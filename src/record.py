@@ -133,5 +133,5 @@ def finished_record(
 
 
 def _metrics(scored: Scored) -> dict[str, Any]:
-    own = {**asdict(scored.score), "n": len(scored.references)}
-    return own | {key: value for key, value in (("more", scored.more), ("sets", scored.sets)) if value}
+    own = {**asdict(scored.score), "n": len(scored.references), "more": scored.more, "sets": scored.sets}
+    return {key: value for key, value in own.items() if value != {}}

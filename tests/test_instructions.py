@@ -324,6 +324,9 @@ def test_a_run_is_scored_by_the_judges_mean_rating(tmp_path: Path, judge_server:
     judge_server.reply = lambda number: Reply(f"Rating: [[{[2, 3, 7, 10][number - 1]}]]")
     record, folder = attempt(rated(tmp_path, judge_server))
     assert record["state"] == "done"
+    parts = record["metrics"]["test"].pop("more")
+    assert (parts["turn_1"] + parts["turn_2"]) / 2 == 5.5  # which answer got which rating is up to the threads
+    assert set(parts) == {"turn_1", "turn_2", "writing", "math"}
     assert record["metrics"]["test"] == {
         "name": "judge_rating", "value": 5.5, "higher_is_better": True, "unit": "rating", "n": 2,
     }  # fmt: skip

@@ -4,7 +4,7 @@ A metric's module defines one class. Its attribute `higher_is_better` gives the 
 "share" for one between 0 and 1, which tables show in percent, else a word such as "rating".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ ASKS_A_JUDGE = ("judge_rating",)
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value over all items, with its name, its direction and its unit."""
+    """A metric's value over all items, with its name, its direction and its unit; `more` has values of its parts."""
 
     name: str
     value: float
     higher_is_better: bool = True
     unit: str = "share"
+    more: dict[str, float] = field(default_factory=dict)
 
 
 def known_metrics() -> list[str]:
@@ -58,4 +59,5 @@ def score(name: str, predictions: list[Any], references: list[Any], **options: A
         float(result[name]),
         higher_is_better=getattr(metric, "higher_is_better", True),
         unit=getattr(metric, "unit", "share"),
+        more={part: float(value) for part, value in result.items() if part != name},
     )

@@ -23,7 +23,7 @@ class Scored:
     """One split's predictions and references in the order of its rows, and what the metrics say of them.
 
     `score` is the primary metric's; where the split is made of several sets, its value is their unweighted mean and
-    `sets` has each set's own. `more` has the values of the task's other metrics.
+    `sets` has each set's own. `more` has the values of the task's other metrics and of the primary's parts.
     """
 
     predictions: list[Any]
@@ -73,7 +73,7 @@ class Scoring:
         references = [_reference(row) for row in rows]
         more = {name: score(name, predictions, references).value for name in self.task.more_metrics}
         whole, sets = self._by_set(rows, predictions, references)
-        return Scored(predictions, references, whole, more, sets)
+        return Scored(predictions, references, whole, more | whole.more, sets)
 
     def _by_set(self, rows: list[Row], predictions: list[Any], references: list[Any]) -> tuple[Score, dict[str, float]]:
         members: dict[str, list[int]] = {}

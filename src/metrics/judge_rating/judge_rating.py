@@ -16,7 +16,7 @@ from src.judging.judge import ANSWERS, judge, mean_scores, write_answers
 
 
 class JudgeRating(evaluate.Metric):
-    """Mean of a judge's ratings over both turns of all questions.
+    """Mean of a judge's ratings over both turns of all questions, and the means per turn and per category.
 
     A prediction is the texts of both turns. A reference is a string of JSON with the question's `question_id`,
     `category` and `turns`, the judge's `prompts` by name, and `reference`: a reference answer's turns, or null.
@@ -49,4 +49,6 @@ class JudgeRating(evaluate.Metric):
             folder=folder,
             model_id=model_id,
         )
-        return {"judge_rating": mean_scores(judgments, questions).score}
+        means = mean_scores(judgments, questions)
+        parts = {f"turn_{turn}": mean for turn, mean in means.per_turn.items()} | means.per_category
+        return {"judge_rating": means.score, **parts}
