@@ -132,8 +132,8 @@ class TaskConfig:
     by what they are to the task, `prompt` is a template over them. `validation_size` rows of the training data are held
     out where a data set has no validation split of its own.
 
-    `metric` is the primary one, `more_metrics` are recorded beside it; `validation_metric` replaces it on validation
-    ("loss": the mean negative log-likelihood of an answer's tokens). A text is written greedily, or drawn
+    `metric` is the primary one, `more_metrics` are recorded beside it; `validation_metric` "loss" replaces it on
+    validation: the mean negative log-likelihood of an answer's tokens. A text is written greedily, or drawn
     `samples` times at `temperature`; it ends at the first of the `stop` strings.
     """
 
@@ -309,8 +309,10 @@ def _check_choices(config: Config) -> None:
     _check_choice("model.dtype", config.model.dtype, DTYPES)
     for metric in (config.task.metric, *config.task.more_metrics):
         check_known(metric)
-    if config.task.validation_metric not in (None, LOSS):
-        check_known(config.task.validation_metric)
+    if config.task.validation_metric is not None:
+        _check_choice("task.validation_metric", config.task.validation_metric, [LOSS])
+        if config.task.architecture != "causal_lm":
+            raise UserError("task.validation_metric=loss is of a written answer's tokens.\nAllowed here: null.")
     if config.model.architecture != config.task.architecture:
         raise UserError(
             f"task={config.task.name} needs a {config.task.architecture}, "

@@ -8,7 +8,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -173,25 +173,20 @@ def _scorer(
         options["allow_code_execution"] = config.task.allow_code_execution
     if config.task.metric in ASKS_A_JUDGE:
         options |= {"judge_config": config.task.judge, "folder": folder, "model_id": folder.name}
-    own = config.task.validation_metric or config.task.metric
-    scoring = {
-        metric: Scoring(
-            tokenizer=base.tokenizer,
-            task=replace(config.task, metric=metric),
-            device=device,
-            batch_size=config.trainer.eval_batch_size,
-            seed=stream_seed(config.seed, "sampling"),
-            metric_options=options if metric == config.task.metric else {},
-        )
-        for metric in (own, config.task.metric)
-    }
+    scoring = Scoring(
+        tokenizer=base.tokenizer,
+        task=config.task,
+        device=device,
+        batch_size=config.trainer.eval_batch_size,
+        seed=stream_seed(config.seed, "sampling"),
+        metric_options=options,
+    )
 
     def score(model: PreTrainedModel, split: str) -> Scored:
-        metric = own if split == "validation" else config.task.metric
         chosen = [examples[split][index] for index in scored[split]]
-        if metric == LOSS:
-            return scoring[metric].answer_loss(model, chosen)
-        return scoring[metric].score(model, [task.data.splits[split][index] for index in scored[split]], chosen)
+        if split == "validation" and config.task.validation_metric == LOSS:
+            return scoring.answer_loss(model, chosen)
+        return scoring.score(model, [task.data.splits[split][index] for index in scored[split]], chosen)
 
     return score
 

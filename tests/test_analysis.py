@@ -1,14 +1,17 @@
 """Tables and figures are functions of the runs alone, and hide nothing."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from src.analysis.collect import COLUMNS, rows
-from src.analysis.figures import FIGURES, _series, save_all
+from src.analysis.collect import COLUMNS, rows, settings
+from src.analysis.figures import FIGURES, _series, rank_versus_accuracy, save_all
 from src.analysis.tables import comparison, markdown, readable
+from src.analysis.terminal import print_runs
+from tests.conftest import ROOT
 
 
 def run(adapter: str, rank: int | None, seed: int, **facts: object) -> dict[str, object]:
@@ -120,3 +123,40 @@ def test_the_smaller_ranks_of_one_training_are_rows_that_say_so() -> None:
     assert text["test %"].tolist() == ["10.0", "40.0"]
     assert text["trained, no head"].tolist() == ["13", "43"]
     assert found["trained"].tolist() == [18, 48]
+
+
+def test_tasks_models_and_metrics_have_columns_where_there_are_several() -> None:
+    judged = run("lora", 4, 0, task="u", validation=1.25, validation_metric="loss", validation_unit="nats",
+                 metric="judge_rating", test=5.5, unit="rating")  # fmt: skip
+    plain = run("lora", 4, 0, validation_metric="accuracy")
+    table = readable(comparison(frame(plain, judged)))
+    assert table["task"].tolist() == ["t", "u"]
+    assert table["validation by"].tolist() == ["accuracy", "loss"]
+    assert table["test by"].tolist() == ["accuracy", "judge_rating"]
+    assert table["validation"].tolist() == ["50.0 %", "1.250"]
+    assert table["test"].tolist() == ["40.0 %", "5.500"]
+    assert "model" not in table
+    assert not {"task", "test by", "validation"} & set(readable(comparison(frame(plain))))
+
+
+def test_a_figure_of_a_loss_is_not_in_percent() -> None:
+    losses = {"validation_metric": "loss", "validation_unit": "nats"}
+    table = comparison(frame(*(run("lora", rank, 0, validation=1.5, **losses) for rank in (2, 4))))
+    axes = rank_versus_accuracy(table).axes[0]
+    assert axes.get_ylabel() == "validation loss (nats)"
+    assert axes.lines[0].get_ydata().tolist() == [1.5, 1.5]
+
+
+def test_a_run_by_a_paper_s_protocol_says_so_in_its_settings() -> None:
+    identity = {part: {} for part in ("model", "task", "trainer")} | {"adapter": {"options": {}}}
+    assert settings({"identity": identity | {"protocol": "paper"}})["protocol"] == "paper"
+    assert "protocol" not in settings({"identity": identity})
+
+
+def test_the_table_that_ends_a_sweep_names_its_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for study in ("glue_sst2", "glue_mrpc"):
+        shutil.copytree(ROOT / "results" / study / "runs", tmp_path / "runs", dirs_exist_ok=True)
+    print_runs(sorted(path.parent for path in tmp_path.rglob("result.json")))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["task", "adapter"]
+    assert [line.split()[0] for line in lines[1:13]] == ["mrpc"] * 6 + ["sst2"] * 6

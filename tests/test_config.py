@@ -177,3 +177,15 @@ def test_what_comes_from_the_hub_is_pinned_but_for_the_exceptions_that_their_yam
 def test_a_text_longer_than_the_model_reads_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         composed(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task.validation_metric=accuracy"], r"task\.validation_metric=accuracy is not known\.\nAllowed: loss"),
+        (["task.validation_metric=loss"], r"a written answer's tokens"),
+    ],
+)
+def test_only_a_language_model_is_validated_by_its_loss(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        composed(*overrides)

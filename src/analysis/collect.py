@@ -89,8 +89,7 @@ def settings(record: Record) -> dict[str, str]:
     flat: dict[str, str] = {}
     for part in ("model", "task", "trainer"):
         flat |= {f"{part}.{key}": json.dumps(value, sort_keys=True) for key, value in record["identity"][part].items()}
-    if "quantization" in record["identity"]:
-        flat["quantization"] = record["identity"]["quantization"]
+    flat |= {key: record["identity"][key] for key in ("quantization", "protocol") if key in record["identity"]}
     adapter = record["identity"]["adapter"]
     own = {f"adapter.{key}": adapter[key] for key in ("roles", "config") if key in adapter}
     own |= {f"adapter.options.{key}": value for key, value in adapter["options"].items()}

@@ -45,10 +45,12 @@ def _metrics(done: list[dict[str, Any]]) -> str:
 
 def _table(done: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("adapter", "target") else "right", no_wrap=True)
+    several = [key for key in ("task", "model") if len({own[key] for own in done}) > 1]
+    for name in (*several, *COLUMNS):
+        left = name in (*several, "adapter", "target")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
     for own in done:
-        keys = ("adapter", "rank", "target", "seed", "lr", "scaling", "body_trained")
+        keys = (*several, "adapter", "rank", "target", "seed", "lr", "scaling", "body_trained")
         scores = [f"{own[split]:.4f}" if split in own else None for split in ("validation", "test")]
         table.add_row(*map(_cell, [*(own[key] for key in keys), *scores, f"{own['run_seconds']:.0f}"]))
     return table
