@@ -254,7 +254,8 @@ def _check_metrics(record: Record, config: Config, sets: list[str]) -> None:
         assert own["higher_is_better"] == (expected != "loss")
         values = [own["value"], *own.get("more", {}).values(), *own.get("sets", {}).values()]
         assert all(math.isfinite(value) for value in values)
-        assert list(own.get("more", {})) == ([] if expected == "loss" else task.more_metrics)
+        parts = ["turn_1", "turn_2", "writing"] if expected == "judge_rating" else []
+        assert list(own.get("more", {})) == ([] if expected == "loss" else task.more_metrics + parts)
     test = record["metrics"]["test"]
     assert sorted(test.get("sets", {})) == sorted(sets)
     if sets:
