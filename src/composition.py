@@ -3,15 +3,19 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config import Config
@@ -21,13 +25,43 @@ CONF = str(Path(__file__).resolve().parents[1] / "conf")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
-def sweep_jobs(loader: ConfigLoader, arguments: list[str]) -> list[list[str]]:
-    """The overrides of every job that a sweep's arguments stand for, in the order of Hydra's own sweeper."""
+def sweep_jobs(
+    loader: ConfigLoader,
+    arguments: list[str],
+    params: Mapping[str, Any] | None = None,
+    blocks: Sequence[Mapping[str, Any]] = (),
+) -> list[list[str]]:
+    """The overrides of every job of a sweep, each once, in the order of Hydra's own sweeper.
+
+    Args:
+        arguments: the command line's; they have their way over the other two.
+        params: axes of the config, as in Hydra's `hydra.sweeper.params`.
+        blocks: axes that belong together; each block is a product of its own with the others.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
-    (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    return [list(job) for job in batch]
+    parser = OverridesParser.create(config_loader=loader)
+    jobs: dict[tuple[str, ...], None] = {}
+    for block in blocks or [{}]:
+        axes = [f"{key}={value}" for key, value in {**(params or {}), **block}.items()]
+        (batch,) = BasicSweeper.split_arguments(parser.parse_overrides(axes + arguments), max_batch_size=None)
+        jobs |= dict.fromkeys(map(tuple, batch))
+    return [list(job) for job in jobs]
+
+
+def sweep_configs(overrides: list[str]) -> list[DictConfig]:
+    """Compose every job of the sweep that a command line's overrides stand for, without Hydra's own program."""
+    with initialize_config_dir(CONF, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return job_configs(loader.load_configuration("config", overrides, RunMode.MULTIRUN), overrides)
+
+
+def job_configs(config: DictConfig, overrides: list[str]) -> list[DictConfig]:
+    """Compose every job of a sweep whose own config is `config`, as Hydra will for each."""
+    loader = GlobalHydra.instance().config_loader()
+    sweeper = config.hydra.sweeper
+    jobs = sweep_jobs(loader, overrides, sweeper.params, sweeper.blocks)
+    return [loader.load_sweep_config(config, job) for job in jobs]
 
 
 @contextmanager
@@ -44,6 +78,16 @@ def user_errors(schema: type = Config) -> Iterator[None]:
             raise
         print(f"error: {explain(error, schema)}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """End the program with status 130 and a word of comfort where the user interrupts the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ninterrupted: finished runs are kept, the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def explain(error: Exception, schema: type = Config) -> str:

@@ -193,6 +193,29 @@ class TrainerConfig:
 
 
 @dataclass
+class TuningConfig:
+    """How `python -m src.tune` chooses learning rates; no part of a run.
+
+    Each cell of a sweep gets `trials` rates half a decade apart around its own, an odd number, all with the seed
+    `seed`; where the best is at the edge, up to `extensions` further ones.
+    """
+
+    trials: int = 5
+    extensions: int = 0
+    seed: int = 100
+
+
+@dataclass
+class SweeperConfig:
+    """The sweeper in `src/plugins`: axes as Hydra's own has them, and blocks of axes that belong together."""
+
+    _target_: str = "hydra_plugins.linked_sweeper.LinkedSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, Any] | None = None
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
 class TrackingConfig:
     """Where runs are mirrored: W&B offline, W&B online, or nowhere."""
 
@@ -269,6 +292,7 @@ class Config(AdaptedModel):
     task: TaskConfig = field(default_factory=TaskConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     quantization: str = "none"
     protocol: str = "strict"
     seed: int = 0
@@ -383,10 +407,17 @@ def _check_numbers(config: Config) -> None:
             "trainer.weight_decay": (trainer.weight_decay, 0),
             "trainer.warmup_ratio": (trainer.warmup_ratio, 0),
             "task.max_length": (config.task.max_length, 2),
+            "tuning.trials": (config.tuning.trials, 3),
+            "tuning.extensions": (config.tuning.extensions, 0),
+            "tuning.seed": (config.tuning.seed, 0),
             "task.samples": (config.task.samples, 1),
             "task.temperature": (config.task.temperature, 0),
         }
     )
+    if config.tuning.trials % 2 == 0:
+        raise UserError(
+            f"tuning.trials={config.tuning.trials} is even.\nAllowed: odd numbers; the middle is the prior."
+        )
     for key, rate in (("lr", config.lr), ("alpha", config.alpha), ("trainer.head_lr", trainer.head_lr)):
         if rate is not None and not rate > 0:
             raise UserError(f"{key}={rate} can't train anything.\nAllowed: a number above 0.")
@@ -425,4 +456,5 @@ def _check_rank(config: AdaptedModel) -> None:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
+ConfigStore.instance().store(group="hydra/sweeper", name="linked", node=SweeperConfig, provider="src")
 ConfigStore.instance().store(name="count_schema", node=CountConfig)

@@ -22,6 +22,7 @@ from src.results.store import (
 )
 from src.sweep import Plan
 from src.tasks.base import load_task
+from src.tuning import rate
 
 
 def run(config: Config, plan: Plan) -> str:
@@ -30,7 +31,8 @@ def run(config: Config, plan: Plan) -> str:
     folder = run_folder(config, fingerprint)
     if is_done(folder):
         return "done"
-    line = RunLine(plan.place(folder), _label(folder), config.trainer.max_steps)
+    trial = "" if config.trainer.score_test else f" at {rate(config):g}"
+    line = RunLine(plan.place(folder), _label(folder) + trial, config.trainer.max_steps)
     with claimed(folder) as mine:
         if not mine:
             line.end("another worker is at it")

@@ -15,10 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.composition import CONF, user_errors
+from src.composition import CONF, interruptible, user_errors
 from src.config import Config
 from src.lifecycle import run
 from src.sweep import Plan
+
+sys.path.append(str(Path(__file__).parent / "plugins"))  # Hydra takes plugins from a package hydra_plugins alone
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
@@ -36,13 +38,9 @@ def main(composed: DictConfig) -> None:
 
 def cli() -> None:
     """Call `main` so that a user's mistake is answered with its message alone."""
-    try:
-        with user_errors():
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise, where it would print and exit
-            main()
-    except KeyboardInterrupt:
-        print("\ninterrupted: finished runs are kept, the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    with interruptible(), user_errors():
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise, where it would print and exit
+        main()
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from src.composition import sweep_jobs, user_errors
+from src.composition import job_configs, user_errors
 from src.config import Config
 from src.identity import run_folder
 from src.judging.client import check_judge
@@ -100,15 +99,15 @@ class SweepCallback(Callback):
         with user_errors():
             configs = [Config.from_hydra(config)]
             Plan.of(configs)
-            _print_warnings(configs)
+            print_warnings(configs)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every run of the sweep and write the plan; a mistake ends the program with status 2."""
         with user_errors():
-            configs = [Config.from_hydra(job) for job in _jobs(config)]
+            configs = [Config.from_hydra(job) for job in job_configs(config, list(config.hydra.overrides.task))]
             plan = Plan.of(configs)
             plan.write(Path(config.hydra.sweep.dir))
-            _print_warnings(configs)
+            print_warnings(configs)
         done = len(plan.folders) - len(plan.to_run)
         print(f"sweep of {len(plan.folders)} runs: {done} done already, {len(plan.to_run)} to run", flush=True)
 
@@ -123,15 +122,7 @@ class SweepCallback(Callback):
             sys.exit(1)
 
 
-def _print_warnings(configs: list[Config]) -> None:
+def print_warnings(configs: list[Config]) -> None:
     """Say once what a reader of the scores should know of the data."""
     for warning in dict.fromkeys(said for own in configs for said in load_task(own).warnings(own)):
         print(f"warning: {warning}", flush=True)
-
-
-def _jobs(config: DictConfig) -> list[DictConfig]:
-    """Compose the config of every job of the sweep, as Hydra's own sweeper will."""
-    loader = GlobalHydra.instance().config_loader()
-    parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    arguments = [f"{key}={value}" for key, value in parameters.items()] + list(config.hydra.overrides.task)
-    return [loader.load_sweep_config(config, list(job)) for job in sweep_jobs(loader, arguments)]

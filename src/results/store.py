@@ -123,6 +123,15 @@ def claimed(folder: Path) -> Iterator[bool]:
         claim.unlink(missing_ok=True)
 
 
+def is_held(folder: Path) -> bool:
+    """Say whether a living worker is at the run."""
+    claim = folder / CLAIM
+    try:
+        return not _is_dead(claim.read_text(), time.time() - claim.stat().st_mtime)
+    except FileNotFoundError:
+        return False
+
+
 def _beat(claim: Path, ended: threading.Event) -> None:
     """Renew the claim's time until the run has ended."""
     while not ended.wait(BEAT_SECONDS):

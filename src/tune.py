@@ -1,0 +1,163 @@
+"""Choose learning rates on validation, then run the sweep with them.
+
+    python -m src.tune adapter=lora,lora_fa rank=4,8 seed=0,1,2
+    python -m src.tune experiment=rank_vs_accuracy tuning.trials=3 tuning.extensions=1
+
+takes what `python -m src.run -m` takes. Every method at every rank and target set gets the same number of trials around
+its own rate; the test split isn't scored in them. Several of the same command side by side share the runs.
+
+Exit status: as `python -m src.run`.
+"""
+
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from src.analysis.terminal import print_runs
+from src.composition import interruptible, sweep_configs, user_errors
+from src.config import Config
+from src.lifecycle import run
+from src.results.store import RESULT, is_done, is_held, write_json
+from src.sweep import Plan, print_warnings
+from src.tuning import Cell, Trial, cells, folder_of, further, grid, outcome, record_of
+
+POLL_SECONDS = 2.0
+
+
+@dataclass
+class Search:
+    """The rates that are tried for a cell, and what they gave so far."""
+
+    cell: Cell
+    values: list[float]
+    trials: list[Trial] = field(default_factory=list)
+    best: Trial | None = None
+
+    @classmethod
+    def of(cls, cell: Cell) -> "Search":
+        """The search at its start."""
+        return cls(cell, grid(cell.prior, cell.configs[0].tuning.trials))
+
+    def extend(self) -> bool:
+        """Take in what the trials gave, and add a rate where the grid is to be extended."""
+        self.trials, self.best = outcome(self.cell, self.values)
+        value = further(self.cell, self.trials, self.best)
+        if value is None:
+            return False
+        self.values.append(value)
+        return True
+
+    def chosen(self) -> list[Config]:
+        """The cell's runs at the best rate; none where no trial was finished."""
+        return self.cell.chosen(self.best.value) if self.best else []
+
+    @property
+    def at_edge(self) -> bool:
+        """Say whether the best rate is the lowest or the highest that was tried."""
+        return self.best is not None and self.best.value in (min(self.values), max(self.values))
+
+    def summary(self) -> dict[str, Any]:
+        """What is stored with every run of the cell: its trials, the chosen rate, whether it is at the grid's edge."""
+        assert self.best is not None
+        return {
+            "axis": self.cell.axis,
+            "seed": self.cell.configs[0].tuning.seed,
+            "trials": [asdict(trial) for trial in sorted(self.trials, key=lambda own: own.value)],
+            "chosen": self.best.value,
+            "at_edge": self.at_edge,
+        }
+
+
+def tune(configs: list[Config]) -> bool:
+    """Find every cell's rate and run its seeds; say whether all of it is done.
+
+    Raises:
+        UserError: a run can't be done, or the sweep isn't one to tune.
+    """
+    searches = [Search.of(cell) for cell in cells(configs)]
+    attempted: set[Path] = set()
+    wanted = searches
+    while wanted:
+        trials = [search.cell.trial(value) for search in searches for value in search.values]
+        _run_all("trials", trials, attempted)
+        wanted = [search for search in searches if search.extend()]
+    _print_rates(searches)
+    tuned = [(config, search) for search in searches for config in search.chosen()]
+    tuned.sort(key=lambda own: own[0].seed)  # seeds outermost: the ranks of one seed share LoRA-SB's gradient estimate
+    _run_all("runs", [config for config, _ in tuned], attempted)
+    for config, search in tuned:
+        _annotate(config, search.summary())
+    folders = [folder_of(config) for config, _ in tuned]
+    print_runs(folders)
+    return all(search.best for search in searches) and all(map(is_done, folders))
+
+
+def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
+    """Do all runs that aren't done; wait for those that other workers are at, and take over what they leave.
+
+    Args:
+        attempted: folders of the runs that this command did already, to which it adds: a failed one isn't repeated.
+    """
+    plan = Plan.of(configs)
+    left = [config for config in configs if not (_settled(config) or folder_of(config) in attempted)]
+    print(f"{len(configs)} {what}: {len(configs) - len(left)} done already, {len(left)} to run", flush=True)
+    while left:
+        waiting = []
+        for config in left:
+            if is_held(folder_of(config)):
+                waiting.append(config)
+            elif not _settled(config):
+                run(config, plan)
+                attempted.add(folder_of(config))
+        left = waiting
+        if left:
+            time.sleep(POLL_SECONDS)
+
+
+def _settled(config: Config) -> bool:
+    """Say whether another attempt would change nothing: the run is done, or diverged as it would again."""
+    record = record_of(config)
+    return record is not None and record["state"] in ("done", "diverged")
+
+
+def _annotate(config: Config, tuning: dict[str, Any]) -> None:
+    """Store with a finished run how its rate was chosen."""
+    record = record_of(config)
+    if record is not None and record["state"] == "done" and record.get("tuning") != tuning:
+        write_json(folder_of(config) / RESULT, record | {"tuning": tuning})
+
+
+def _print_rates(searches: list[Search]) -> None:
+    """Print for every cell the validation scores of its trials, the chosen rate marked, and what to mind."""
+    for search in searches:
+        ordered = sorted(search.trials, key=lambda trial: trial.value)
+        shown = [_shown(trial, chosen=trial == search.best) for trial in ordered]
+        print(f"  {search.cell.name:<28} {search.cell.axis}: {'  '.join(shown)}")
+    edges = [search.cell.name for search in searches if search.at_edge]
+    if edges:
+        print(f"warning: the best rate is at the edge of its grid for {', '.join(edges)}")
+        print("  more trials: tuning.extensions=1, or another middle with lr=...")
+    lost = [search.cell.name for search in searches if search.best is None]
+    if lost:
+        print(f"warning: no trial was finished for {', '.join(lost)}: no rate, no run")
+
+
+def _shown(trial: Trial, *, chosen: bool) -> str:
+    score = trial.state if trial.validation is None else f"{trial.validation:.4f}"
+    return f"{trial.value:g} {score}{' <-' if chosen else ''}"
+
+
+def main() -> None:
+    """Tune and run what the command line asks for; a user's mistake ends the program with status 2."""
+    with user_errors():
+        configs = [Config.from_hydra(job) for job in sweep_configs(sys.argv[1:])]
+        print_warnings(configs)
+        done = tune(configs)
+    sys.exit(0 if done else 1)
+
+
+if __name__ == "__main__":
+    with interruptible():
+        main()

@@ -1,0 +1,169 @@
+"""Learning rates chosen on validation: for every cell of a sweep the same number of trials around its own rate.
+
+A cell is what runs share that differ in the seed alone. Its trials have a seed of their own and never see the test
+split, and they are runs as all others are: stored, skipped when done, shared between workers.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from src.config import Config
+from src.errors import UserError
+from src.identity import identity, run_folder
+from src.results.store import Record, read_record
+from src.tasks.base import load_task
+
+STEP = math.sqrt(10)  # between neighbouring rates: half a decade
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate's run; `validation` is None where it diverged or failed, and `state` says which."""
+
+    value: float
+    state: str
+    validation: float | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that differ in their seeds alone, and what is tuned for them: the method's rate, or its head's where the
+    method has none.
+    """  # fmt: skip
+
+    configs: list[Config]
+
+    @property
+    def name(self) -> str:
+        """The cell in a word, as in "lora-r8-qv"."""
+        config = self.configs[0]
+        rank = [f"r{config.rank}"] if config.has_axis("rank") else []
+        return "-".join([config.adapter.name, *rank, *([config.target.name] if config.has_axis("target") else [])])
+
+    @property
+    def axis(self) -> str:
+        """The option that is tuned."""
+        return axis(self.configs[0])
+
+    @property
+    def prior(self) -> float:
+        """The rate in the middle of the grid: the method's own, or what the command gives."""
+        return rate(self.configs[0])
+
+    def trial(self, value: float) -> Config:
+        """The run that tries a rate."""
+        first = self.configs[0]
+        quick = replace(first.trainer, score_test=False)
+        return at_rate(replace(first, seed=first.tuning.seed, trainer=quick), value)
+
+    def chosen(self, value: float) -> list[Config]:
+        """The cell's runs at the chosen rate."""
+        return [at_rate(config, value) for config in self.configs]
+
+
+def axis(config: Config) -> str:
+    """What the run's learning rate is: its method's, or the head's where the method trains nothing else."""
+    return "lr" if config.has_axis("lr") else "trainer.head_lr"
+
+
+def rate(config: Config) -> float:
+    """The value of the run's `axis`."""
+    return float(config.lr or 0.0) if config.has_axis("lr") else config.trainer.head_lr
+
+
+def at_rate(config: Config, value: float) -> Config:
+    """The same run at another learning rate."""
+    if config.has_axis("lr"):
+        return replace(config, lr=value)
+    return replace(config, trainer=replace(config.trainer, head_lr=value))
+
+
+def cells(configs: Iterable[Config]) -> list[Cell]:
+    """Put a sweep's runs together that differ in their seeds alone, in the order of the sweep.
+
+    Raises:
+        UserError: the sweep varies the learning rate itself, or has a run with the trials' seed.
+    """
+    found: dict[str, dict[str, Config]] = {}
+    for config in configs:
+        if config.seed == config.tuning.seed:
+            raise UserError(
+                f"seed={config.seed} is the seed of the trials, and a run that chose its rate can't be reported.\n"
+                "Choose other seeds, or another tuning.seed."
+            )
+        own = found.setdefault(_key(at_rate(config, 1.0)), {})
+        own.setdefault(_key(config, with_seed=True), config)
+    return [_checked(Cell(list(own.values()))) for own in found.values()]
+
+
+def _key(config: Config, *, with_seed: bool = False) -> str:
+    values = {**identity(config, ""), "task": asdict(config.task), "results_dir": config.results_dir}
+    return json.dumps(values if with_seed else {**values, "seed": None}, sort_keys=True)
+
+
+def _checked(cell: Cell) -> Cell:
+    rates = sorted({rate(config) for config in cell.configs})
+    if len(rates) > 1:
+        raise UserError(
+            f"{cell.axis}={','.join(f'{own:g}' for own in rates)} sweeps what src.tune chooses.\n"
+            "Give one value, the middle of the grid, or none for the method's own."
+        )
+    return cell
+
+
+def grid(prior: float, trials: int) -> list[float]:
+    """An odd number of rates, half a decade apart, with the prior in the middle."""
+    half = trials // 2
+    return [scaled(prior, steps) for steps in range(-half, half + 1)]
+
+
+def scaled(value: float, steps: int) -> float:
+    """A rate so many half decades away, to two digits."""
+    return float(f"{value * STEP**steps:.2g}") if steps else value
+
+
+def best(trials: list[Trial], prior: float, *, higher_is_better: bool) -> Trial | None:
+    """The trial with the best validation score; of equal ones the nearest to the prior; None where none has a score."""
+
+    def merit(trial: Trial) -> tuple[float, float]:
+        score = trial.validation if higher_is_better else -(trial.validation or 0.0)
+        return score or 0.0, -abs(math.log(trial.value / prior))
+
+    return max((trial for trial in trials if trial.validation is not None), key=merit, default=None)
+
+
+def further(cell: Cell, trials: list[Trial], found: Trial | None) -> float | None:
+    """The rate to try next where the best one is at the edge of the grid and may be extended, else None."""
+    tuning = cell.configs[0].tuning
+    if found is None or len(trials) >= tuning.trials + tuning.extensions:
+        return None
+    values = sorted(trial.value for trial in trials)
+    steps = {values[0]: -1, values[-1]: 1}.get(found.value)
+    return None if steps is None else scaled(found.value, steps)
+
+
+def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]:
+    """What the trials of a cell gave, as far as they were run, and the best of them."""
+    records = [record_of(cell.trial(value)) for value in values]
+    trials = [_trial(value, record) for value, record in zip(values, records, strict=True)]
+    directions = [own["metrics"]["validation"]["higher_is_better"] for own in records if own and own["state"] == "done"]
+    return trials, best(trials, cell.prior, higher_is_better=all(directions))
+
+
+def _trial(value: float, record: Record | None) -> Trial:
+    if record is None or record["state"] != "done":
+        return Trial(value, record["state"] if record else "not run")
+    return Trial(value, "done", record["metrics"]["validation"]["value"])
+
+
+def folder_of(config: Config) -> Path:
+    """Where the run is stored."""
+    return run_folder(config, load_task(config).fingerprint)
+
+
+def record_of(config: Config) -> Record | None:
+    """The run's record, None where it has none yet."""
+    return read_record(folder_of(config))

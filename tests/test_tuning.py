@@ -1,0 +1,126 @@
+"""Learning rates are chosen on validation, with the same number of trials for every cell, and it is stored how."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.composition import sweep_configs
+from src.config import Config
+from src.errors import UserError
+from src.results.store import read_all
+from src.tuning import Cell, Trial, at_rate, best, cells, further, grid, rate
+from tests.conftest import TINY, composed, run_program
+
+
+def done(*pairs: tuple[float, float | None]) -> list[Trial]:
+    return [Trial(value, "diverged" if score is None else "done", score) for value, score in pairs]
+
+
+def configs(*overrides: str) -> list[Config]:
+    return [Config.from_hydra(job) for job in sweep_configs([*TINY, *overrides])]
+
+
+def test_a_grid_is_half_decades_around_the_prior_itself() -> None:
+    values = grid(2e-5, 5)
+    assert values[2] == 2e-5
+    steps = [math.log10(after / before) for before, after in pairwise(values)]
+    assert steps == pytest.approx([0.5] * 4, abs=0.01)
+
+
+def test_the_best_trial_is_the_highest_or_the_lowest_by_the_metrics_direction() -> None:
+    trials = done((1.0, 0.3), (3.0, 0.7), (10.0, None))
+    assert best(trials, 3.0, higher_is_better=True) == trials[1]
+    assert best(trials, 3.0, higher_is_better=False) == trials[0]
+    assert best(done((1.0, None)), 1.0, higher_is_better=True) is None
+
+
+def test_of_equal_trials_the_nearest_to_the_prior_is_chosen() -> None:
+    assert best(done((1.0, 0.5), (3.0, 0.5), (10.0, 0.5)), 3.0, higher_is_better=True) == Trial(3.0, "done", 0.5)
+
+
+@pytest.mark.parametrize(("found", "extensions", "expected"), [(0.01, 1, 0.032), (0.001, 1, 0.00032), (0.0032, 1, None),
+                                                               (0.01, 0, None)])  # fmt: skip
+def test_a_grid_is_extended_beyond_its_edge_alone(found: float, extensions: int, expected: float | None) -> None:
+    cell = Cell([composed(*TINY, "tuning.trials=3", f"tuning.extensions={extensions}")])
+    trials = done((0.001, 0.1), (0.0032, 0.1), (0.01, 0.1))
+    assert further(cell, trials, Trial(found, "done", 0.2)) == expected
+
+
+def test_cells_hold_the_runs_that_differ_in_their_seeds_alone() -> None:
+    found = cells(configs("adapter=lora,full", "rank=2,4", "seed=0,1,2"))
+    assert [cell.name for cell in found] == ["lora-r2-all_linear", "lora-r4-all_linear", "full"]
+    assert [[config.seed for config in cell.configs] for cell in found] == [[0, 1, 2]] * 3
+
+
+def test_a_trial_has_its_own_seed_and_leaves_the_test_split_alone() -> None:
+    cell = Cell([composed(*TINY, "adapter=lora", "seed=4")])
+    trial = cell.trial(0.5)
+    assert (trial.seed, trial.lr, trial.trainer.score_test) == (100, 0.5, False)
+    assert [(config.seed, config.lr, config.trainer.score_test) for config in cell.chosen(0.5)] == [(4, 0.5, True)]
+
+
+def test_a_method_without_a_rate_is_tuned_at_its_heads() -> None:
+    config = composed("adapter=head_only", "trainer.head_lr=0.25")
+    assert rate(config) == 0.25
+    assert at_rate(config, 0.5).trainer.head_lr == 0.5
+    assert config.trainer.head_lr == 0.25
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("lr=0.1,0.2",), "lr=0.1,0.2 sweeps what src.tune chooses"),
+        (("seed=0,100",), "seed=100 is the seed of the trials"),
+        (("tuning.trials=4",), "tuning.trials=4 is even"),
+        (("tuning.trials=1",), "tuning.trials=1 is too small"),
+    ],
+)
+def test_a_sweep_that_cant_be_tuned_is_refused(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cells(configs(*overrides))
+
+
+def test_the_command_tunes_every_cell_alike_and_stores_the_trials_with_the_runs(tmp_path: Path) -> None:
+    given = [*TINY, "adapter=lora,lora_sb", "rank=2", "seed=0,1", "tuning.trials=3", "trainer.max_steps=6",
+             f"results_dir={tmp_path}", f"cache_dir={tmp_path}"]  # fmt: skip
+    first = run_program("src.tune", *given)
+    assert first.returncode == 0, first.stderr
+    assert "6 trials: 0 done already, 6 to run" in first.stdout
+    records = read_all(tmp_path)
+    runs = [record for record in records if record["config"]["trainer"]["score_test"]]
+    trials = [record for record in records if not record["config"]["trainer"]["score_test"]]
+    assert (len(runs), len(trials)) == (4, 6)
+    assert all("test" not in record["metrics"] and record["seeds"]["seed"] == 100 for record in trials)
+    for record in runs:
+        check_tuned(record, trials)
+    again = run_program("src.tune", *given)
+    assert "6 trials: 6 done already, 0 to run" in again.stdout
+    assert "4 runs: 4 done already, 0 to run" in again.stdout
+    assert read_all(tmp_path) == records
+
+
+def check_tuned(record: dict[str, Any], trials: list[dict[str, Any]]) -> None:
+    """A run has the rate that its own trials, read from their records, show to be the best on validation."""
+    own = [trial for trial in trials if trial["config"]["adapter"] == record["config"]["adapter"]]
+    scores = {trial["config"]["lr"]: trial["metrics"]["validation"]["value"] for trial in own}
+    stored = record["tuning"]
+    assert {trial["value"]: trial["validation"] for trial in stored["trials"]} == scores
+    assert record["config"]["lr"] == stored["chosen"]
+    assert scores[stored["chosen"]] == max(scores.values())
+
+
+def test_linked_axes_are_products_of_their_own(tmp_path: Path) -> None:
+    blocks = "[{adapter:full},{adapter:lora,target:'qv,ffn',rank:'2,3'}]"
+    found = configs("seed=5,6", f"hydra.sweeper.blocks={blocks}")
+    shown = [
+        (own.adapter.name, own.target.name if own.has_axis("target") else None, own.rank, own.seed) for own in found
+    ]
+    rows = [("full", None, 8)] + [("lora", target, rank) for target in ("qv", "ffn") for rank in (2, 3)]
+    assert sorted(shown, key=str) == sorted(((*row, seed) for row in rows for seed in (5, 6)), key=str)
+    swept = run_program("src.run", "-m", *TINY, "seed=5", f"hydra.sweeper.blocks={blocks}", f"results_dir={tmp_path}",
+                        f"cache_dir={tmp_path}")  # fmt: skip
+    assert "sweep of 5 runs" in swept.stdout
+    assert len(read_all(tmp_path)) == 5
