@@ -1,0 +1,179 @@
+"""The statistics hold against scipy and definitions; the paired test calls equals different one time in twenty."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from src.analysis.statistics import (
+    ITEMS,
+    SEEDS,
+    SEEDS_AND_ITEMS,
+    bootstrap_intervals,
+    front,
+    holm,
+    paired_test,
+    seeds_and_items_test,
+    sign_flip_test,
+)
+
+REPETITIONS = 200
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def experiment(
+    seeds: int, items: int, rng: np.random.Generator, *, advantage: float = 0.0, seed_effect: float = 0.35
+) -> tuple[np.ndarray, np.ndarray]:
+    """0/1 scores of two methods on the same seeds and items: items differ in difficulty, each run in its quality."""
+    difficulty = rng.normal(0.0, 1.5, size=items)
+    shared = rng.normal(0.0, seed_effect, size=(seeds, 1))  # the same batches: what both runs of a seed have in common
+    methods = []
+    for gain in (advantage, 0.0):
+        quality = shared + rng.normal(gain, seed_effect, size=(seeds, 1))
+        methods.append((quality + rng.normal(size=(seeds, items)) > difficulty).astype(float))
+    return methods[0], methods[1]
+
+
+def rejections(seeds: int, items: int, *, advantage: float = 0.0, items_alone: bool = False) -> float:
+    """The share of repeated comparisons that call the two methods different at the 5 % level."""
+    rng, count = generator(seeds), 0
+    for _ in range(REPETITIONS):
+        first, second = experiment(seeds, items, rng, advantage=advantage)
+        if items_alone:
+            p_value = stats.ttest_1samp((first - second).mean(axis=0), 0).pvalue
+        else:
+            found = paired_test(first, second, rng)
+            assert found is not None
+            p_value = found.p_value
+        count += p_value < 0.05
+    return count / REPETITIONS
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_two_methods_that_are_the_same_are_called_different_in_about_5_percent(seeds: int) -> None:
+    low, high = stats.binom.ppf([0.005, 0.995], REPETITIONS, 0.05) / REPETITIONS
+    assert low <= rejections(seeds, 401) <= high
+
+
+def test_a_test_over_items_alone_would_call_equal_methods_different_far_too_often() -> None:
+    assert rejections(3, 401, items_alone=True) > 0.3
+
+
+def test_a_true_difference_is_found() -> None:
+    assert rejections(5, 401, advantage=1.2) > 0.8
+
+
+def test_with_items_that_dont_matter_the_test_is_the_t_test_over_seeds() -> None:
+    by_seed = np.array([0.1, 0.3, -0.05, 0.2])
+    found = seeds_and_items_test(np.repeat(by_seed[:, None], 7, axis=1))
+    expected = stats.ttest_1samp(by_seed, 0.0)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+def test_the_test_is_hillis_formula_written_with_anova_sums() -> None:
+    table = generator(5).normal(size=(3, 11))
+    grand = table.mean()
+    total = ((table - grand) ** 2).sum()
+    seeds, items = 11 * ((table.mean(1) - grand) ** 2).sum(), 3 * ((table.mean(0) - grand) ** 2).sum()
+    ms_seeds, ms_items, ms_rest = seeds / 2, items / 10, (total - seeds - items) / 20
+    variance = ms_seeds + max(ms_items - ms_rest, 0)
+    freedom = variance**2 / (ms_seeds**2 / 2)
+    expected = 2 * stats.t.sf(abs(grand) / np.sqrt(variance / 33), freedom)
+    assert seeds_and_items_test(table).p_value == pytest.approx(expected)
+
+
+def test_identical_methods_have_p_1_and_a_constant_difference_p_0() -> None:
+    scores = generator().integers(0, 2, size=(3, 50)).astype(float)
+    same, constant = paired_test(scores, scores, generator()), paired_test(scores + 0.5, scores, generator())
+    assert same is not None
+    assert constant is not None
+    assert (same.difference, same.p_value) == (0.0, 1.0)
+    assert (constant.difference, constant.p_value) == (0.5, 0.0)
+
+
+def test_the_permutation_test_agrees_with_scipys_and_with_exact_mcnemar() -> None:
+    first, second = (own[0] for own in experiment(1, 301, generator(3), advantage=0.4))
+    differences = first - second
+    ours = sign_flip_test(differences, generator(1))
+    scipys = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=generator(2)
+    ).pvalue
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    mcnemar = stats.binomtest(wins, wins + losses, 0.5).pvalue
+    assert ours == pytest.approx(scipys, abs=0.02)
+    assert ours == pytest.approx(mcnemar, abs=0.02)
+    assert sign_flip_test(np.zeros(9), generator()) == 1.0
+
+
+def test_what_a_test_speaks_of_follows_from_what_there_is() -> None:
+    both, one_seed, one_item = (generator().normal(size=shape) for shape in ((3, 9), (1, 9), (3, 1)))
+    tests = [
+        paired_test(own, own + generator(1).normal(size=own.shape), generator(2)) for own in (both, one_seed, one_item)
+    ]
+    assert [test.over if test else None for test in tests] == [SEEDS_AND_ITEMS, ITEMS, SEEDS]
+    assert paired_test(one_seed[:, :1], one_seed[:, 1:2], generator()) is None
+
+
+def test_without_items_the_test_is_scipys_paired_t_test() -> None:
+    first, second = generator().normal(size=(2, 5, 1))
+    found = paired_test(first, second, generator())
+    assert found is not None
+    assert found.p_value == pytest.approx(stats.ttest_rel(first[:, 0], second[:, 0]).pvalue)
+
+
+def test_unequal_shapes_and_nans_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(3, 4\) and \(3, 5\)"):
+        paired_test(np.zeros((3, 4)), np.zeros((3, 5)), generator())
+    with pytest.raises(ValueError, match="NaN"):
+        paired_test(np.full((2, 2), np.nan), np.zeros((2, 2)), generator())
+    with pytest.raises(ValueError, match="empty"):
+        bootstrap_intervals([np.zeros((0, 4))], generator())
+
+
+def test_over_items_alone_the_interval_is_scipys_bootstrap() -> None:
+    scores = (generator().random(size=(1, 701)) < 0.7).astype(float)
+    ((low, high),) = bootstrap_intervals([scores], generator(1), replicates=4000)
+    expected = stats.bootstrap((scores[0],), np.mean, method="percentile", n_resamples=4000, rng=generator(2))
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval), abs=0.004)
+
+
+def test_over_seeds_alone_the_interval_is_scipys_bootstrap() -> None:
+    scores = generator().normal(size=(6, 1))
+    ((low, high),) = bootstrap_intervals([scores], generator(1), replicates=4000)
+    expected = stats.bootstrap((scores[:, 0],), np.mean, method="percentile", n_resamples=4000, rng=generator(2))
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval), abs=0.06)
+
+
+def test_an_interval_over_seeds_and_items_is_wider_than_over_either() -> None:
+    rng = generator(4)
+    scores, _ = experiment(8, 151, rng, seed_effect=0.5)
+    widths = [
+        high - low
+        for low, high in bootstrap_intervals(
+            [scores, scores.mean(1, keepdims=True), scores.mean(0, keepdims=True)], rng
+        )
+    ]
+    assert widths[0] > max(widths[1:])
+
+
+def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_keeps_the_order() -> None:
+    given = [0.04, 0.01, 0.03, 0.005]
+    adjusted = holm(given)
+    assert adjusted == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    ordered = [own for _, own in sorted(zip(given, adjusted, strict=True))]
+    assert all(before <= after for before, after in pairwise(ordered))
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_point_is_off_the_front_only_if_one_that_costs_no_more_is_significantly_better() -> None:
+    better = np.zeros((4, 4), dtype=bool)
+    better[0, 1] = better[3, 0] = better[3, 1] = True  # 0 beats 1; the dear 3 beats 0 and 1; 2 can't be told from any
+    assert front([10, 20, 30, 40], better) == [True, False, True, True]
+    better[2, 3] = True
+    assert front([10, 20, 40, 40], better) == [True, False, True, False]
