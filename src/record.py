@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from src.config import Config
@@ -44,7 +45,10 @@ class Fit:
 
 
 def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
-    """One row an item: split, its number in the split, prediction, reference; what is no plain value as JSON."""
+    """One row an item: split, its number in the split, prediction, reference, score; what is no plain value as JSON.
+
+    `score` is the item's part of the metric, missing where the metric isn't a mean over items.
+    """
     frames = [
         pd.DataFrame(
             {
@@ -52,6 +56,7 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
                 "item": range(len(own.references)),
                 "prediction": [_plain(value) for value in own.predictions],
                 "reference": [_plain(value) for value in own.references],
+                "score": np.array(own.score.items or [np.nan] * len(own.references), dtype=np.float32),
             }
         )
         for split, own in scored.items()
@@ -134,4 +139,5 @@ def finished_record(
 
 def _metrics(scored: Scored) -> dict[str, Any]:
     own = {**asdict(scored.score), "n": len(scored.references), "more": scored.more, "sets": scored.sets}
+    del own["items"]  # they are in the predictions
     return {key: value for key, value in own.items() if value != {}}

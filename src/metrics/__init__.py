@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError, nearest_first
+from src.metrics.items import ITEMS
 
 FOLDER = Path(__file__).parent
 RUNS_CODE = ("pass_at_k",)
@@ -17,13 +18,17 @@ ASKS_A_JUDGE = ("judge_rating",)
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value over all items, with its name, its direction and its unit; `more` has values of its parts."""
+    """A metric's value over all items, with its name, its direction and its unit.
+
+    `more` has values of its parts; `items` has a number for each item where the metric is their mean, else it is empty.
+    """
 
     name: str
     value: float
     higher_is_better: bool = True
     unit: str = "share"
     more: dict[str, float] = field(default_factory=dict)
+    items: list[float] = field(default_factory=list)
 
 
 def known_metrics() -> list[str]:
@@ -54,10 +59,12 @@ def score(name: str, predictions: list[Any], references: list[Any], **options: A
     metric = evaluate.load(str(FOLDER / name), keep_in_memory=True)
     result = metric.compute(predictions=predictions, references=references, **options)
     assert result is not None
+    items = result.pop(ITEMS, [])
     return Score(
         name,
         float(result[name]),
         higher_is_better=getattr(metric, "higher_is_better", True),
         unit=getattr(metric, "unit", "share"),
         more={part: float(value) for part, value in result.items() if part != name},
+        items=items,
     )

@@ -8,9 +8,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from src.metrics.inputs import reference_lists
 
 
-def mean_best_f1(kind: str, predictions: Iterable[str], references: Iterable[Any]) -> float:
-    """The mean over items of the best F1 over an item's references, words stemmed; `kind` is as in "rouge1"."""
+def best_f1(kind: str, predictions: Iterable[str], references: Iterable[Any]) -> list[float]:
+    """Each item's best F1 over its references, words stemmed; `kind` is as in "rouge1"."""
     scorer = RougeScorer([kind], use_stemmer=True)
     pairs = zip(predictions, reference_lists(references), strict=True)
-    values = [scorer.score_multi(right, given)[kind].fmeasure for given, right in pairs]
-    return sum(values) / len(values)
+    return [scorer.score_multi(right, given)[kind].fmeasure for given, right in pairs]

@@ -51,6 +51,12 @@ def is_done(folder: Path) -> bool:
     return record is not None and record["state"] == "done"
 
 
+def run_folders(results_dir: Path) -> list[Path]:
+    """The folders of all runs under `results_dir/runs`, also of those without a record yet, in order."""
+    found = os.walk(results_dir / "runs")
+    return sorted(Path(folder) for folder, _, files in found if not {RESULT, CONFIG, CLAIM}.isdisjoint(files))
+
+
 def read_all(results_dir: Path) -> list[Record]:
     """All records under `results_dir/runs`, in the order of their folders' names."""
     paths = sorted((results_dir / "runs").rglob(RESULT))

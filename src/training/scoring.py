@@ -24,6 +24,7 @@ class Scored:
 
     `score` is the primary metric's; where the split is made of several sets, its value is their unweighted mean and
     `sets` has each set's own. `more` has the values of the task's other metrics and of the primary's parts.
+    `score.items` has a number for each row where the metric is a mean over items.
     """
 
     predictions: list[Any]
@@ -92,7 +93,8 @@ class Scoring:
         if len(scores) == 1:
             return first, {}
         values = {name: own.value for name, own in scores.items()}
-        return Score(first.name, fmean(values.values()), first.higher_is_better, first.unit), values
+        items = _in_order(members, {name: own.items for name, own in scores.items()})
+        return Score(first.name, fmean(values.values()), first.higher_is_better, first.unit, items=items), values
 
     def _predict(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> list[Any]:
         if self.task.architecture == "classifier":
@@ -175,6 +177,12 @@ def _moved(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict[str, 
 
 def _reference(row: Row) -> Any:
     return row["label"] if "label" in row else row.get("reference", row.get("answer"))
+
+
+def _in_order(members: dict[str, list[int]], items: dict[str, list[float]]) -> list[float]:
+    """The items' numbers of all sets in the order of the rows; none where the metric has none."""
+    each = {index: item for name, own in items.items() if own for index, item in zip(members[name], own, strict=True)}
+    return [each[index] for index in sorted(each)]
 
 
 def _stopped(text: str, stops: list[str]) -> str:

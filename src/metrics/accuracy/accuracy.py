@@ -5,6 +5,7 @@ from typing import Any
 import evaluate
 
 from src.metrics.inputs import CLASSES
+from src.metrics.items import mean_of_items
 
 
 class Accuracy(evaluate.Metric):
@@ -18,6 +19,6 @@ class Accuracy(evaluate.Metric):
             features=CLASSES,
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        hits = sum(int(given == right) for given, right in zip(predictions, references, strict=True))
-        return {"accuracy": hits / len(references)}
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+        pairs = zip(predictions, references, strict=True)
+        return mean_of_items("accuracy", (given == right for given, right in pairs))

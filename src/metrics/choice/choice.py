@@ -12,6 +12,7 @@ from typing import Any
 import evaluate
 
 from src.metrics.inputs import TEXTS
+from src.metrics.items import mean_of_items
 
 KINDS = [
     re.compile(pattern)
@@ -38,6 +39,12 @@ def kind_of(reference: str) -> re.Pattern[str]:
     raise ValueError(f"The reference {reference!r} is no choice; choices are {allowed}.")
 
 
+def named(text: str, reference: str) -> str | None:
+    """The first choice of the reference's kind in a text."""
+    found = kind_of(reference).search(text)
+    return found and found.group()
+
+
 class Choice(evaluate.Metric):
     """Share of texts that name the right choice first, 0 to 1."""
 
@@ -49,9 +56,6 @@ class Choice(evaluate.Metric):
             features=TEXTS,
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        hits = 0
-        for given, right in zip(predictions, references, strict=True):
-            named = kind_of(right).search(given)
-            hits += named is not None and named.group() == right
-        return {"choice": hits / len(references)}
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+        pairs = zip(predictions, references, strict=True)
+        return mean_of_items("choice", (named(given, right) == right for given, right in pairs))

@@ -5,6 +5,7 @@ from typing import Any
 import evaluate
 
 from src.metrics.inputs import TEXTS
+from src.metrics.items import mean_of_items
 
 
 class ExactMatch(evaluate.Metric):
@@ -18,6 +19,6 @@ class ExactMatch(evaluate.Metric):
             features=TEXTS,
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        hits = sum(given.strip() == right.strip() for given, right in zip(predictions, references, strict=True))
-        return {"exact_match": hits / len(references)}
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+        pairs = zip(predictions, references, strict=True)
+        return mean_of_items("exact_match", (given.strip() == right.strip() for given, right in pairs))

@@ -25,6 +25,7 @@ from typing import Any
 import evaluate
 
 from src.metrics.inputs import TEXTS
+from src.metrics.items import mean_of_items
 
 # A minus behind a digit is a subtraction's or a range's.
 NUMBER = re.compile(r"(?P<sign>(?<!\d)-\$?)?(?P<size>\d[\d,]*(?:\.\d+)?|\.\d+)(?:/(?P<divisor>\d+))?", re.ASCII)
@@ -64,9 +65,9 @@ class LastNumber(evaluate.Metric):
             features=TEXTS,
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         right = [final_number(text) for text in references]
         if None in right:
             raise ValueError(f"The reference {references[right.index(None)]!r} holds no number.")
-        hits = sum(final_number(given) == number for given, number in zip(predictions, right, strict=True))
-        return {"last_number": hits / len(right)}
+        pairs = zip(predictions, right, strict=True)
+        return mean_of_items("last_number", (final_number(given) == number for given, number in pairs))

@@ -19,6 +19,7 @@ from typing import Any
 import evaluate
 
 from src.metrics.inputs import TEXTS
+from src.metrics.items import mean_of_items
 
 QUERY = re.compile(r"select (?P<selected>.+?) from table(?: where (?P<conditions>.+))?")
 # A quoted value ends at the quote before the next condition or the end, so it may hold quotes and "and".
@@ -59,9 +60,9 @@ class LogicalForm(evaluate.Metric):
             features=TEXTS,
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         right = [parsed(text) for text in references]
         if None in right:
             raise ValueError(f"The reference {references[right.index(None)]!r} is no query of WikiSQL's form.")
-        hits = sum(parsed(given) == query for given, query in zip(predictions, right, strict=True))
-        return {"logical_form": hits / len(right)}
+        pairs = zip(predictions, right, strict=True)
+        return mean_of_items("logical_form", (parsed(given) == query for given, query in pairs))

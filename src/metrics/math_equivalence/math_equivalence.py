@@ -22,6 +22,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 
 from src.metrics.boxed import last_boxed
 from src.metrics.inputs import TEXTS
+from src.metrics.items import mean_of_items
 
 LIMIT_SECONDS = 3
 LIMIT_CHARACTERS = 400
@@ -60,7 +61,7 @@ class MathEquivalence(evaluate.Metric):
             features=TEXTS,
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         pairs = zip(predictions, references, strict=True)
-        hits = sum(equivalent(final_answer(given), final_answer(right)) for given, right in pairs)
-        return {"math_equivalence": hits / len(references)}
+        hits = (equivalent(final_answer(given), final_answer(right)) for given, right in pairs)
+        return mean_of_items("math_equivalence", hits)

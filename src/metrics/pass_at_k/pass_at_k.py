@@ -18,6 +18,7 @@ import datasets
 import evaluate
 
 from src.errors import UserError
+from src.metrics.items import mean_of_items
 from src.sandbox import isolating_backend, run_isolated
 
 # Chen et al. 2021, section 3.2, then the two that bigcode-evaluation-harness adds (bigcode_eval/tasks/humaneval.py)
@@ -63,7 +64,7 @@ class PassAtK(evaluate.Metric):
         ]
         passed = iter(verdicts(programs, timeout_seconds, workers))
         estimates = [estimate(len(each), sum(next(passed) for _ in each), k) for each in samples]
-        return {"pass_at_k": sum(estimates) / len(estimates)}
+        return mean_of_items("pass_at_k", estimates)
 
 
 def check_allowed(allow_code_execution: bool) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import evaluate
 
 from src.metrics.inputs import TEXTS_WITH_REFERENCES
-from src.metrics.rouge import mean_best_f1
+from src.metrics.items import mean_of_items
+from src.metrics.rouge import best_f1
 
 
 class Rouge2(evaluate.Metric):
@@ -24,5 +25,5 @@ class Rouge2(evaluate.Metric):
             features=TEXTS_WITH_REFERENCES,
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"rouge_2": mean_best_f1("rouge2", predictions, references)}
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+        return mean_of_items("rouge_2", best_f1("rouge2", predictions, references))

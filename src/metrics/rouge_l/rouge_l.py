@@ -11,7 +11,8 @@ from typing import Any
 import evaluate
 
 from src.metrics.inputs import TEXTS_WITH_REFERENCES
-from src.metrics.rouge import mean_best_f1
+from src.metrics.items import mean_of_items
+from src.metrics.rouge import best_f1
 
 
 class RougeL(evaluate.Metric):
@@ -25,5 +26,5 @@ class RougeL(evaluate.Metric):
             features=TEXTS_WITH_REFERENCES,
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"rouge_l": mean_best_f1("rougeL", predictions, references)}
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+        return mean_of_items("rouge_l", best_f1("rougeL", predictions, references))

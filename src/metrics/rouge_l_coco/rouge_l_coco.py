@@ -15,6 +15,7 @@ from typing import Any
 import evaluate
 
 from src.metrics.inputs import TEXTS_WITH_REFERENCES, reference_lists
+from src.metrics.items import mean_of_items
 
 BETA = 1.2
 ENDINGS = re.compile(r"(n't|'(?:s|re|ve|ll|d|m))\b")  # of contractions: words of their own
@@ -58,7 +59,7 @@ class RougeLCoco(evaluate.Metric):
             features=TEXTS_WITH_REFERENCES,
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         pairs = zip(predictions, reference_lists(references), strict=True)
-        values = [rouge_l(tokens(given), [tokens(text) for text in right]) for given, right in pairs]
-        return {"rouge_l_coco": sum(values) / len(values)}
+        values = (rouge_l(tokens(given), [tokens(text) for text in right]) for given, right in pairs)
+        return mean_of_items("rouge_l_coco", values)
