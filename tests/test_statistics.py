@@ -172,8 +172,18 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_keeps_the_order
 
 
 def test_a_point_is_off_the_front_only_if_one_that_costs_no_more_is_significantly_better() -> None:
-    better = np.zeros((4, 4), dtype=bool)
-    better[0, 1] = better[3, 0] = better[3, 1] = True  # 0 beats 1; the dear 3 beats 0 and 1; 2 can't be told from any
-    assert front([10, 20, 30, 40], better) == [True, False, True, True]
-    better[2, 3] = True
-    assert front([10, 20, 40, 40], better) == [True, False, True, False]
+    costs, scores = [10, 20, 30, 40, 40], [0.5, 0.3, 0.45, 0.9, 0.8]
+    told_apart = {(0, 1), (3, 0), (3, 2), (3, 4)}
+    asked = []
+
+    def p_value(better: int, worse: int) -> float:
+        asked.append((better, worse))
+        return 0.001 if (better, worse) in told_apart else 0.5
+
+    assert front(costs, scores, p_value) == [True, False, True, True, False]
+    assert asked == [(0, 1), (0, 2), (3, 4)]  # nothing dearer, and only the best that costs no more
+
+
+def test_the_front_minds_how_many_points_were_tested() -> None:
+    assert front([1, 1, 1], [3, 2, 1], lambda better, worse: 0.03) == [True, True, True]
+    assert front([1, 1], [2, 1], lambda better, worse: 0.03) == [True, False]

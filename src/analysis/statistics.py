@@ -4,7 +4,7 @@ Scores of a cell are an array (seeds, items): a number an item for each run. Two
 and items. `results/READING.md` says in plain words what each of these does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,18 +152,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def front(costs: Sequence[float], better: NDArray[np.bool_]) -> list[bool]:
+def front(
+    costs: Sequence[float], scores: Sequence[float], p_value: Callable[[int, int], float], *, level: float = 0.05
+) -> list[bool]:
     """Say which points are on the Pareto front as far as noise lets one tell.
 
-    A point is off it only where another that costs no more is significantly better; two that can't be told apart are
-    both on it, also where one of them costs more.
+    A point is off it only where the best of those that cost no more is significantly better, by tests corrected for
+    their number (Holm). Two that can't be told apart are both on it, also where one of them costs more.
 
     Args:
-        better: (points, points), True where the row's score is significantly better than the column's.
+        scores: higher is better.
+        p_value: tests two points, given by their places.
     """
-    cost = np.asarray(costs)
-    dominated = better & (cost[:, None] <= cost[None, :])
-    return [not dominated[:, point].any() for point in range(len(cost))]
+    rivals = [max((j for j in range(len(costs)) if costs[j] <= cost), key=lambda j: scores[j]) for cost in costs]
+    tested = [point for point, rival in enumerate(rivals) if scores[rival] > scores[point]]
+    adjusted = holm([p_value(rivals[point], point) for point in tested])
+    dominated = {point for point, p in zip(tested, adjusted, strict=True) if p < level}
+    return [point not in dominated for point in range(len(costs))]
 
 
 def _checked(scores: Scores) -> Scores:
