@@ -6,6 +6,7 @@ concern values and combinations. A sweep checks all of its runs this way before 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from hydra.core.config_store import ConfigStore
@@ -23,6 +24,8 @@ TRACKING_MODES = ("offline", "online", "none")
 QUANTIZATIONS = ("none", "nf4", "int8")
 PROTOCOLS = ("strict", "paper")
 DTYPES = ("float32", "bfloat16")
+GENERAL_TEXT = "pydoc"  # the text for forgetting that every Python has
+CHECKPOINTS = ("last", "best_validation")
 LOSS = "loss"  # the one validation metric that isn't computed from texts
 FORMATS = ("table", "csv", "json")
 
@@ -169,7 +172,10 @@ def task_config(values: dict[str, Any]) -> TaskConfig:
 
 @dataclass
 class TrainerConfig:
-    """Everything about the optimisation that all methods of a comparison share."""
+    """Everything about the optimisation that all methods of a comparison share.
+
+    `checkpoint` is the state that is saved and scored: that of the last step, or of the best validation.
+    """
 
     name: str = MISSING
     max_steps: int = MISSING
@@ -185,6 +191,7 @@ class TrainerConfig:
     calibration_samples: int = MISSING
     eval_limit: int | None = None
     score_test: bool = True
+    checkpoint: str = "last"
 
     @property
     def warmup_steps(self) -> int:
@@ -295,6 +302,7 @@ class Config(AdaptedModel):
     tuning: TuningConfig = field(default_factory=TuningConfig)
     quantization: str = "none"
     protocol: str = "strict"
+    forgetting: str = GENERAL_TEXT
     seed: int = 0
     results_dir: str = "results"
     cache_dir: str = ".cache"
@@ -306,6 +314,7 @@ class Config(AdaptedModel):
         _check_precision(self)
         _check_length(self)
         _check_sampling(self.task)
+        _check_text(self.forgetting)
         if self.trainer.score_test:
             _check_permissions(self)
         if self.model.path and not self.model.weights_sha256:
@@ -327,6 +336,7 @@ def _check_least(smallest: dict[str, tuple[float, float]]) -> None:
 def _check_choices(config: Config) -> None:
     _check_choice("trainer.precision", config.trainer.precision, PRECISIONS)
     _check_choice("trainer.schedule", config.trainer.schedule, SCHEDULES)
+    _check_choice("trainer.checkpoint", config.trainer.checkpoint, CHECKPOINTS)
     _check_choice("tracking.mode", config.tracking.mode, TRACKING_MODES)
     _check_choice("quantization", config.quantization, QUANTIZATIONS)
     _check_choice("protocol", config.protocol, PROTOCOLS)
@@ -381,6 +391,14 @@ def _check_sampling(task: TaskConfig) -> None:
     k = task.metric_options.get("k", 1)
     if not 1 <= k <= task.samples:
         raise UserError(f"task.metric_options.k={k} can't be had of task.samples={task.samples}.\nAllowed: 1 to that.")
+
+
+def _check_text(given: str) -> None:
+    """Refuse a text for forgetting that isn't there."""
+    if given not in ("none", GENERAL_TEXT) and not Path(given).is_file():
+        raise UserError(
+            f"forgetting={given} is no file.\nAllowed: {GENERAL_TEXT} (text that comes with Python), a text file, none."
+        )
 
 
 def _check_permissions(config: Config) -> None:

@@ -31,6 +31,7 @@ from src.streams import stream_generator, stream_seed
 from src.tasks.base import LoadedTask, Row, load_task
 from src.training.batches import Example, by_length, collate, encoded_splits
 from src.training.device import Device, find_device
+from src.training.forgetting import general_loss
 from src.training.loss import mean_loss
 from src.training.scoring import Scored, Scoring
 from src.training.trainer import Recipe, train
@@ -38,6 +39,7 @@ from src.training.trainer import Recipe, train
 PROBE_BATCH = 64
 KEPT_DIRECTIONS = 128  # singular vectors kept of each target, so that one estimate serves all usual ranks
 _latest_directions: dict[str, dict[str, UpdateDirection]] = {}
+_latest_loss: dict[str, dict[str, Any] | None] = {}
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -68,15 +70,34 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
         fit = _fit(config, base, examples["train"], device, score, folder, report, start)
         fit.write(folder)
 
+    before = _loss_before(config, base, device)
     placed = restored(config, base, folder / ADAPTER, device.type)
     model: Any = placed.model
     splits = ("validation", "test") if config.trainer.score_test else ("validation",)
     scored = {split: score(model, split) for split in splits}
     write_predictions(folder / PREDICTIONS, scored)
+    after = general_loss(config, base, model, device)
     smaller = _smaller_ranks(placed, lambda: {split: score(model, split).score.value for split in splits})
     run_seconds = time.perf_counter() - start
     record = finished_record(config, task, examples, fit, scored, device, run_seconds)
-    return record | ({"smaller_ranks": smaller} if smaller else {})
+    return record | _forgotten(before, after) | ({"smaller_ranks": smaller} if smaller else {})
+
+
+def _loss_before(config: Config, base: BaseModel, device: Device) -> dict[str, Any] | None:
+    """The bare model's loss on general text, computed once for all runs on it."""
+    key = json.dumps([asdict(config.model), config.quantization, config.forgetting, device.type, device.precision])
+    if key not in _latest_loss:
+        _latest_loss.clear()
+        _latest_loss[key] = general_loss(config, base, fresh_model(config, base, device.type), device)
+    return _latest_loss[key]
+
+
+def _forgotten(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any]:
+    """The part of the record on forgetting, empty where it couldn't be measured."""
+    if before is None or after is None:
+        return {}
+    facts = {key: value for key, value in after.items() if key != "loss"}
+    return {"forgetting": facts | {"unit": "nats per token", "before": before["loss"], "after": after["loss"]}}
 
 
 def _fit(
@@ -89,7 +110,7 @@ def _fit(
     report: Report,
     start: float,
 ) -> Fit:
-    """Place the method, train it and save its adapter."""
+    """Place the method, train it and save its adapter at the step that the config's checkpoint rule chooses."""
     placed = _place(config, fresh_model(config, base, device.type), base, train_examples, device)
     ledger = _counted(config, placed)
     setup_seconds = time.perf_counter() - start
@@ -101,12 +122,12 @@ def _fit(
         device=device,
     )
     model: Any = placed.model
-    training = train(
-        placed, train_examples, recipe, validate=lambda: score(model, "validation").score.value, report=report
+    training, state = train(
+        placed, train_examples, recipe, validate=lambda: score(model, "validation").score, report=report
     )
     scalings = {adapter.scaling for adapter in adapters(model).values()} if config.has_axis("alpha") else set()
     with replacing(folder / ADAPTER) as partial:
-        save_file(placed.state(), partial)
+        save_file(state, partial)
     return Fit(training, ledger.as_dict(), next(iter(scalings), None), setup_seconds)
 
 
@@ -204,10 +225,14 @@ def _first_of_each_set(rows: list[Row], limit: int | None) -> list[int]:
 
 
 def _smaller_ranks(placed: Placed, score: Callable[[], dict[str, float]]) -> list[dict[str, float]]:
-    """The scores of every smaller rank that a nested method's one training gives too, each with its own size."""
+    """The scores of the smaller ranks that a nested method's one training gives too, each with its own size.
+
+    Powers of two, the ranks that tables have: each costs a whole evaluation.
+    """
     nested = [adapter for adapter in adapters(placed.model).values() if adapter.nested]
     found: list[dict[str, float]] = []
-    for rank in range(1, max((adapter.rank for adapter in nested), default=1)):
+    largest = max((adapter.rank for adapter in nested), default=1)
+    for rank in (2**power for power in range(largest.bit_length()) if 2**power < largest):
         for adapter in nested:
             adapter.truncate(rank)
         sizes = [adapter.expected_trainable(adapter.in_features, adapter.out_features, rank) for adapter in nested]

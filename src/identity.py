@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.config import Config, ModelConfig, TaskConfig
+from src.config import Config, ModelConfig, TaskConfig, TrainerConfig
 from src.metrics import ASKS_A_JUDGE
 
 # Raise this by one with every change that moves numbers, and mark the change in CHANGELOG.md.
@@ -45,7 +45,7 @@ def identity(config: Config, data_fingerprint: str) -> dict[str, Any]:
             **({"judge": config.task.judge.model} if config.task.metric in ASKS_A_JUDGE else {}),
             "fingerprint": data_fingerprint,
         },
-        "trainer": {key: value for key, value in asdict(config.trainer).items() if key != "name"},
+        "trainer": _trainer(config.trainer),
         "seed": config.seed,
     }
 
@@ -56,6 +56,11 @@ def _model(config: ModelConfig) -> dict[str, Any]:
     if config.weights_sha256 is None and config.revision:
         found["revision"] = config.revision
     return found | ({"dtype": config.dtype} if config.dtype != "float32" else {})
+
+
+def _trainer(config: TrainerConfig) -> dict[str, Any]:
+    left_out = {"name"} | ({"checkpoint"} if config.checkpoint == "last" else set())
+    return {key: value for key, value in asdict(config).items() if key not in left_out}
 
 
 def run_folder(config: Config, data_fingerprint: str) -> Path:

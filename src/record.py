@@ -129,6 +129,7 @@ def finished_record(
             "batch_size": config.trainer.batch_size,
             "tokens": training.tokens,
         },
+        "checkpoint": {"rule": config.trainer.checkpoint, "step": training.checkpoint_step},
         "history": training.history,
         "data": facts,
         "provenance": provenance(asdict(device)),

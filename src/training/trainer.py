@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from src.adapters.inject import Placed, adapters
 from src.config import TrainerConfig
+from src.metrics import Score
 from src.streams import stream_generator, stream_seed
 from src.training.batches import Example, LengthBuckets, collate
 from src.training.device import Device
@@ -35,6 +36,7 @@ class Training:
     `train_seconds` leaves out the validation between steps, which `eval_seconds` has; `history` holds
     `{"step", "loss"}` and `{"step", "validation"}` points; `saved_for_backward_bytes` is what autograd kept for
     the first step beside the parameters, `peak_allocated_bytes` the GPU's peak while training, validation left out.
+    `checkpoint_step` is the step whose state was kept.
     """
 
     train_seconds: float = 0.0
@@ -42,6 +44,7 @@ class Training:
     tokens: int = 0
     saved_for_backward_bytes: int = 0
     peak_allocated_bytes: int | None = None
+    checkpoint_step: int | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -65,30 +68,51 @@ def train(
     examples: list[Example],
     recipe: Recipe,
     *,
-    validate: Callable[[], float],
+    validate: Callable[[], Score],
     report: Callable[[int, dict[str, float]], None],
-) -> Training:
-    """Train what requires gradients in the placed model, in place.
+) -> tuple[Training, dict[str, Tensor]]:
+    """Train what requires gradients in the placed model, in place; returns the state to keep as well.
 
     Args:
-        validate: scores the model as it is; called every `settings.eval_every` steps but the last.
+        validate: scores the model as it is; called every `settings.eval_every` steps but the last, and after the last
+            where the best validation decides which state is kept.
         report: told the step and the metrics as they come.
 
     Raises:
         Diverged: the loss became infinite or NaN.
     """
-    outcome = Training()
+    outcome, best = Training(checkpoint_step=recipe.settings.max_steps), None
+    if recipe.settings.checkpoint == "best_validation":
+        best = _Best(placed)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _AdapterTrainer(placed, examples, recipe, outcome, scratch)
         trainer.add_callback(_AdapterHooks(placed.model, stream_generator(recipe.seed, "step_draw")))
-        trainer.add_callback(_Watch(outcome, recipe.settings, validate, report))
+        trainer.add_callback(_Watch(outcome, recipe.settings, validate, report, best))
         trainer.remove_callback(PrinterCallback)
         if recipe.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         trainer.train()
         outcome.train_seconds = time.perf_counter() - start - outcome.eval_seconds
-    return outcome
+    if best is None:
+        return outcome, placed.state()
+    outcome.checkpoint_step = best.step
+    return outcome, best.state
+
+
+class _Best:
+    """The state with the best validation score so far, the earlier of equal ones."""
+
+    def __init__(self, placed: Placed) -> None:
+        self.placed, self.step, self.state = placed, 0, dict[str, Tensor]()
+        self.merit = -math.inf
+
+    def see(self, step: int, score: Score) -> None:
+        """Keep the model's state if its score is better than all before."""
+        merit = score.value if score.higher_is_better else -score.value
+        if merit > self.merit:
+            self.merit, self.step = merit, step
+            self.state = {name: tensor.clone() for name, tensor in self.placed.state().items()}
 
 
 class _AdapterTrainer(Trainer):
@@ -201,10 +225,12 @@ class _Watch(TrainerCallback):
         self,
         outcome: Training,
         settings: TrainerConfig,
-        validate: Callable[[], float],
+        validate: Callable[[], Score],
         report: Callable[[int, dict[str, float]], None],
+        best: _Best | None,
     ) -> None:
         self.outcome, self.settings, self.validate, self.report = outcome, settings, validate, report
+        self.best = best
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
@@ -215,15 +241,18 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
-        due = step % self.settings.eval_every == 0 and step < self.settings.max_steps
-        if torch.cuda.is_available() and (due or step == self.settings.max_steps):
+        last = step == self.settings.max_steps
+        due = self.best is not None if last else step % self.settings.eval_every == 0
+        if torch.cuda.is_available() and (due or last):
             peak = self.outcome.peak_allocated_bytes or 0
             self.outcome.peak_allocated_bytes = max(peak, torch.cuda.max_memory_allocated())
         if due:
             start = time.perf_counter()
-            value = self.validate()
+            score = self.validate()
             self.outcome.eval_seconds += time.perf_counter() - start
-            self._add(step, {"validation": value})
+            self._add(step, {"validation": score.value})
+            if self.best is not None:
+                self.best.see(step, score)
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
 

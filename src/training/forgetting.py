@@ -1,0 +1,157 @@
+"""What a model forgets: its loss on general text that no task trains on, before and after.
+
+A language model's loss is over every token; an encoder's over 15 % masked ones, where its weights come with the head
+that predicts them. Text, blocks and masks are the same for all runs.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from src.config import GENERAL_TEXT, Config, ModelConfig, model_config
+from src.models import BaseModel, find_weights
+from src.training.batches import IGNORED
+from src.training.device import Device
+from src.training.loss import answer_logits
+
+BLOCKS = 64
+BLOCK_TOKENS = 128
+BATCH = 16  # blocks
+MASKED_SHARE = 0.15  # as BERT was trained (Devlin et al. 2019, section 3.1)
+MASK_SEED = 0
+
+
+@dataclass(frozen=True)
+class GeneralText:
+    """A text as blocks of tokens: `inputs` and `labels` (blocks, tokens), labels IGNORED where no loss is wanted."""
+
+    name: str
+    fingerprint: str
+    masked: bool
+    inputs: Tensor
+    labels: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the loss is over; a language model can't predict a block's first."""
+        return int(((self.labels if self.masked else self.labels[:, 1:]) != IGNORED).sum())
+
+
+def general_loss(config: Config, base: BaseModel, model: Any, device: Device) -> dict[str, Any] | None:
+    """A model's loss on the text that the config names, and what text that is.
+
+    Args:
+        base: whose tokenizer and weights the model has, adapted or not.
+
+    Returns:
+        `loss` (nats per token), `text`, `fingerprint`, `tokens`; None where none is asked for or the model can't have
+        one: a classifier whose weights come without a masked-token head, or that is prompted rather than changed.
+    """
+    if config.forgetting == "none":
+        return None
+    text = general_text(config, base.tokenizer)
+    loss = _masked_loss(config.model, model, text, device) if text.masked else text_loss(model, text, device)
+    facts = {"text": text.name, "fingerprint": text.fingerprint, "tokens": text.tokens}
+    return None if loss is None else facts | {"loss": loss}
+
+
+def general_text(config: Config, tokenizer: PreTrainedTokenizerBase) -> GeneralText:
+    """Blocks of equal length, evenly spread over the text; for a classifier's encoder with masked tokens."""
+    name, text = _read(config.forgetting)
+    masked = config.model.architecture == "classifier"
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    room = min(BLOCK_TOKENS, len(ids)) - (tokenizer.num_special_tokens_to_add() if masked else 0)
+    starts = torch.linspace(0, len(ids) - room, BLOCKS).long().tolist()
+    rows = [ids[start : start + room] for start in starts]
+    if masked:
+        start_token, *end_tokens = tokenizer("")["input_ids"]
+        rows = [[start_token, *row, *end_tokens] for row in rows]
+    inputs = torch.tensor(rows)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return GeneralText(name, fingerprint, masked, *(_masked(inputs, tokenizer) if masked else (inputs, inputs)))
+
+
+def _read(given: str) -> tuple[str, str]:
+    """A text's name and content: CPython's own language reference, English prose and some code, or a file."""
+    if given != GENERAL_TEXT:
+        return Path(given).name, Path(given).read_text(encoding="utf-8")
+    from pydoc_data.topics import topics
+
+    return f"pydoc_data of CPython {platform.python_version()}", "\n\n".join(topics[key] for key in sorted(topics))
+
+
+def _masked(inputs: Tensor, tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
+    """The blocks with masked tokens, and labels for these alone; special tokens are never masked."""
+    drawn = torch.rand(inputs.shape, generator=torch.Generator().manual_seed(MASK_SEED)) < MASKED_SHARE
+    chosen = drawn & ~torch.isin(inputs, torch.tensor(tokenizer.all_special_ids))
+    mask: Any = tokenizer.mask_token_id
+    return inputs.masked_fill(chosen, mask), inputs.masked_fill(~chosen, IGNORED)
+
+
+def text_loss(model: nn.Module, text: GeneralText, device: Device) -> float:
+    """The mean loss of a language model, or of an encoder with its masked-token head, in nats per token."""
+    total, was_training = 0.0, model.training
+    model.eval()
+    with torch.inference_mode(), device.autocast():
+        for start in range(0, len(text.inputs), BATCH):
+            inputs, labels = (own[start : start + BATCH].to(device.type) for own in (text.inputs, text.labels))
+            batch = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs), "labels": labels}
+            logits, wanted = _masked_logits(model, batch) if text.masked else answer_logits(model, batch)[:2]
+            total += F.cross_entropy(logits.float(), wanted, reduction="sum").item()
+    model.train(was_training)
+    return total / text.tokens
+
+
+def _masked_logits(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits (n, vocabulary) and labels (n,) of the masked tokens."""
+    chosen = batch["labels"] != IGNORED
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits[chosen], batch["labels"][chosen]
+
+
+def _masked_loss(config: ModelConfig, model: Any, text: GeneralText, device: Device) -> float | None:
+    """The loss of a classifier's encoder below the masked-token head that its weights come with."""
+    whole: Any = _masked_model(json.dumps(asdict(config), sort_keys=True))
+    if whole is None or not isinstance(model, PreTrainedModel):
+        return None
+    with _body(whole.to(device.type), model.base_model):
+        return text_loss(whole, text, device)
+
+
+@lru_cache(maxsize=1)
+def _masked_model(config_json: str) -> PreTrainedModel | None:
+    """The base model with its masked-token head; None where its weights have no such head."""
+    config = model_config(json.loads(config_json))
+    folder = find_weights(config)
+    if folder is None:
+        return None
+    dtype = getattr(torch, config.dtype)
+    with torch.random.fork_rng():  # transformers draws a missing head from the global random state
+        model, found = AutoModelForMaskedLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **config.config
+        )
+    return None if found["missing_keys"] else model
+
+
+@contextmanager
+def _body(whole: PreTrainedModel, body: nn.Module) -> Iterator[None]:
+    """Put another encoder below a head, whose output layer is tied to its embeddings, and take it off again."""
+    own = whole.base_model
+    try:
+        setattr(whole, whole.base_model_prefix, body)
+        whole.tie_weights()
+        yield
+    finally:
+        setattr(whole, whole.base_model_prefix, own)
+        whole.tie_weights()

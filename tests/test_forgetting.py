@@ -1,0 +1,143 @@
+"""The loss on general text is transformers' own, and changes with what training changes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+from src.config import Config
+from src.errors import UserError
+from src.models import load_base
+from src.results.store import read_record
+from src.training.device import find_device
+from src.training.forgetting import IGNORED, general_loss, general_text, text_loss
+from tests.conftest import composed, real_data, run_program
+
+WORDS = "the of and to in is that it was for on are with as by be this from or have an not which but all can more about"
+FP32 = "trainer.precision=fp32"
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> list[str]:
+    """The overrides of a small encoder whose weights come with a masked-token head, and a text of its words."""
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split()]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1536}
+    model = BertForMaskedLM(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=512, **sizes))
+    model.save_pretrained(folder)
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    (tmp_path / "text.txt").write_text(
+        " ".join(WORDS.split()[index * index % len(WORDS.split())] for index in range(3001))
+    )
+    return [
+        f"model.path={folder}",
+        "model.weights_sha256=null",
+        f"forgetting={tmp_path}/text.txt",
+        FP32,
+        "trainer=smoke",
+        "tracking=none",
+    ]
+
+
+def loaded(config: Config) -> tuple[Any, Any]:
+    base = load_base(config.model, num_labels=3, attention="eager")
+    return base, base.fresh_copy(config.model.head, torch.Generator())
+
+
+def test_a_language_models_loss_is_transformers_own(tiny: Callable[..., Config]) -> None:
+    config = tiny(FP32)
+    base, model = loaded(config)
+    text = general_text(config, base.tokenizer)
+    assert text.inputs.shape == (64, 128)
+    assert text.tokens == 64 * 127
+    expected = model(input_ids=text.inputs, labels=text.inputs).loss.item()
+    assert text_loss(model, text, find_device("fp32")) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_run_of_a_language_model_stores_its_loss_before_and_after(tiny: Callable[..., Config]) -> None:
+    config = tiny("adapter=full", "rank=2", FP32, "trainer.max_steps=20")
+    done = run_program("src.run", *given(config), "adapter=full", FP32, "trainer.max_steps=20")
+    assert done.returncode == 0, done.stderr
+    (record,) = [read_record(path.parent) for path in Path(config.results_dir).rglob("result.json")]
+    assert record is not None
+    stored = record["forgetting"]
+    base, model = loaded(config)
+    found = general_loss(config, base, model, find_device("fp32"))
+    assert found is not None
+    assert (stored["before"], stored["tokens"], stored["unit"]) == (
+        pytest.approx(found["loss"]),
+        8128,
+        "nats per token",
+    )
+    assert abs(stored["after"] - stored["before"]) > 0.01
+
+
+def given(config: Config) -> list[str]:
+    return ["model=tiny_llama", "task=reverse_words", "tracking=none", "trainer=smoke",
+            f"results_dir={config.results_dir}", f"cache_dir={config.cache_dir}"]  # fmt: skip
+
+
+def test_an_encoders_loss_is_its_masked_language_models(bert: list[str]) -> None:
+    config = composed(*bert)
+    base, model = loaded(config)
+    found = general_loss(config, base, model, find_device("fp32"))
+    text = general_text(config, base.tokenizer)
+    whole = BertForMaskedLM.from_pretrained(config.model.path).eval()
+    with torch.no_grad():
+        expected = whole(input_ids=text.inputs, labels=text.labels).loss.item()
+    assert found is not None
+    assert found["loss"] == pytest.approx(expected, rel=1e-4)
+    chosen = text.labels != IGNORED
+    assert chosen.float().mean().item() == pytest.approx(0.15, abs=0.01)
+    assert (text.inputs[chosen] == base.tokenizer.mask_token_id).all()
+    assert not (chosen[:, 0] | chosen[:, -1]).any()
+
+
+def test_the_head_has_no_part_in_it_and_the_encoder_has(bert: list[str]) -> None:
+    config = composed(*bert)
+    base, model = loaded(config)
+    device = find_device("fp32")
+    losses = [general_loss(config, base, model, device)]
+    with torch.no_grad():
+        model.classifier.weight.add_(1.0)
+        losses.append(general_loss(config, base, model, device))
+        model.bert.encoder.layer[2].output.dense.weight.mul_(1.5)
+        losses.append(general_loss(config, base, model, device))
+        losses.append(general_loss(config, base, base.module, device))
+    first, other_head, other_body, bare = (own["loss"] for own in losses if own)
+    assert first == other_head == bare
+    assert other_body != first
+
+
+def test_weights_without_a_masked_token_head_have_no_such_loss() -> None:
+    config = composed("model=minilm", FP32)
+    assert general_loss(config, *loaded(config), find_device("fp32")) is None
+
+
+def test_none_is_measured_where_none_is_asked_for(tiny: Callable[..., Config]) -> None:
+    config = tiny("forgetting=none")
+    assert general_loss(config, *loaded(config), find_device("fp32")) is None
+
+
+def test_a_text_that_isnt_there_is_refused_and_a_short_one_is_used_whole(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"forgetting=nowhere\.txt is no file"):
+        composed("forgetting=nowhere.txt")
+    (tmp_path / "short.txt").write_text("a short text")
+    config = composed("model=tiny_llama", "task=reverse_words", f"forgetting={tmp_path}/short.txt")
+    text = general_text(config, loaded(config)[0].tokenizer)
+    assert (text.name, text.inputs.shape) == ("short.txt", (64, 12))
+
+
+def test_a_pretrained_model_knows_english_better_than_chance() -> None:
+    folder = real_data("models/stories260K-hf")
+    config = composed("model=stories260k", "task=reverse_words", f"model.path={folder}", FP32)
+    base, model = loaded(config)
+    found = general_loss(config, base, model, find_device("fp32"))
+    assert found is not None
+    assert 1.0 < found["loss"] < torch.tensor(float(base.tokenizer.vocab_size)).log().item()
