@@ -3,18 +3,20 @@
 from pathlib import Path
 
 from src.analysis.arguments import options, runs_in
-from src.analysis.figures import save_all
-from src.analysis.tables import comparison
+from src.analysis.figures.save import save_all
 from src.composition import user_errors
 
 
 def main() -> None:
-    """Draw every figure into `<results_dir>/figures` and say where they are."""
+    """Draw every figure into `<results_dir>/figures`, say where they are, and which ones there is nothing for."""
     with user_errors():
         results_dir = Path(options(results_dir="results")["results_dir"])
         runs = runs_in(results_dir)
-    for file in save_all(comparison(runs), results_dir / "figures"):
+        files, missing = save_all(runs, results_dir / "figures")
+    for file in files:
         print(file)
+    for why in missing:
+        print(f"not drawn: {why}")
 
 
 if __name__ == "__main__":

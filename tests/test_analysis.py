@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from src.analysis.collect import COLUMNS, rows, settings
-from src.analysis.figures import FIGURES, _series, rank_versus_accuracy, save_all
 from src.analysis.tables import comparison, markdown, readable
 from src.analysis.terminal import print_runs
 from tests.conftest import ROOT
@@ -74,36 +73,6 @@ def test_the_same_runs_give_the_same_bytes_in_any_order() -> None:
     assert [line.split()[1:4:2] for line in first.splitlines()[2:4]] == [["a", "2"], ["a", "8"]]
 
 
-def test_every_figure_is_drawn_with_one_seed_rank_free_methods_and_failures(tmp_path: Path) -> None:
-    nothing = {key: None for key in ("test", "validation", "trained", "body_trained", "total")}
-    runs = frame(
-        run("lora", 4, 0), run("lora", 8, 0), run("full", None, 0, target=None),
-        {**run("lora_sb", 4, 0), **nothing, "state": "failed", "reason": "boom"},
-    )  # fmt: skip
-    files = save_all(comparison(runs), tmp_path)
-    assert [file.stem for file in files] == list(FIGURES)
-    assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files)
-
-
-def test_a_method_is_one_line_and_more_only_where_a_setting_varies() -> None:
-    rows = [run("lora", rank, 0) for rank in (8, 4)] + [run("full", None, 0, target=None)]
-    assert [label for label, _, _ in _series(comparison(frame(*rows)))] == ["full", "lora"]
-    labels = [label for label, _, _ in _series(comparison(frame(*rows, run("lora", 4, 0, lr=0.7))))]
-    assert labels == ["full", "lora, lr 0.1", "lora, lr 0.7"]
-    assert [own["rank"].tolist() for label, _, own in _series(comparison(frame(*rows))) if label == "lora"] == [[4, 8]]
-
-
-def test_tasks_do_not_share_a_figure(tmp_path: Path) -> None:
-    table = comparison(frame(run("lora", 4, 0), run("lora", 4, 0, task="u")))
-    assert len(save_all(table, tmp_path)) == 2 * len(FIGURES)
-
-
-def test_sixteen_methods_have_sixteen_looks() -> None:
-    table = comparison(frame(*(run(f"method_{index:02}", 4, 0) for index in range(16))))
-    looks = [(style["color"], style["marker"]) for _, style, _ in _series(table)]
-    assert len(set(looks)) == 16
-
-
 def test_the_smaller_ranks_of_one_training_are_rows_that_say_so() -> None:
     other = {"adapter_trained": 40, "other_trained": 3, "head_trained": 5, "adapter_frozen": 0, "total": 1000}
     record = {
@@ -137,14 +106,6 @@ def test_tasks_models_and_metrics_have_columns_where_there_are_several() -> None
     assert table["test"].tolist() == ["40.0 %", "5.500"]
     assert "model" not in table
     assert not {"task", "test by", "validation"} & set(readable(comparison(frame(plain))))
-
-
-def test_a_figure_of_a_loss_is_not_in_percent() -> None:
-    losses = {"validation_metric": "loss", "validation_unit": "nats"}
-    table = comparison(frame(*(run("lora", rank, 0, validation=1.5, **losses) for rank in (2, 4))))
-    axes = rank_versus_accuracy(table).axes[0]
-    assert axes.get_ylabel() == "validation loss (nats)"
-    assert axes.lines[0].get_ydata().tolist() == [1.5, 1.5]
 
 
 def test_a_run_by_a_paper_s_protocol_says_so_in_its_settings() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
-from src.analysis.collect import collect
+from src.analysis.collect import check_one_version, collect
 from src.errors import UserError, nearest_first
 
 
@@ -28,11 +28,12 @@ def runs_in(results_dir: Path) -> pd.DataFrame:
     """The runs under a results folder.
 
     Raises:
-        UserError: it holds none.
+        UserError: it holds none, or those of several versions of the code.
     """
     frame = collect(results_dir)
     if frame.empty:
         raise UserError(
             f"{results_dir} holds no runs.\nMake some with `python -m src.run`, or name a folder with results_dir=..."
         )
+    check_one_version(frame, results_dir)
     return frame

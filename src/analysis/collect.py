@@ -2,89 +2,132 @@
 
 A method that trains all smaller ranks with its own has a row for each of them too: `rank` is the row's,
 `trained_rank` the run's. `settings` is what two runs must share to be comparable; `body_trained` is everything
-trained but the head, which all methods share. A run whose record is damaged or isn't there yet has a row that says so:
-its state is "unreadable" or "unfinished".
+trained but the head, which all methods share. A run without a usable record is a row as well, with its `state` and the
+`reason`: nothing that lies in the folder is left out.
 """
 
 import json
+import math
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from src.errors import UserError
-from src.results.store import CONFIG, RESULT, Record, read_record, run_folders
+from src.results.store import CONFIG, Record, read_record, run_folders
 
 COLUMNS = [
-    "run_id", "state", "reason", "settings", "task", "model", "adapter", "rank", "trained_rank", "target", "seed", "lr",
-    "alpha", "scaling", "trained", "body_trained", "head_trained", "adapter_frozen", "total", "validation", "test",
-    "validation_metric", "validation_unit", "metric", "unit",
-    "train_seconds", "run_seconds", "saved_for_backward_bytes", "precision", "device", "git_revision",
-    "folder", "protocol", "trial", "results_version", "higher_is_better", "fingerprint", "tuning", "tokens_per_second",
-    "memory_bytes", "memory_kind", "batch_size", "forgetting", "history", "warnings", "evaluated_items",
+    "folder", "run_id", "state", "reason", "results_version", "trial", "settings", "task", "model", "adapter", "rank",
+    "trained_rank", "target", "seed", "lr", "alpha", "scaling", "protocol", "tuning", "trained", "body_trained",
+    "head_trained", "adapter_frozen", "total", "validation", "test", "validation_metric", "validation_unit", "metric",
+    "unit", "higher_is_better", "fingerprint", "evaluated_items", "forgetting", "train_seconds", "run_seconds",
+    "tokens_per_second", "memory_bytes", "memory_kind", "batch_size", "precision", "device", "git_revision", "history",
+    "warnings",
 ]  # fmt: skip
-READS_SCHEMA = 1
-UNREADABLE, UNFINISHED = "unreadable", "unfinished"
-PEAK, SAVED = "peak allocated on the GPU", "saved for backward"
+MEMORY_KINDS = {"peak_allocated_bytes": "peak allocated on the GPU", "saved_for_backward_bytes": "saved for backward"}
+UNREADABLE, UNFINISHED, UNSCORED = "unreadable", "not finished", "not scored"
 AXES = ("rank", "lr", "alpha")
 
 
-def row(record: Record) -> dict[str, Any]:
-    """One run as a row; what a failed run doesn't have is missing.
+def collect(results_dir: Path) -> pd.DataFrame:
+    """All runs under `results_dir/runs`, sorted by task, model, adapter, rank, target and seed."""
+    found = [own for folder in run_folders(results_dir) for own in rows_of(folder)]
+    frame = pd.DataFrame(found, columns=COLUMNS)
+    frame = frame.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
+    keys = ["task", "model", "adapter", "rank", "target", "seed", "run_id"]
+    return frame.sort_values(keys, na_position="first", ignore_index=True)
 
-    Raises:
-        KeyError: the record lacks something.
-    """
-    found = {
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's folder, also where its record is missing, damaged or incomplete."""
+    try:
+        record = read_record(folder)
+        if record is None:
+            return [_without_record(folder, UNFINISHED, "it has no record yet: under way, or cut off")]
+        return [own | {"folder": folder} for own in rows(record)]
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        missing = f"its record lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        return [_without_record(folder, UNREADABLE, missing)]
+
+
+def _without_record(folder: Path, state: str, reason: str) -> dict[str, Any]:
+    """A row for a run of which only its config is known, or but its place: runs/<task>/<model>/<run>."""
+    task, model = folder.parts[-3:-1]
+    found: dict[str, Any] = {"task": task, "model": model, "adapter": folder.name.partition("-")[0]}
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = _asked(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    return found | {"folder": folder, "run_id": folder.name, "state": state, "reason": f"{folder.name}: {reason}"}
+
+
+def rows(record: Record) -> list[dict[str, Any]]:
+    """The run's row, and before it those of the smaller ranks that its one training gave."""
+    own = row(record)
+    smaller = record.get("smaller_ranks", [])
+    if smaller:
+        own["trained_rank"] = own["rank"]
+    found = []
+    for scores in smaller:
+        fewer = own["body_trained"] - scores["adapter_trained"] - record["parameters"]["other_trained"]
+        found.append(
+            own
+            | {split: scores[split] for split in record["metrics"]}
+            | {"rank": scores["rank"], "body_trained": own["body_trained"] - fewer, "trained": own["trained"] - fewer}
+        )
+    return [*found, own]
+
+
+def row(record: Record) -> dict[str, Any]:
+    """One run as a row; what a run that isn't done doesn't have is missing."""
+    found: dict[str, Any] = {
         "run_id": record["run_id"],
         "state": record["state"],
-        "reason": (record.get("error") or {}).get("message"),
+        "reason": (record["error"] or {}).get("message"),
+        "results_version": record.get("results_version"),
         "settings": settings(record),
-        **_asked(record["config"]),
-        "results_version": record["results_version"],
         "fingerprint": record["identity"]["task"].get("fingerprint"),
-        "tuning": record.get("tuning"),
-        "warnings": record.get("warnings", []),
+        **_asked(record["config"]),
     }
-    return found | _measured(record) if record["state"] == "done" else found
+    return found | _results(record) if record["state"] == "done" else found
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
     """What a run's config asks for."""
     adapter = config["adapter"]
     return {
+        "trial": not config.get("trainer", {}).get("score_test", True),
         "task": config["task"]["name"],
         "model": config["model"]["name"],
         "adapter": adapter["name"],
         "target": config["target"]["name"] if "target" in adapter["axes"] else None,
         "seed": config["seed"],
-        **{axis: config[axis] if axis in adapter["axes"] else None for axis in AXES},
         "protocol": config.get("protocol", "strict"),
-        "trial": not config.get("trainer", {}).get("score_test", True),
+        **{axis: config[axis] if axis in adapter["axes"] else None for axis in AXES},
     }
 
 
-def _measured(record: Record) -> dict[str, Any]:
-    """What a finished run showed."""
-    parameters, memory, device = record["parameters"], record["memory"], record["provenance"]["device"]
-    peak, saved = memory.get("peak_allocated_bytes"), memory["saved_for_backward_bytes"]
-    return {
+def _results(record: Record) -> dict[str, Any]:
+    """What a finished run has; a score that is no number makes it a run that wasn't scored."""
+    parameters, time, forgetting = record["parameters"], record["time"], record.get("forgetting")
+    found = {
         "scaling": record["scaling"],
+        "tuning": record.get("tuning"),
         "body_trained": parameters["adapter_trained"] + parameters["other_trained"],
         **{key: parameters[key] for key in ("trained", "head_trained", "adapter_frozen", "total")},
         **_scores(record),
-        **{key: record["time"].get(key) for key in ("train_seconds", "run_seconds", "tokens_per_second")},
-        "saved_for_backward_bytes": saved,
-        "memory_bytes": saved if peak is None else peak,
-        "memory_kind": SAVED if peak is None else PEAK,
-        "batch_size": memory.get("batch_size"),
-        "precision": memory["precision"],
-        "device": device["name"],
+        "forgetting": forgetting and forgetting["after"] - forgetting["before"],
+        **{key: time.get(key) for key in ("train_seconds", "run_seconds", "tokens_per_second")},
+        **_memory(record["memory"]),
+        "device": record["provenance"]["device"]["name"],
         "git_revision": record["provenance"]["git_revision"],
         "history": record.get("history", []),
-        "forgetting": _forgetting(record),
+        "warnings": record.get("warnings", []),
     }
+    lost = [split for split in record["metrics"] if found[split] is None or not math.isfinite(found[split])]
+    if lost:
+        found |= {"state": UNSCORED, "reason": f"{record['run_id']}: its {lost[0]} score is {found[lost[0]]}"}
+    return found
 
 
 def _scores(record: Record) -> dict[str, Any]:
@@ -102,31 +145,11 @@ def _scores(record: Record) -> dict[str, Any]:
     }
 
 
-def _forgetting(record: Record) -> float | None:
-    """How much the loss on general text has grown by training, in nats."""
-    measured = record.get("forgetting")
-    return measured["after"] - measured["before"] if measured else None
-
-
-def rows(record: Record) -> list[dict[str, Any]]:
-    """The run's row, and before it those of the smaller ranks that its one training gave.
-
-    Raises:
-        KeyError: the record lacks something.
-    """
-    own = row(record)
-    smaller = record.get("smaller_ranks", [])
-    if smaller:
-        own["trained_rank"] = own["rank"]
-    found = []
-    for scores in smaller:
-        fewer = own["body_trained"] - scores["adapter_trained"] - record["parameters"]["other_trained"]
-        found.append(
-            own
-            | {split: scores[split] for split in record["metrics"]}
-            | {"rank": scores["rank"], "body_trained": own["body_trained"] - fewer, "trained": own["trained"] - fewer}
-        )
-    return [*found, own]
+def _memory(memory: dict[str, Any]) -> dict[str, Any]:
+    """The bytes that training took and what they count: the GPU's peak, or on a CPU what is kept for backward."""
+    kind = next(key for key in MEMORY_KINDS if memory.get(key) is not None)
+    found = {"memory_bytes": memory[kind], "memory_kind": MEMORY_KINDS[kind]}
+    return found | {key: memory.get(key) for key in ("precision", "batch_size")}
 
 
 def settings(record: Record) -> dict[str, str]:
@@ -141,56 +164,17 @@ def settings(record: Record) -> dict[str, str]:
     return flat | {key: json.dumps(value, sort_keys=True) for key, value in own.items()}
 
 
-def collect(results_dir: Path) -> pd.DataFrame:
-    """All runs under `results_dir/runs`, sorted by task, model, adapter, rank, target and seed.
+def check_one_version(runs: pd.DataFrame, results_dir: Path) -> None:
+    """Refuse runs of several versions of the code, whose numbers can't stand in one table.
 
     Raises:
-        UserError: the folder holds results of several versions of the code, which can't stand beside each other.
+        UserError: there are several.
     """
-    found = [own for folder in run_folders(results_dir) for own in _rows_of(folder, results_dir / "runs")]
-    _check_versions(found, results_dir)
-    frame = pd.DataFrame(found, columns=COLUMNS).astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64"})
-    keys = ["task", "model", "adapter", "rank", "target", "seed", "run_id"]
-    return frame.sort_values(keys, na_position="first", ignore_index=True)
-
-
-def _rows_of(folder: Path, root: Path) -> list[dict[str, Any]]:
-    """The rows of one run's folder, whatever state it is in."""
-    try:
-        record = read_record(folder)
-        if record is None:
-            return [_without_record(folder, root, UNFINISHED, "no record yet")]
-        schema = record.get("schema_version", READS_SCHEMA)
-        if schema != READS_SCHEMA:
-            reason = f"{folder / RESULT} has schema {schema}, this code reads {READS_SCHEMA}"
-            return [_without_record(folder, root, UNREADABLE, reason)]
-        return [own | {"folder": folder} for own in rows(record)]
-    except UserError as error:
-        return [_without_record(folder, root, UNREADABLE, str(error).partition("\n")[0])]
-    except (KeyError, TypeError, AttributeError) as error:
-        reason = f"{folder / RESULT} is not a whole run record ({type(error).__name__}: {error})"
-        return [_without_record(folder, root, UNREADABLE, reason)]
-
-
-def _without_record(folder: Path, root: Path, state: str, reason: str) -> dict[str, Any]:
-    """The row of a run of which the config is known at most; its place says of which task and model it is."""
-    place = folder.relative_to(root).parts
-    found: dict[str, Any] = {"run_id": folder.name, "state": state, "reason": reason, "folder": folder, "trial": False}
-    found |= dict(zip(("task", "model"), place[:-1], strict=False)) | {"adapter": folder.name, "protocol": "strict"}
-    try:
-        return found | _asked(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return found
-
-
-def _check_versions(found: Iterable[dict[str, Any]], results_dir: Path) -> None:
-    runs: dict[Any, list[str]] = {}
-    for own in found:
-        if own["state"] != UNREADABLE and "results_version" in own:
-            runs.setdefault(own["results_version"], []).append(own["run_id"])
-    if len(runs) > 1:
-        held = ", ".join(f"{version} ({len(own)} runs, as {own[0]})" for version, own in sorted(runs.items(), key=str))
+    versions: Iterable[Any] = runs["results_version"].dropna().unique()
+    if len(list(versions)) > 1:
+        counts = runs["results_version"].value_counts().sort_index()
+        held = ", ".join(f"version {version:g} ({count} runs)" for version, count in counts.items())
         raise UserError(
             f"{results_dir} holds results of several versions of the code, whose numbers differ: {held}.\n"
-            "Give each version a results folder of its own, or delete the older runs and make them again."
+            "Keep one version a folder: move the others to a folder of their own."
         )

@@ -3,16 +3,17 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyarrow import ArrowException
 
 from src.errors import UserError
 from src.results.store import PREDICTIONS
 
+Items = NDArray[np.float32]
 
-def item_scores(folder: Path, split: str, metric: str) -> NDArray[np.float32] | None:
+
+def item_scores(folder: Path, split: str, metric: str) -> Items | None:
     """A number for each item of a split, in the order of its rows, whose mean is the metric.
 
     None where the predictions aren't there or the metric isn't a mean over items. Predictions of older versions have no
@@ -21,20 +22,41 @@ def item_scores(folder: Path, split: str, metric: str) -> NDArray[np.float32] | 
     Raises:
         UserError: the file can't be read.
     """
+    return scores_of_splits(folder, {split: metric})[split]
+
+
+def scores_of_splits(folder: Path, metrics: dict[str, str]) -> dict[str, Items | None]:
+    """`item_scores` of several splits, each with its metric, in one reading of the file.
+
+    Raises:
+        UserError: the file can't be read.
+    """
     path = folder / PREDICTIONS
     if not path.exists():
-        return None
+        return dict.fromkeys(metrics)
     try:
-        names = pq.read_schema(path).names
-        columns = ["score"] if "score" in names else ["prediction", "reference"]
-        table = pq.read_table(path, columns=["split", *columns], use_threads=False, memory_map=True)
-    except (ArrowException, OSError) as error:
+        table = _table(path)
+        splits = table["split"].combine_chunks()
+        coded = splits if pa.types.is_dictionary(splits.type) else splits.dictionary_encode()
+        number = {name: place for place, name in enumerate(coded.dictionary.to_pylist())}
+        codes = coded.indices.to_numpy(zero_copy_only=False)
+        return {split: _of_rows(table, codes == number.get(split, -1), metric) for split, metric in metrics.items()}
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{path} can't be read ({error}).\nDelete its folder to run it again.") from error
-    table = table.filter(pc.equal(table["split"].cast("string"), split))
-    if "score" in names:
-        scores = table["score"].to_numpy()
+
+
+def _table(path: Path) -> pa.Table:
+    """The columns that hold the scores, or those they can be made of."""
+    with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:  # a third of the time of pq.read_table
+        columns = ["score"] if "score" in file.schema_arrow.names else ["prediction", "reference"]
+        return file.read(columns=["split", *columns], use_threads=False)
+
+
+def _of_rows(table: pa.Table, wanted: NDArray[np.bool_], metric: str) -> Items | None:
+    if "score" in table.column_names:
+        scores = table["score"].to_numpy()[wanted]
     elif metric == "accuracy":
-        scores = (table["prediction"].to_numpy() == table["reference"].to_numpy()).astype(np.float32)
+        scores = (table["prediction"].to_numpy() == table["reference"].to_numpy())[wanted]
     else:
         return None
     return None if len(scores) == 0 or np.isnan(scores).any() else scores.astype(np.float32, copy=False)

@@ -59,8 +59,7 @@ def run_folders(results_dir: Path) -> list[Path]:
 
 def read_all(results_dir: Path) -> list[Record]:
     """All records under `results_dir/runs`, in the order of their folders' names."""
-    paths = sorted((results_dir / "runs").rglob(RESULT))
-    return [record for path in paths if (record := read_record(path.parent)) is not None]
+    return [record for folder in run_folders(results_dir) if (record := read_record(folder)) is not None]
 
 
 def check_writable(results_dir: Path) -> None:

@@ -1,0 +1,66 @@
+"""Learning-rate curves: what the trials of each method showed on validation, and which rate was chosen."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from src.analysis.figures.style import DASHES, MARKERS, Look, finish, legend_below, looks, panels
+
+COLUMNS = 4
+
+
+def learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
+    """Draw the trials of one task and model, a panel a method, a line a rank; a sentence where there are none.
+
+    Args:
+        trials: the rows of `src.analysis.trials.trials`.
+    """
+    if trials["validation"].dropna().empty:
+        return "no run has trials of its learning rate"
+    unit = trials["unit"].dropna().iloc[0]
+    scale = 100.0 if unit == "share" else 1.0
+    trials = trials.assign(validation=scale * trials["validation"], cell=_names(trials))
+    methods = list(trials.groupby("adapter", sort=True))
+    figure, axes = panels(len(methods), COLUMNS)
+    line_of = _lines(trials)
+    for own, (method, rows) in zip(axes, methods, strict=True):
+        colour = looks(trials["adapter"])[str(method)]["color"]
+        _draw(own, rows, {cell: look | {"color": colour} for cell, look in line_of.items()}, trials["validation"].min())
+        own.set_title(str(method), pad=3)
+        label = f"validation ({'%' if unit == 'share' else unit})"
+        finish(own, rows["axis"].iloc[0], label if own in axes[::COLUMNS] else "")
+    figure.supxlabel("ring: chosen; dotted ring: chosen at the edge of its grid; x: diverged or failed", fontsize=7)
+    if len(line_of) > 1:
+        legend_below(figure, [Line2D([], [], color="black", **look) for look in line_of.values()], list(line_of))
+    return figure
+
+
+def _names(trials: pd.DataFrame) -> list[str]:
+    """The cells in words: their rank, and the target where methods have several."""
+    several = trials["target"].nunique() > 1
+    pairs = zip(trials["rank"], trials["target"], strict=True)
+    return [
+        "no rank" if pd.isna(rank) else f"rank {rank}" + (f", {target}" if several else "") for rank, target in pairs
+    ]
+
+
+def _lines(trials: pd.DataFrame) -> dict[str, Look]:
+    """A dash and a marker for each cell, in the order of rank."""
+    names = trials.sort_values(["rank", "target"], na_position="first")["cell"].unique()
+    return {
+        name: {"linestyle": DASHES[index % len(DASHES)], "marker": MARKERS[index % len(MARKERS)]}
+        for index, name in enumerate(names)
+    }
+
+
+def _draw(axes: Axes, rows: pd.DataFrame, look_of: dict[str, Look], bottom: float) -> None:
+    for cell, own in rows.groupby("cell", sort=True):
+        own = own.sort_values("value")
+        look, scored, lost = look_of[str(cell)], own[own["validation"].notna()], own[own["validation"].isna()]
+        axes.plot(scored["value"], scored["validation"], **look)
+        axes.plot(lost["value"], [bottom] * len(lost), "x", color=look["color"])
+        for trial in own[own["chosen"]].itertuples():
+            axes.scatter(trial.value, trial.validation, s=60, facecolors="none", edgecolors="black", linewidths=0.8,
+                         linestyles=[":" if trial.at_edge else "-"], zorder=3)  # fmt: skip
+    axes.set_xscale("log")

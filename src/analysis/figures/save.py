@@ -1,0 +1,65 @@
+"""All figures of a folder's runs, one of each for every task, model and split."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from src.analysis.comparison import compare
+from src.analysis.figures.cost import memory_versus_accuracy, parameters_versus_accuracy
+from src.analysis.figures.learning_rates import learning_rate_curves
+from src.analysis.figures.rank import rank_versus_accuracy
+from src.analysis.figures.style import drawing, metric_of, save, series
+from src.analysis.figures.training import histories, training_curves
+from src.analysis.trials import trials
+
+OF_CELLS: dict[str, Callable[[pd.DataFrame], Figure | str]] = {
+    "rank_versus_accuracy": rank_versus_accuracy,
+    "parameters_versus_accuracy": parameters_versus_accuracy,
+    "memory_versus_accuracy": memory_versus_accuracy,
+}
+FIGURES = [*OF_CELLS, "learning_rate_curves", "training_curves"]
+LARGEST = 24  # lines of a figure, above which nobody can tell them apart
+
+
+def save_all(runs: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
+    """Draw every figure as PNG and SVG into `folder`; returns the files, and why a figure wasn't drawn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cells, files, missing = compare(runs).cells, list[Path](), list[str]()
+    groups = list(cells.groupby(["task", "model"], sort=True))
+    for place, own in groups:
+        of_place = runs[(runs["task"] == place[0]) & (runs["model"] == place[1])]
+        suffix = "" if len(groups) == 1 else f"-{place[0]}-{place[1]}"
+        for name, draw in _figures(of_place, own):
+            with drawing():
+                figure = draw()
+                if isinstance(figure, str):
+                    missing.append(f"{name}{suffix}: {figure}")
+                    continue
+                figure.suptitle(_title(own), fontsize=7.5)
+                files += save(figure, folder / f"{name}{suffix}")
+    return files, missing
+
+
+def _figures(runs: pd.DataFrame, cells: pd.DataFrame) -> Iterator[tuple[str, Callable[[], Figure | str]]]:
+    scored = cells[cells["split"] == cells["split"].min()]  # validation only where nothing was scored on test
+    for name, draw in OF_CELLS.items():
+        yield name, partial(_of_few, scored, draw)
+    yield "learning_rate_curves", lambda: learning_rate_curves(trials(runs))
+    validation, scale = metric_of(cells.assign(split="validation"))
+    yield "training_curves", lambda: training_curves(histories(runs, scored, scale), validation)
+
+
+def _of_few(cells: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure | str]) -> Figure | str:
+    lines = len(list(series(cells)))
+    if lines > LARGEST:
+        return f"{lines} lines are too many to tell apart (at most {LARGEST}); the report has filters"
+    return draw(cells)
+
+
+def _title(cells: pd.DataFrame) -> str:
+    counts = sorted(set(cells.loc[cells["n"] > 0, "n"])) or [0]
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{cells['model'].iloc[0]} on {cells['task'].iloc[0]}, seeds a point: {seeds}"

@@ -1,0 +1,129 @@
+"""What all figures share: the look of a method, sizes, axes, the legend, the files."""
+
+import math
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# The palette of Okabe and Ito (2008), and a marker each, so that no figure depends on colour alone.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", ":", "-.")
+WIDTH = 3.4  # inches, a column of a paper; two of them for panels side by side
+HEIGHT = 2.4  # inches, without the legend
+LEGEND_LINE = 0.15  # inches
+LABEL_CHARACTERS = 30  # of a line in the legend
+TEXT: dict[Any, Any] = {
+    "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.fontsize": 7, "lines.linewidth": 1.1, "lines.markersize": 3.5, "axes.linewidth": 0.6,
+    "svg.hashsalt": "figures", "svg.fonttype": "none",
+}  # fmt: skip
+Look = dict[str, Any]
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw with this project's sizes, and the same bytes every time."""
+    with plt.rc_context(TEXT):
+        yield
+    plt.close("all")
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """A colour and a marker for each method, by its place among all of them."""
+    found = {}
+    for index, name in enumerate(sorted(set(names))):
+        again = index // len(COLOURS)  # another marker the next time round
+        found[name] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[(index + again) % len(MARKERS)]}
+    return found
+
+
+def series(cells: pd.DataFrame) -> Iterator[tuple[str, Look, pd.DataFrame]]:
+    """The lines of a figure: label, look and cells in the order of rank.
+
+    A method is one line, or one for each target set and differing setting; one for each learning rate or scaling only
+    where it has several at the same rank.
+    """
+    look_of = looks(cells["adapter"])
+    for adapter, own in cells.groupby("adapter", sort=True):
+        keys = [key for key in ("target", "differs") if own[key].nunique(dropna=False) > 1]
+        for key in ("lr", "scaling"):
+            if own.duplicated([*keys, "rank", "trained_rank"]).any() and own[key].nunique(dropna=False) > 1:
+                keys.append(key)
+        parts = own.groupby(keys, dropna=False) if keys else [((), own)]
+        for number, (values, rows) in enumerate(parts):
+            named = [_named(key, value) for key, value in zip(keys, values, strict=True)]
+            look = look_of[str(adapter)] | {"linestyle": DASHES[number % len(DASHES)]}
+            yield ", ".join([str(adapter), *named]), look, rows.sort_values("rank")
+
+
+def _named(key: str, value: Any) -> str:
+    if key in ("lr", "scaling"):
+        return f"{key} {value:g}"
+    return str(value)
+
+
+def metric_of(cells: pd.DataFrame) -> tuple[str, float]:
+    """What the cells' scores are, with split and unit, and the factor that takes them to that unit."""
+    split = cells["split"].iloc[0]
+    name, unit = cells[["validation_metric", "validation_unit"] if split == "validation" else ["metric", "unit"]].iloc[
+        0
+    ]
+    return (f"{split} {name} (%)", 100.0) if unit == "share" else (f"{split} {name} ({unit})", 1.0)
+
+
+def spread(cells: pd.DataFrame, scale: float) -> tuple[pd.Series, pd.Series]:
+    """The ends of the cells' 95 % intervals, the score itself where there is none."""
+    return scale * cells["low"].fillna(cells["mean"]), scale * cells["high"].fillna(cells["mean"])
+
+
+def panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels; one is a paper's column wide, several two columns together."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    size = (WIDTH, HEIGHT) if columns == 1 else (2 * WIDTH, (1.5 if rows > 1 else HEIGHT) * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    axes = list(grid.flat)
+    for empty in axes[count:]:
+        empty.remove()
+    return figure, axes[:count]
+
+
+def finish(axes: Axes, x: str, y: str) -> None:
+    """Name the axes and take away what nobody reads."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend_below(figure: Figure, handles: list[Any], labels: list[str]) -> None:
+    """Put a legend below the figure, which grows by as much."""
+    if not handles:
+        return
+    wrapped = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels]
+    longest = max(len(line) for label in wrapped for line in label.splitlines())
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(labels), int(width / (0.35 + 0.055 * longest))))
+    lines = sum(max(label.count("\n") + 1 for label in wrapped[start : start + columns])
+                for start in range(0, len(wrapped), columns))  # fmt: skip
+    figure.set_size_inches(width, height + LEGEND_LINE * (lines + 1))
+    figure.legend(handles, wrapped, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.2)
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write the figure as PNG and SVG, without a date, so that the same runs give the same bytes."""
+    files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
+    for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
+        figure.savefig(file, dpi=300, metadata=metadata)
+    return files

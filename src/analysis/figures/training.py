@@ -1,0 +1,52 @@
+"""Training curves: loss and validation over the steps, each method at its best rank."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from src.analysis.figures.style import Look, finish, legend_below, looks, panels
+
+KINDS = ("loss", "validation")
+
+
+def training_curves(points: pd.DataFrame, validation: str) -> Figure | str:
+    """Draw the curves of one task and model; a sentence where no run has any.
+
+    Args:
+        validation: what the validation score is, with its unit.
+        points: a row a point of a run's history: `adapter`, `label`, `seed`, `step`, and `loss` or `validation`.
+    """
+    kinds = [kind for kind in KINDS if kind in points and points[kind].notna().any()]
+    if not kinds:
+        return "no run has a history"
+    figure, axes = panels(len(kinds), 2)
+    look_of = looks(points["adapter"])
+    for own, kind in zip(axes, kinds, strict=True):
+        for (adapter, label), rows in points.dropna(subset=[kind]).groupby(["adapter", "label"], sort=True):
+            _draw(own, rows, kind, str(label), look_of[str(adapter)])
+        finish(own, "step (median and range over the seeds)", "training loss" if kind == "loss" else validation)
+    legend_below(figure, *axes[0].get_legend_handles_labels())
+    return figure
+
+
+def _draw(axes: Axes, rows: pd.DataFrame, kind: str, label: str, look: Look) -> None:
+    steps = rows.groupby("step")[kind].agg(["median", "min", "max"])
+    every = max(1, len(steps) // 5)
+    axes.plot(steps.index, steps["median"], label=label, markevery=every, **look)
+    axes.fill_between(steps.index, steps["min"], steps["max"], color=look["color"], alpha=0.1, linewidth=0)
+
+
+def histories(runs: pd.DataFrame, cells: pd.DataFrame, scale: float) -> pd.DataFrame:
+    """The history of each method's runs at its best cell, as points, with the final validation as the last one."""
+    found = []
+    for adapter, own in cells.dropna(subset=["mean"]).groupby("adapter"):
+        sign = 1 if own["higher_is_better"].iloc[0] else -1
+        best = own.loc[(sign * own["mean"]).idxmax()]
+        label = str(adapter) if pd.isna(best["rank"]) else f"{adapter} r {best['rank']}"
+        for run in runs[runs["run_id"].isin(best["run_ids"])].itertuples():
+            common = {"adapter": adapter, "label": label, "seed": run.seed}
+            history = run.history if isinstance(run.history, list) else []
+            last = {"step": max((point["step"] for point in history), default=0), "validation": run.validation}
+            found += [common | point for point in [*history, last]]
+    points = pd.DataFrame(found, columns=["adapter", "label", "seed", "step", *KINDS])
+    return points.assign(validation=scale * points["validation"])

@@ -1,0 +1,167 @@
+"""Figures show the runs as they are, look the same every time, and say why one is missing."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from src.analysis.collect import COLUMNS
+from src.analysis.comparison import compare
+from src.analysis.figures.cost import memory_versus_accuracy, parameters_versus_accuracy
+from src.analysis.figures.learning_rates import learning_rate_curves
+from src.analysis.figures.rank import rank_versus_accuracy
+from src.analysis.figures.save import FIGURES, save_all
+from src.analysis.figures.style import WIDTH, drawing, series
+from src.analysis.trials import trials
+from tests.conftest import run_program
+
+TUNING = {
+    "axis": "lr", "seed": 100, "chosen": 0.1, "at_edge": False,
+    "trials": [{"value": 0.03, "validation": 0.4, "state": "done"}, {"value": 0.1, "validation": 0.6, "state": "done"},
+               {"value": 0.3, "validation": None, "state": "diverged"}],
+}  # fmt: skip
+
+
+def run(adapter: str, rank: int | None, seed: int, **facts: object) -> dict[str, object]:
+    cell = {"task": "t", "model": "m", "adapter": adapter, "rank": rank, "target": "qv", "seed": seed, "lr": 0.1}
+    scores = {"validation": 0.5 + 0.01 * seed, "test": 0.4 + 0.03 * seed + 0.01 * (rank or 0)}
+    history = [{"step": 1, "loss": 2.0 - 0.1 * seed}, {"step": 2, "loss": 1.0}, {"step": 2, "validation": 0.3}]
+    return {"run_id": f"{adapter}-{rank}-{seed}", "state": "done", "settings": {"trainer.steps": "5"}, "alpha": 2.0,
+            "trial": False, "run_seconds": 3.0, "metric": "accuracy", "unit": "share", "higher_is_better": True,
+            "validation_metric": "accuracy", "validation_unit": "share", "trained": 1000 * (rank or 1) + 50,
+            "body_trained": 1000 * (rank or 1), "total": 10_000, "memory_bytes": 2e6 * (rank or 1), "device": "cpu",
+            "memory_kind": "saved for backward", "precision": "fp32", "history": history, "tuning": TUNING,
+            **cell, **scores, **facts}  # fmt: skip
+
+
+def frame(*rows: dict[str, object]) -> pd.DataFrame:
+    found = pd.DataFrame(list(rows), columns=COLUMNS)
+    return found.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
+
+
+def drawn(figure: Figure | str) -> Figure:
+    assert isinstance(figure, Figure), figure
+    return figure
+
+
+def test_every_figure_is_drawn_twice_alike_as_png_and_svg(tmp_path: Path) -> None:
+    runs = frame(*(run("lora", rank, seed) for rank in (4, 8) for seed in (0, 1, 2)), run("full", None, 0, target=None))
+    files, missing = save_all(runs, tmp_path / "a")
+    again, _ = save_all(runs.sample(frac=1, random_state=0), tmp_path / "b")
+    assert [file.name for file in files] == [f"{name}{end}" for name in FIGURES for end in (".png", ".svg")]
+    assert missing == []
+    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]
+    assert b"<text" in files[1].read_bytes()
+
+
+def test_failed_runs_and_missing_facts_leave_the_rest_and_say_what_is_missing(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("test", "validation", "trained", "body_trained", "total", "memory_bytes", "history"))
+    failed = {**run("lora_sb", 4, 0), **nothing, "state": "failed", "reason": "boom", "tuning": None}
+    files, missing = save_all(frame(run("lora", 4, 0, memory_bytes=None, tuning=None), failed), tmp_path)
+    assert {file.stem for file in files} == {"rank_versus_accuracy", "parameters_versus_accuracy", "training_curves"}
+    assert missing == [
+        "memory_versus_accuracy: no scored run has its memory_bytes",
+        "learning_rate_curves: no run has trials of its learning rate",
+    ]
+
+
+def test_tasks_do_not_share_a_figure(tmp_path: Path) -> None:
+    files, _ = save_all(frame(run("lora", 4, 0), run("lora", 4, 0, task="u")), tmp_path)
+    assert {file.stem.partition("-")[2] for file in files} == {"t-m", "u-m"}
+
+
+def test_rank_versus_accuracy_shows_means_and_intervals_in_percent() -> None:
+    cells = compare(frame(*(run("lora", rank, seed) for rank in (4, 8) for seed in (0, 1, 2)))).cells
+    axes = drawn(rank_versus_accuracy(cells)).axes[0]
+    assert axes.get_ylabel() == "test accuracy (%)"
+    assert axes.lines[0].get_ydata() == pytest.approx([47.0, 51.0])
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((100 * cells["low"].min(), 100 * cells["high"].max()))
+    assert "no scored run has a rank" in str(rank_versus_accuracy(compare(frame(run("full", None, 0))).cells))
+
+
+def test_a_loss_is_not_in_percent() -> None:
+    losses = {"validation_metric": "loss", "validation_unit": "nats", "test": None, "higher_is_better": False}
+    rows = [run("lora", rank, 0, validation=1.5, **losses) for rank in (2, 4)]
+    axes = drawn(rank_versus_accuracy(compare(frame(*rows)).cells)).axes[0]
+    assert axes.get_ylabel() == "validation loss (nats)"
+    assert list(axes.lines[0].get_ydata()) == [1.5, 1.5]
+
+
+def test_the_parameter_axis_is_logarithmic_and_the_memory_axis_in_megabytes() -> None:
+    cells = compare(frame(run("lora", 4, 0), run("lora", 8, 0))).cells
+    parameters, memory = (drawn(draw(cells)).axes[0] for draw in (parameters_versus_accuracy, memory_versus_accuracy))
+    assert (parameters.get_xscale(), memory.get_xscale()) == ("log", "linear")
+    assert memory.lines[0].get_xdata() == pytest.approx([8.0, 16.0])
+    assert "saved for backward" in memory.get_xlabel()
+    both = compare(frame(run("lora", 4, 0), run("lora", 8, 0, memory_kind="peak allocated on the GPU"))).cells
+    assert "can't share an axis" in str(memory_versus_accuracy(both))
+
+
+def test_a_cell_off_the_front_is_hollow() -> None:
+    cells = compare(frame(*(run("lora", rank, seed) for rank in (4, 8) for seed in (0, 1, 2)))).cells
+    axes = drawn(parameters_versus_accuracy(cells.assign(on_front=[True, False]))).axes[0]
+    faces = [tuple(colour) for colour in axes.collections[-1].get_facecolors()]
+    assert faces[1] == (1.0, 1.0, 1.0, 1.0) != faces[0]
+    assert "hollow: off the Pareto front" in axes.get_xlabel()
+
+
+def test_a_method_is_one_line_also_with_a_rate_for_each_rank_and_more_only_where_a_setting_varies() -> None:
+    rows = [run("lora", rank, 0, lr=0.1 * rank) for rank in (8, 4)] + [run("full", None, 0, target=None)]
+    found = {label: own["rank"].tolist() for label, _, own in series(compare(frame(*rows)).cells)}
+    assert list(found) == ["full", "lora"]
+    assert found["lora"] == [4, 8]
+    labels = [label for label, _, _ in series(compare(frame(*rows, run("lora", 4, 0, lr=0.7))).cells)]
+    assert labels == ["full", "lora, lr 0.4", "lora, lr 0.7", "lora, lr 0.8"]
+    labels = [label for label, _, _ in series(compare(frame(*rows, run("lora", 4, 0, target="ffn"))).cells)]
+    assert labels == ["full", "lora, ffn", "lora, qv"]
+
+
+def test_sixteen_methods_have_sixteen_looks() -> None:
+    cells = compare(frame(*(run(f"method_{index:02}", 4, 0) for index in range(16)))).cells
+    assert len({(look["color"], look["marker"]) for _, look, _ in series(cells)}) == 16
+
+
+def test_trials_are_each_drawn_once_with_the_chosen_marked_and_the_diverged_below() -> None:
+    found = trials(frame(run("lora", 4, 0), run("lora", 4, 1)))
+    assert found["value"].tolist() == [0.03, 0.1, 0.3]
+    assert found["chosen"].tolist() == [False, True, False]
+    axes = drawn(learning_rate_curves(found)).axes[0]
+    assert list(axes.lines[0].get_ydata()) == [40.0, 60.0]
+    assert (axes.lines[1].get_xdata()[0], axes.lines[1].get_ydata()[0]) == (0.3, 40.0)
+    assert axes.collections[0].get_offsets().tolist() == [[0.1, 60.0]]
+
+
+def test_trial_runs_by_themselves_are_trials_too_at_the_heads_rate_where_the_method_has_none() -> None:
+    settings = {"trainer.head_lr": "0.25"}
+    alone = frame(*(run("lora", 4, 100, lr=lr, trial=True, tuning=None) for lr in (0.1, 0.2)),
+                  run("head_only", None, 100, lr=None, trial=True, tuning=None, settings=settings))  # fmt: skip
+    found = trials(alone)
+    assert sorted(zip(found["axis"], found["value"], strict=True)) == [
+        ("lr", 0.1),
+        ("lr", 0.2),
+        ("trainer.head_lr", 0.25),
+    ]
+
+
+def test_more_lines_than_anyone_can_tell_apart_are_not_drawn_and_it_is_said(tmp_path: Path) -> None:
+    files, missing = save_all(frame(*(run(f"method_{index:02}", 4, 0) for index in range(25))), tmp_path)
+    assert "rank_versus_accuracy: 25 lines are too many to tell apart" in missing[0]
+    assert not [file for file in files if file.stem == "rank_versus_accuracy"]
+
+
+def test_a_figure_is_a_column_wide_and_its_text_at_least_7_points() -> None:
+    cells = compare(frame(*(run(f"m{index}", rank, 0) for index in range(11) for rank in (1, 64)))).cells
+    with drawing():
+        figure = drawn(rank_versus_accuracy(cells))
+        figure.canvas.draw()
+        assert figure.get_size_inches()[0] == WIDTH
+        sizes = {text.get_fontsize() for text in figure.findobj(lambda own: hasattr(own, "get_fontsize"))}
+        assert min(sizes) >= 7
+
+
+def test_an_empty_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    done = run_program("src.figures", f"results_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "holds no runs" in done.stderr
