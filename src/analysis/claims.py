@@ -1,0 +1,176 @@
+"""Claims of the sources held against a study's runs: `experiments/<study>/claims.yaml` says which cells to compare.
+
+A claim names two cells and what it says of them: that the first is "greater", or that the two are "equal" within a
+margin. What the runs say is a difference with its interval and a p-value, corrected for the number of the study's
+claims (Holm), and a verdict on this model and data.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from src.analysis.comparison import LEVEL, Comparison
+from src.analysis.statistics import PairedTest, holm
+from src.errors import UserError, nearest_first
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_RUN = "reproduced", "not reproduced", "undecided", "not run"
+GREATER, EQUAL = "greater", "equal"
+SELECTABLE = ("task", "model", "adapter", "rank", "target", "lr")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: what it says, who says it, the two cells, and what is expected of the first beside the second.
+
+    `margin` (in the metric's own unit, such as 0.01 of accuracy) is how far "equal" reaches.
+    """
+
+    claim: str
+    source: str
+    left: dict[str, Any]
+    right: dict[str, Any]
+    expected: str
+    margin: float = 0.0
+
+
+def claims(study: str) -> list[Claim]:
+    """The claims of a study, none where it has no file of them.
+
+    Raises:
+        UserError: a claim is written wrongly.
+    """
+    path = EXPERIMENTS / study / "claims.yaml"
+    if not path.exists():
+        return []
+    found = [Claim(**own) for own in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    for own in found:
+        unknown = [key for key in {**own.left, **own.right} if key not in SELECTABLE]
+        if own.expected not in (GREATER, EQUAL) or unknown or (own.expected == EQUAL) != (own.margin > 0):
+            allowed = ", ".join(nearest_first(unknown[0] if unknown else "", SELECTABLE))
+            raise UserError(
+                f"{path}: the claim '{own.claim}' can't be read.\n"
+                f"Cells are named by {allowed}; `expected` is {GREATER}, or {EQUAL} with a margin above 0."
+            )
+    return found
+
+
+def claims_table(study: str, found: Comparison) -> pd.DataFrame:
+    """A row for each claim of the study: the two scores, their difference, and the verdict."""
+    known = claims(study)
+    pairs = [(_place(found.cells, own.left), _place(found.cells, own.right)) for own in known]
+    tests = [None if None in pair else found.test(*pair) for pair in pairs]  # type: ignore[arg-type]
+    tested = [index for index, test in enumerate(tests) if test is not None]
+    adjusted = dict(zip(tested, holm([test.p_value for test in tests if test is not None]), strict=True))
+    rows = [
+        _row(claim, found.cells, pair, test, adjusted.get(index, float("nan")))
+        for index, (claim, pair, test) in enumerate(zip(known, pairs, tests, strict=True))
+    ]
+    return pd.DataFrame(rows)
+
+
+def _place(cells: pd.DataFrame, wanted: dict[str, Any]) -> int | None:
+    """The cell that a selector names, None where it wasn't run.
+
+    Raises:
+        UserError: several cells fit.
+    """
+    fits = np.ones(len(cells), dtype=bool)
+    for key, value in wanted.items():
+        fits &= (cells[key] == value).fillna(False).to_numpy(dtype=bool)
+    fits &= (cells["n"] > 0).to_numpy()
+    places = np.flatnonzero(fits)
+    if len(places) > 1:
+        raise UserError(
+            f"A claim's {wanted} fits {len(places)} cells of these runs, which differ in "
+            f"{_differing(cells.iloc[places])}.\nName one of them in claims.yaml, or keep the others in another folder."
+        )
+    return int(places[0]) if len(places) else None
+
+
+def _differing(cells: pd.DataFrame) -> str:
+    keys = [key for key in (*SELECTABLE, "trained_rank", "alpha", "differs") if cells[key].nunique(dropna=False) > 1]
+    return ", ".join(keys)
+
+
+def _row(
+    claim: Claim, cells: pd.DataFrame, pair: tuple[int | None, int | None], test: PairedTest | None, p_value: float
+) -> dict[str, Any]:
+    left, right = (None if place is None else cells.iloc[place] for place in pair)
+    return {
+        "claim": claim.claim,
+        "source": claim.source,
+        "left": _named(claim.left),
+        "right": _named(claim.right),
+        "expected": claim.expected if claim.expected == GREATER else f"{EQUAL} within {claim.margin:g}",
+        **{f"{side}_{key}": None if own is None else own[key]
+           for side, own in (("left", left), ("right", right)) for key in ("mean", "body_trained", "n")},
+        "unit": next((own["unit"] if own["split"] == "test" else own["validation_unit"]
+                      for own in (left, right) if own is not None), None),
+        "difference": test.difference if test else None,
+        "low": test.low if test else None,
+        "high": test.high if test else None,
+        "p_value": p_value,
+        "over": test.over if test else None,
+        "verdict": verdict(claim, test, p_value, higher_is_better=left is None or bool(left["higher_is_better"])),
+    }  # fmt: skip
+
+
+def _named(cell: dict[str, Any]) -> str:
+    return " ".join(f"r {value}" if key == "rank" else str(value) for key, value in cell.items())
+
+
+def verdict(claim: Claim, test: PairedTest | None, p_value: float, *, higher_is_better: bool = True) -> str:
+    """What a test says of a claim.
+
+    "greater" is reproduced by a significant difference in its favour; "equal" by an interval within the margin, and not
+    reproduced by one that lies outside of it altogether. What is neither is undecided: these runs can't tell.
+    """
+    if test is None:
+        return NOT_RUN
+    sign = 1 if higher_is_better else -1
+    low, high = sorted((sign * test.low, sign * test.high))
+    if claim.expected == EQUAL:
+        if -claim.margin <= low and high <= claim.margin:
+            return REPRODUCED
+        return NOT_REPRODUCED if low > claim.margin or high < -claim.margin else UNDECIDED
+    if p_value >= LEVEL:
+        return UNDECIDED
+    return REPRODUCED if sign * test.difference > 0 else NOT_REPRODUCED
+
+
+def readable_claims(table: pd.DataFrame) -> pd.DataFrame:
+    """The claims as texts for people; scores and differences of shares in percent and points."""
+    scale = np.where(table["unit"] == "share", 100.0, 1.0)
+    rows = []
+    for factor, own in zip(scale, table.to_dict("records"), strict=True):
+        sizes = [own["left_body_trained"], own["right_body_trained"]]
+        rows.append(
+            {
+                "claim": own["claim"],
+                "source": own["source"],
+                "cells": f"{own['left']} against {own['right']}",
+                "parameters": " against ".join("-" if pd.isna(size) else f"{int(size):,}" for size in sizes),
+                "scores": " against ".join(_number(own[key], factor) for key in ("left_mean", "right_mean")),
+                "difference": _difference(own, factor),
+                "p": "-" if pd.isna(own["p_value"]) else f"{own['p_value']:.2g}",
+                "verdict": own["verdict"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _number(value: float | None, factor: float) -> str:
+    return "-" if value is None or pd.isna(value) else f"{factor * value:.{1 if factor == 100 else 3}f}"
+
+
+def _difference(row: dict[str, Any], factor: float) -> str:
+    if row["difference"] is None or pd.isna(row["difference"]):
+        return "-"
+    digits = 1 if factor == 100 else 3
+    middle, low, high = (f"{factor * row[key]:+.{digits}f}" for key in ("difference", "low", "high"))
+    return f"{middle} [{low}, {high}]"
