@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from src.analysis.collect import COLUMNS, rows, settings
-from src.analysis.tables import comparison, markdown, readable
+from src.analysis.comparison import comparison
+from src.analysis.formats import markdown
+from src.analysis.tables.comparison_table import readable
 from src.analysis.terminal import print_runs
 from tests.conftest import ROOT
 

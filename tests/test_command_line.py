@@ -147,7 +147,5 @@ def test_reading_no_runs_is_refused(program: str, tmp_path: Path) -> None:
 
 def test_a_table_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
     done = run_program("src.tables", f"results_dir={tmp_path}", "table=comparisons")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: table=comparisons is not known.\nAllowed: comparison, parameter_counts.\n",
-    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: table=comparisons is not known.\nAllowed: comparison, ")

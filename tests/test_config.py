@@ -114,7 +114,8 @@ def test_every_experiment_names_its_command_and_composes() -> None:
     paths = sorted((ROOT / "conf/experiment").glob("*.yaml"))
     assert paths
     for path in paths:
-        assert f"python -m src.run -m experiment={path.stem}" in path.read_text().splitlines()[1]
+        commands = [f"python -m src.run -m experiment={path.stem}", f"python -m src.tune experiment={path.stem}"]
+        assert any(command in path.read_text().splitlines()[1] for command in commands)
         assert (ROOT / "experiments" / path.stem / "README.md").exists()
         assert composed(f"experiment={path.stem}").results_dir == f"results/{path.stem}"
 

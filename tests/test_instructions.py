@@ -386,8 +386,9 @@ def test_a_judge_that_fails_costs_no_training_and_no_rating(
     assert done["error"] is None
     assert done["metrics"]["test"]["value"] == (7 + 7 + 4 + 4) / 4
     assert len(trainings) == 1
-    assert done["history"] == trainings[0].history
-    assert done["time"]["train_seconds"] == round(trainings[0].train_seconds, 3)
+    (training, _) = trainings[0]
+    assert done["history"] == training.history
+    assert done["time"]["train_seconds"] == round(training.train_seconds, 3)
     assert len(judge_server.requests) == 2
     assert (folder / ADAPTER).read_bytes() == adapter
     assert [row["choices"] for row in read_rows(folder / ANSWERS)] == [row["choices"] for row in answers]

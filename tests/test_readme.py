@@ -7,7 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from src.analysis.collect import collect
-from src.analysis.tables import comparison, markdown, readable
+from src.analysis.comparison import comparison
+from src.analysis.formats import markdown
+from src.analysis.tables.comparison_table import readable
 from src.identity import run_folder
 from src.results.store import PREDICTIONS, read_all
 from tests.conftest import ROOT, composed, run_program

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from src.adapters.ledger import Ledger
+from src.analysis.formats import latex
 from src.analysis.parameter_counts import DIFFERENT, EQUAL, NOT_FIXED, ROUNDED, compare, readable_counts
 from src.analysis.reported import COUNT, FOLDER, read, readings, reported, reported_counts
-from src.analysis.tables import latex
 from src.counting import count_configs
 from tests.conftest import ROOT
 

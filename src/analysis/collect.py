@@ -21,14 +21,15 @@ from src.results.store import CONFIG, Record, read_record, run_folders
 COLUMNS = [
     "folder", "run_id", "state", "reason", "results_version", "trial", "settings", "task", "model", "adapter", "rank",
     "trained_rank", "target", "seed", "lr", "alpha", "scaling", "protocol", "tuning", "trained", "body_trained",
-    "head_trained", "adapter_frozen", "total", "validation", "test", "validation_metric", "validation_unit", "metric",
-    "unit", "higher_is_better", "fingerprint", "evaluated_items", "forgetting", "train_seconds", "run_seconds",
-    "tokens_per_second", "memory_bytes", "memory_kind", "batch_size", "precision", "device", "git_revision", "history",
-    "warnings",
+    "head_trained", "adapter_frozen", "total", "validation", "test", "validation_metric", "validation_unit",
+    "validation_higher_is_better", "metric", "unit", "higher_is_better", "fingerprint", "evaluated_items", "forgetting",
+    "train_seconds", "run_seconds", "tokens_per_second", "memory_bytes", "memory_kind", "batch_size", "precision",
+    "device", "git_revision", "history", "warnings",
 ]  # fmt: skip
 MEMORY_KINDS = {"peak_allocated_bytes": "peak allocated on the GPU", "saved_for_backward_bytes": "saved for backward"}
 UNREADABLE, UNFINISHED, UNSCORED = "unreadable", "not finished", "not scored"
 AXES = ("rank", "lr", "alpha")
+READS_SCHEMA = 1  # of records
 
 
 def collect(results_dir: Path) -> pd.DataFrame:
@@ -46,6 +47,9 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
         record = read_record(folder)
         if record is None:
             return [_without_record(folder, UNFINISHED, "it has no record yet: under way, or cut off")]
+        schema = record.get("schema_version", READS_SCHEMA)
+        if schema != READS_SCHEMA:
+            return [_without_record(folder, UNREADABLE, f"its record has schema {schema}, not {READS_SCHEMA}")]
         return [own | {"folder": folder} for own in rows(record)]
     except (UserError, KeyError, TypeError, AttributeError) as error:
         missing = f"its record lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
@@ -141,6 +145,7 @@ def _scores(record: Record) -> dict[str, Any]:
         "metric": test["name"],
         "unit": test.get("unit", "share"),
         "higher_is_better": test.get("higher_is_better", True),
+        "validation_higher_is_better": validation.get("higher_is_better", True),
         "evaluated_items": metrics["test"].get("n") if "test" in metrics else None,
     }
 

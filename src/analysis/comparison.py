@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -106,9 +106,15 @@ def grouped(runs: pd.DataFrame) -> list[list[Run]]:
     runs = runs.assign(differs=differing_settings(runs))
     numbers = runs.groupby(CELL, dropna=False, sort=True).ngroup()
     found: list[list[Run]] = [[] for _ in range(numbers.max() + 1)]
-    for number, run in zip(numbers, runs.to_dict("records"), strict=True):
-        found[number].append({str(key): None if _is_missing(value) else value for key, value in run.items()})
+    for number, run in zip(numbers, plain(runs), strict=True):
+        found[number].append(run)
     return found
+
+
+def plain(runs: pd.DataFrame) -> list[Run]:
+    """Each run as a mapping, in which what is missing is None."""
+    records = runs.to_dict("records")
+    return [{str(key): None if _is_missing(value) else value for key, value in run.items()} for run in records]
 
 
 def _is_missing(value: Any) -> bool:
@@ -161,6 +167,8 @@ def _read(group: list[Run]) -> _Read:
             splits[split] = _scores(split, scored, [items[run["run_id"]].get(split) for run in scored])
             missing = len(done) - len(scored)
             problems += [f"{missing} of {len(done)} runs have no {split} score"] if missing else []
+    if len({run["seed"] for run in done}) < len(done):
+        problems.append("a seed is there more than once")
     return _Read(splits, problems)
 
 
@@ -170,7 +178,8 @@ def _scores(split: str, runs: list[Run], items: list[Items | None]) -> CellScore
     if len(whole) == len(items) and len({len(own) for own in whole}) == 1:
         values = np.stack(whole)
     first = runs[0]
-    data = (split, first[SPLITS[split]], first["protocol"], first["fingerprint"], values.shape[1])
+    items_scored = first["evaluated_items"] if split == "test" else None
+    data = (split, first[SPLITS[split]], first["protocol"], first["fingerprint"], items_scored)
     return CellScores([run["seed"] for run in runs], values, data)
 
 
@@ -198,6 +207,8 @@ def paired(first: CellScores | None, second: CellScores | None) -> PairedTest | 
     if not shared:
         return None
     ours, theirs = (own.values[[own.seeds.index(seed) for seed in shared]] for own in (first, second))
+    if ours.shape != theirs.shape:  # of one only the runs' own scores are known
+        ours, theirs = ours.mean(axis=1, keepdims=True), theirs.mean(axis=1, keepdims=True)
     return paired_test(ours, theirs, np.random.default_rng(SEED_OF_DRAWS))
 
 
@@ -234,8 +245,8 @@ def _facts(group: list[Run]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and the sample's standard deviation, where there are enough values for them."""
-    return (fmean(values) if values else None, stdev(values) if len(values) > 1 else None)
+    """Mean and the sample's standard deviation (n - 1), where there are enough values for them."""
+    return float(np.mean(values)) if values else None, float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _weights(settings: dict[str, str] | None) -> str:

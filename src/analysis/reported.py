@@ -41,10 +41,10 @@ def readings() -> dict[str, Any]:
 
 
 def read(row: dict[str, str], known: dict[str, Any]) -> Reading:
-    """Read one reported count by the lists in `known`; what stands in no list gives a reason instead."""
+    """Read one reported configuration by the lists in `known`; what stands in no list gives a reason instead."""
     if row["method"] in known["unread"]:
         return Reading([], known["unread"][row["method"]])
-    if row["params_unit"] not in (*UNITS, PERCENT):
+    if row["params_unit"] and row["params_unit"] not in (*UNITS, PERCENT):
         return Reading([], f"{row['params_unit']} is no count of parameters")
     if row["model"] not in known["models"]:
         return Reading([], f"{row['model']} has no yaml in conf/model")

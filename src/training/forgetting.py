@@ -60,18 +60,19 @@ def general_loss(config: Config, base: BaseModel, model: Any, device: Device) ->
     """
     if config.forgetting == "none":
         return None
-    text = general_text(config, base.tokenizer)
+    text = general_text(config, base)
     loss = _masked_loss(config.model, model, text, device) if text.masked else text_loss(model, text, device)
     facts = {"text": text.name, "fingerprint": text.fingerprint, "tokens": text.tokens}
     return None if loss is None else facts | {"loss": loss}
 
 
-def general_text(config: Config, tokenizer: PreTrainedTokenizerBase) -> GeneralText:
-    """Blocks of equal length, evenly spread over the text; for a classifier's encoder with masked tokens."""
-    name, text = _read(config.forgetting)
+def general_text(config: Config, base: BaseModel) -> GeneralText:
+    """Blocks of equal length that the model can read, evenly spread over the text; an encoder's have masked tokens."""
+    tokenizer, (name, text) = base.tokenizer, _read(config.forgetting)
+    positions = getattr(base.module.config, "max_position_embeddings", None) or BLOCK_TOKENS
     masked = config.model.architecture == "classifier"
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    room = min(BLOCK_TOKENS, len(ids)) - (tokenizer.num_special_tokens_to_add() if masked else 0)
+    room = min(BLOCK_TOKENS, positions, len(ids)) - (tokenizer.num_special_tokens_to_add() if masked else 0)
     starts = torch.linspace(0, len(ids) - room, BLOCKS).long().tolist()
     rows = [ids[start : start + room] for start in starts]
     if masked:

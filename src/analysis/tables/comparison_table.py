@@ -1,0 +1,53 @@
+"""The comparison: a row a cell, with its settings, its parameters and its scores."""
+
+import pandas as pd
+
+from src.analysis.comparison import Comparison
+from src.analysis.formats import Table
+from src.analysis.texts import (
+    intervals,
+    legend,
+    lettered,
+    number,
+    rank,
+    rounded,
+    scored_by,
+    scores,
+    several,
+    unfinished,
+    whole,
+    word,
+)  # fmt: skip
+
+
+def comparison_table(runs: pd.DataFrame, found: Comparison) -> Table:
+    """Every cell, none left out; footnotes say what the numbers of some can't be compared with."""
+    text = readable(found.cells)
+    return Table(text, found.cells, [*lettered(found.cells)[1], *legend(found.cells, text)])
+
+
+def readable(cells: pd.DataFrame) -> pd.DataFrame:
+    """The comparison as texts for people: scores with their spread, shares in percent, counts with separators.
+
+    The task, the model and the metrics have columns where the table holds several.
+    """
+    columns = {
+        **several(cells),
+        **scored_by(cells),
+        "adapter": cells["adapter"],
+        "rank": [rank(own) for own in cells.itertuples()],
+        "target": cells["target"].map(word),
+        "lr": cells["lr"].map(number),
+        "tuning": cells["tuning"],
+        "scaling": cells["scaling"].map(number),
+        "trained, no head": cells["body_trained"].map(whole),
+        "trained % of all": cells["trained_percent"].map(rounded(3)),
+        **dict(scores(cells, split) for split in ("validation", "test")),
+        **intervals(cells),
+        "n": cells["n"].map(str),
+        "seconds a run": cells["run_seconds"].map(rounded(0)),
+        **({"differs in": cells["differs"].map(word)} if cells["differs"].any() else {}),
+        **unfinished(cells),
+        **lettered(cells)[0],
+    }
+    return pd.DataFrame(columns)

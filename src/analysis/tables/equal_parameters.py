@@ -1,0 +1,78 @@
+"""Methods at equal parameters: groups of cells that train about as many, each compared with the best of its group."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from src.analysis.comparison import Comparison
+from src.analysis.formats import Table
+from src.analysis.statistics import PairedTest, holm
+from src.analysis.texts import difference, frame, intervals, legend, named, p_value, score, unit_of, whole
+
+EQUAL_UP_TO = 1.1  # the largest of a group has at most so many times the parameters of the smallest
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows with about as many parameters, the best of them, and the tests of the others against it."""
+
+    rows: list[int]
+    best: int
+    tests: dict[int, PairedTest | None]
+
+
+def equal_parameters(runs: pd.DataFrame, found: Comparison) -> Table | None:
+    """Groups of cells of different methods whose trained parameters, the head left out, are equal to 10 %.
+
+    A cell may be in several groups: each is as large as it can be. p-values are Holm's for the whole table.
+    """
+    groups = [_tested(found, rows) for rows in _groups(found.cells)]
+    if not groups:
+        return None
+    pairs = [(place, group.tests.get(row)) for place, group in enumerate(groups) for row in group.rows]
+    known = [index for index, (_, test) in enumerate(pairs) if test is not None]
+    adjusted = dict(zip(known, holm([test.p_value for _, test in pairs if test is not None]), strict=True))
+    rows = [row for group in groups for row in group.rows]
+    cells = found.cells.iloc[rows].reset_index(drop=True)
+    bests = [row == group.best for group in groups for row in group.rows]
+    texts = [
+        "(best)" if best else difference(test, unit_of(own))
+        for best, (_, test), own in zip(bests, pairs, cells.itertuples(), strict=True)
+    ]
+    text = frame(
+        {
+            "group": [str(place + 1) for place, _ in pairs],
+            **named(cells),
+            "trained, no head": [whole(size) for size in cells["body_trained"]],
+            **dict([score(cells)]),
+            **intervals(cells),
+            "n": [str(n) for n in cells["n"]],
+            "difference to the group's best (95 %)": texts,
+            "p (Holm)": [p_value(adjusted.get(index)) for index in range(len(pairs))],
+        }
+    )
+    differences = [None if test is None else test.difference for _, test in pairs]
+    values = cells.assign(group=[place + 1 for place, _ in pairs], difference=differences)
+    return Table(text, values.assign(p_holm=[adjusted.get(index) for index in range(len(pairs))]), legend(cells, text))
+
+
+def _groups(cells: pd.DataFrame) -> Iterator[list[int]]:
+    """The largest sets of rows of a task and model with about as many parameters, of at least two methods."""
+    scored = cells[cells["mean"].notna() & (cells["body_trained"] > 0)]
+    for _, own in scored.groupby(["task", "model"]):
+        ordered = own.sort_values("body_trained", kind="stable")
+        sizes = ordered["body_trained"].to_numpy(dtype=float)
+        ends = np.searchsorted(sizes, sizes * EQUAL_UP_TO, side="right")
+        for start, end in enumerate(ends):
+            inside = start > 0 and ends[start - 1] == end
+            if not inside and ordered["adapter"].iloc[start:end].nunique() > 1:
+                yield [int(row) for row in ordered.index[start:end]]
+
+
+def _tested(found: Comparison, rows: list[int]) -> _Group:
+    means = found.cells.loc[rows, "mean"].to_numpy(dtype=float)
+    higher = bool(found.cells.loc[rows[0], "higher_is_better"])
+    best = rows[int(means.argmax() if higher else means.argmin())]
+    return _Group(rows, best, {row: found.test(row, best) for row in rows if row != best})

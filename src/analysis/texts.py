@@ -1,0 +1,172 @@
+"""How tables write their numbers: scores with spread, interval, ties and protocol; counts; what varies in a study."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+UNITS = {"validation": "validation_unit", "test": "unit"}
+PAPER = "‡"  # on every number of protocol=paper
+
+
+def is_missing(value: Any) -> bool:
+    """Say whether there is no value."""
+    return bool(pd.isna(value))
+
+
+def whole(value: Any) -> str:
+    """A count, with separators."""
+    return "-" if is_missing(value) else f"{int(value):,}"
+
+
+def number(value: Any) -> str:
+    """A setting, as short as it can be written."""
+    return "-" if is_missing(value) else f"{value:g}"
+
+
+def word(value: Any) -> str:
+    """A name, or a dash."""
+    return "-" if is_missing(value) or value == "" else str(value)
+
+
+def rounded(digits: int) -> Callable[[Any], str]:
+    """Write numbers with so many decimals."""
+    return lambda value: "-" if is_missing(value) else f"{value:,.{digits}f}"
+
+
+def p_value(value: Any) -> str:
+    """A p-value to three decimals."""
+    return "-" if is_missing(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def rank(own: Any) -> str:
+    """A cell's rank, and of which one where one training gave several."""
+    return whole(own.rank) + ("" if is_missing(own.trained_rank) else f" of {own.trained_rank}")
+
+
+def several(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """Columns for the task and the model, where the table holds several."""
+    return {key: [word(own) for own in cells[key]] for key in ("task", "model") if cells[key].nunique() > 1}
+
+
+def named(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns that say which cell a row is, without what it has in common with all others."""
+    own = list(cells.itertuples())
+    found = several(cells) | {"adapter": [row.adapter for row in own], "rank": [rank(row) for row in own]}
+    found |= {"target": [word(row.target) for row in own], "lr": [number(row.lr) for row in own]}
+    return found | ({"differs in": [word(row.differs) for row in own]} if cells["differs"].any() else {})
+
+
+def units(cells: pd.DataFrame, split: str) -> list[str]:
+    """The unit of each cell's score on a split; share where nothing was scored."""
+    return ["share" if is_missing(unit) else unit for unit in cells[UNITS[split]]]
+
+
+def unit_of(own: Any) -> str:
+    """The unit of the score that counts in a cell."""
+    unit = own.unit if own.split == "test" else own.validation_unit
+    return "share" if is_missing(unit) else str(unit)
+
+
+def scaled(value: float, unit: str) -> str:
+    """A score in its unit: shares in percent with one decimal, all else with three."""
+    text = f"{100 * value:.1f}" if unit == "share" else f"{value:.3f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def spread(mean: Any, std: Any, unit: str) -> str:
+    """Mean and standard deviation, where there are some."""
+    if is_missing(mean):
+        return "-"
+    return scaled(mean, unit) + ("" if is_missing(std) else f" ± {scaled(std, unit)}")
+
+
+def marked(text: str, own: Any, *, bold: bool) -> str:
+    """Make a score bold where its cell can't be told from the best, and mark it where the protocol is a paper's."""
+    if text == "-":
+        return text
+    text = f"**{text}**" if bold and own.tie else text
+    return f"{text} {PAPER}" if own.protocol == "paper" else text
+
+
+def scores(cells: pd.DataFrame, split: str) -> tuple[str, list[str]]:
+    """A split's column: its heading, and mean ± standard deviation; in percent where all of them are shares."""
+    found, all_shares = [], set(units(cells, split)) <= {"share"}
+    for own, unit in zip(cells.itertuples(), units(cells, split), strict=True):
+        text = spread(getattr(own, f"{split}_mean"), getattr(own, f"{split}_std"), unit)
+        text = f"{text} %" if text != "-" and unit == "share" and not all_shares else text
+        found.append(marked(text, own, bold=split == own.split))
+    return f"{split} %" if all_shares else split, found
+
+
+def score(cells: pd.DataFrame) -> tuple[str, list[str]]:
+    """The column of the score that counts: on test, or on validation where no cell has a test score."""
+    split = "test" if (cells["split"] == "test").any() else "validation"
+    return scores(cells, split)
+
+
+def intervals(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """The column of the 95 % intervals of the scores that count, where there are any."""
+    if cells["low"].isna().all():
+        return {}
+    found = []
+    for own in cells.itertuples():
+        ends = [] if is_missing(own.low) else [scaled(end, unit_of(own)) for end in (own.low, own.high)]
+        found.append(marked(" to ".join(ends) or "-", own, bold=False))
+    return {"95 % interval": found}
+
+
+def difference(tested: Any, unit: str) -> str:
+    """A difference of two scores with its interval; shares in percentage points."""
+    if tested is None:
+        return "-"
+    middle, low, high = (scaled(own, unit) for own in (tested.difference, tested.low, tested.high))
+    return f"{'' if middle.startswith('-') else '+'}{middle} ({low} to {high})"
+
+
+def unfinished(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """The column of runs that didn't finish, with their reasons, where there are any."""
+    if not cells["failed"].any():
+        return {}
+    return {"not finished": [word(reason.replace("\n", " ")) for reason in cells["reason"]]}
+
+
+def lettered(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
+    """The column of references to footnotes, where a cell has any, and the footnotes."""
+    places: dict[str, int] = {}
+    references = []
+    for text in cells["notes"]:
+        parts = [part for part in str(text).split("; ") if part]
+        references.append(", ".join(str(places.setdefault(part, len(places) + 1)) for part in parts) or "-")
+    return ({"note": references} if places else {}), [f"{place}: {part}" for part, place in places.items()]
+
+
+def legend(cells: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
+    """What the marks in a table's texts mean, those that are there."""
+    shown = " ".join(str(text) for name in texts for text in texts[name])
+    known = [
+        (
+            "**",
+            "Bold: can't be told from the best of its task and model (paired test over seeds and items, Holm, 5 %).",
+        ),
+        (PAPER, f"{PAPER} protocol=paper: trained on all data and validated on the test split, as many papers do."),
+    ]
+    found = [meaning for mark, meaning in known if mark in shown]
+    if (cells["n"] == 1).any() and "95 % interval" in texts:
+        found.append(
+            "Where n is 1 there is no spread over seeds, the interval is over items alone and nothing is bold."
+        )
+    return found
+
+
+def scored_by(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """Columns that name the metrics, where the table holds several."""
+    metrics = {"validation by": cells["validation_metric"], "test by": cells["metric"]}
+    if len({name for own in metrics.values() for name in own.dropna()}) <= 1:
+        return {}
+    return {heading: [word(name) for name in own] for heading, own in metrics.items()}
+
+
+def frame(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
+    """Columns as a frame of texts."""
+    return pd.DataFrame({name: list(own) for name, own in columns.items()}, dtype=object)

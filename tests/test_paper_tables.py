@@ -1,0 +1,119 @@
+"""A paper's number is reproduced, or not, or not comparable and why, or not run: never silently one of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from src.analysis.collect import COLUMNS, settings
+from src.analysis.comparison import compare
+from src.analysis.paper_tables import paper_of, paper_table, readable_paper_table, reported_rows
+from src.analysis.parameter_counts import Counted
+from src.composition import sweep_configs
+from src.config import Config
+from src.identity import identity
+from src.results.store import RESULT
+from src.tables import _counted
+from tests.conftest import ROOT
+
+STUDY = "target_sets_distilbert"
+STUDIES = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.yaml"))
+
+
+@pytest.fixture(scope="module")
+def configs() -> list[Config]:
+    return [Config.from_hydra(job) for job in sweep_configs([f"experiment={STUDY}"])]
+
+
+def row(config: Config, test: float, **facts: Any) -> dict[str, Any]:
+    """A finished run of the study, as `collect` gives it."""
+    found = {
+        "run_id": f"{config.adapter.name}-{config.rank}-{config.target.name}-{config.seed}", "state": "done",
+        "settings": settings({"identity": identity(config, "")}), "task": "imdb", "model": "distilbert",
+        "adapter": config.adapter.name, "rank": config.rank if config.has_axis("rank") else None,
+        "target": config.target.name if config.has_axis("target") else None, "seed": config.seed, "lr": config.lr,
+        "trial": False, "protocol": "paper", "validation": test, "test": test, "metric": "accuracy", "unit": "share",
+        "validation_metric": "accuracy", "validation_unit": "share", "higher_is_better": True, "trained": 1000,
+        "body_trained": 900, "total": 10_000, "device": "cpu", "precision": "fp32",
+    }  # fmt: skip
+    return found | facts
+
+
+def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    runs = pd.DataFrame(rows, columns=COLUMNS)
+    runs = runs.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
+    return paper_table(STUDY, compare(runs), runs, lambda overrides: Counted(None)).set_index(
+        ["method", "rank", "target"]
+    )
+
+
+def test_verdicts(configs: list[Config]) -> None:
+    scores = {4: 0.9228, 8: 0.93, 16: 0.9267}
+    rows = [
+        row(config, scores[config.rank] + 0.001 * (config.seed - 1))
+        for config in configs
+        if config.adapter.name == "lora" and config.target.name == "qv"
+    ]
+    rows += [row(config, 0.93, settings=settings({"identity": identity(config, "")}) | {"trainer.max_steps": "4"})
+             for config in configs if config.adapter.name == "full"]  # fmt: skip
+    found = table(rows)
+    assert found.loc[("lora", "4", "qv"), "verdict"] == "reproduced"
+    assert found.loc[("lora", "8", "qv"), "verdict"] == "not reproduced"  # 93.0 +- 0.1 for 92.48
+    assert found.loc[("lora", "8", "attention"), "verdict"] == "not run"
+    assert found.loc[("full", "", ""), "verdict"] == "not comparable"
+    assert found.loc[("full", "", ""), "why"] == "trainer.max_steps=4 (the study: 4689)"
+    assert found.loc[("lora", "4", "qv"), "measured"] == pytest.approx(92.28)
+    assert found["n"].tolist() == [0, 3, 3, 3, 0, 0, 3]
+
+
+def test_one_seed_is_no_reproduction(configs: list[Config]) -> None:
+    found = table([row(config, 0.9228) for config in configs if config.rank == 4 and config.seed == 0])
+    assert found.loc[("lora", "4", "qv"), ["verdict", "why"]].tolist() == [
+        "not comparable", "one seed has no interval over seeds",
+    ]  # fmt: skip
+
+
+def test_a_metric_beside_the_primary_is_used_and_another_is_not_held_against_it(
+    configs: list[Config], tmp_path: Path
+) -> None:
+    rows = [row(config, 0.9, metric="f1", folder=tmp_path) for config in configs if config.rank == 4]
+    assert "accuracy isn't measured here; the runs have f1" in table(rows).loc[("lora", "4", "qv"), "why"]
+    record = {"run_id": "x", "state": "done", "metrics": {"test": {"more": {"accuracy": 0.9228}}}}
+    (tmp_path / RESULT).write_text(json.dumps(record))
+    assert table(rows).loc[("lora", "4", "qv"), "measured"] == pytest.approx(92.28)
+
+
+def test_the_head_of_the_blog_post_is_counted_as_there() -> None:
+    rows = pd.DataFrame([], columns=COLUMNS)
+    runs = rows.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
+    found = paper_table("target_sets_distilbert", _nothing(runs), runs, _counted)
+    assert found["computed"].astype(str).tolist() == found["params_reported"].tolist()
+    text = readable_paper_table(found)
+    assert text["reported"][0] == "82.18†"
+    assert set(text["verdict"]) == {"not run"}
+
+
+def _nothing(runs: pd.DataFrame) -> Any:
+    from src.analysis.comparison import Comparison
+
+    columns = ["n", "rank", "target", "model", "adapter", "task"]
+    return Comparison(pd.DataFrame([], columns=columns), [])
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_s_paper_is_among_the_reported(study: str) -> None:
+    paper = paper_of(study)
+    assert paper is not None
+    rows = reported_rows(paper)
+    assert set(rows["table"]) == set(paper.tables)
+    assert (Path(ROOT) / "conf/experiment" / f"{study}.yaml").exists()
+
+
+def test_a_reported_spread_stands_beside_its_number() -> None:
+    from src.analysis.paper_tables import Paper
+
+    rows = reported_rows(Paper("LoRA (arXiv 2106.09685)", ["Table 2 GLUE (v2)"]))
+    assert (rows["spread"] != "").any()
+    assert not rows["metric"].str.contains(r"\+/-").any()

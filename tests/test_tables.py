@@ -1,0 +1,456 @@
+"""Every table is a function of the stored runs, says what is wrong with them, and is good Markdown and LaTeX."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.analysis.arguments import runs_in
+from src.analysis.collect import READS_SCHEMA, collect
+from src.analysis.comparison import compare, comparison
+from src.analysis.formats import latex, markdown
+from src.analysis.tables import TABLES
+from src.analysis.tables.comparison_table import comparison_table, readable
+from src.analysis.tables.equal_parameters import equal_parameters
+from src.analysis.tables.forgetting import forgetting
+from src.analysis.tables.learning_rates import learning_rates
+from src.analysis.tables.memory_and_time import memory_and_time
+from src.analysis.tables.rank_versus_accuracy import rank_versus_accuracy
+from src.analysis.tables.target_sets import target_sets
+from src.errors import UserError
+from src.results.store import CLAIM, CONFIG, PREDICTIONS, RESULT
+from tests.conftest import ROOT, run_program
+
+TEMPLATE = next((ROOT / "results/nine_runs/runs").rglob(f"lora-r8-*-s0-*/{RESULT}"))
+ITEMS = {"validation": 61, "test": 101}
+Store = Callable[..., Path]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Stores runs in the test's own folder: a committed record with another method, rank, target, seed and scores."""
+
+    def stored(
+        adapter: str = "lora", rank: int = 8, target: str = "qv", seed: int = 0, share: float = 0.5, size: int = 1000,
+        lr: float = 0.003, **changes: Any,
+    ) -> Path:  # fmt: skip
+        record = deepcopy(json.loads(TEMPLATE.read_text()))
+        record["config"] |= {"rank": rank, "seed": seed, "lr": lr}
+        record["config"]["adapter"]["name"], record["config"]["target"]["name"] = adapter, target
+        record["parameters"] |= {"adapter_trained": size, "trained": size + 50}
+        draw = np.random.default_rng([seed, 5])  # the same items are hard for all methods
+        hits = {split: draw.random(items) < share for split, items in ITEMS.items()}
+        for split, own in hits.items():
+            record["metrics"][split] |= {"value": float(own.mean()), "n": len(own)}
+        record = merged(record, changes)
+        record["run_id"] = f"{adapter}-r{rank}-{target}-s{seed}-{lr}"
+        folder = tmp_path / "runs" / "docstrings" / "minilm" / record["run_id"]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(json.dumps(record.get("config", {})))
+        (folder / RESULT).write_text(json.dumps(record))
+        frames = [pd.DataFrame({"split": split, "item": range(len(own)), "score": own}) for split, own in hits.items()]
+        pd.concat(frames).astype({"score": "float32"}).to_parquet(folder / PREDICTIONS, index=False)
+        return folder
+
+    return stored
+
+
+def merged(record: Any, changes: dict[str, Any]) -> Any:
+    """A record with some of its values changed, wherever they lie; one that is None is taken out."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(record.get(key), dict):
+            record[key] = merged(record[key], value)
+        elif value is None:
+            record.pop(key)
+        else:
+            record[key] = value
+    return record
+
+
+def table(name: str, folder: Path) -> str:
+    """A table as it is written."""
+    runs = collect(folder)
+    made = TABLES[name](runs, compare(runs))
+    assert made is not None
+    return markdown(made.text, made.notes)
+
+
+def trial(seed: int = 100) -> dict[str, Any]:
+    """What makes a run a trial."""
+    off = {"trainer": {"score_test": False}}
+    return {"seed": seed, "config": off, "identity": off, "metrics": {"test": None}}
+
+
+def test_one_half_written_record_hides_no_other(store: Store, tmp_path: Path) -> None:
+    for seed in range(3):
+        folder = store(seed=seed)
+    (folder / RESULT).write_text((folder / RESULT).read_text()[:1000])
+    cell = comparison(collect(tmp_path)).iloc[0]
+    assert (cell["n"], cell["failed"]) == (2, 1)
+    assert "unreadable" in cell["reason"]
+    assert folder.name in cell["reason"]
+    assert "unreadable" in table("comparison", tmp_path)
+
+
+def test_a_damaged_record_and_config_leave_a_row_with_their_place(store: Store, tmp_path: Path) -> None:
+    folder = store()
+    store(adapter="dora")
+    (folder / RESULT).write_text("[]")
+    (folder / CONFIG).write_text('{"adapter"')
+    runs = collect(tmp_path).set_index("adapter")
+    assert runs.loc["lora", ["state", "task", "model"]].tolist() == ["unreadable", "docstrings", "minilm"]
+    assert readable(comparison(collect(tmp_path)))["test %"].tolist()[1] == "-"
+
+
+@pytest.mark.parametrize("key", ["parameters", "config", "identity", "metrics", "provenance", "state"])
+def test_a_record_without_a_key_is_a_row_that_names_it(key: str, store: Store, tmp_path: Path) -> None:
+    store(seed=1)
+    store(seed=0, **{key: None})
+    lost = collect(tmp_path).query("state != 'done'")
+    assert len(lost) == 1
+    assert key in lost["reason"].iloc[0]
+
+
+def test_a_run_without_a_record_yet_is_not_finished(store: Store, tmp_path: Path) -> None:
+    folder = store()
+    (folder / RESULT).unlink()
+    (folder / CLAIM).write_text("{")
+    cell = comparison(collect(tmp_path)).iloc[0]
+    assert (cell["adapter"], cell["rank"], cell["target"], cell["n"], cell["failed"]) == ("lora", 8, "qv", 0, 1)
+    assert "not finished" in table("comparison", tmp_path)
+
+
+def test_records_of_another_schema_are_rows_that_say_so(store: Store, tmp_path: Path) -> None:
+    from src.record import SCHEMA_VERSION
+
+    assert READS_SCHEMA == SCHEMA_VERSION
+    store(schema_version=SCHEMA_VERSION + 1)
+    own = collect(tmp_path).iloc[0]
+    assert own["state"] == "unreadable"
+    assert f"schema {SCHEMA_VERSION + 1}" in own["reason"]
+
+
+def test_results_of_two_versions_of_the_code_are_refused(store: Store, tmp_path: Path) -> None:
+    for seed, version in enumerate((1, 1, 7)):
+        store(seed=seed, results_version=version)
+    with pytest.raises(UserError, match=r"version 1 \(2 runs\), version 7 \(1 runs\).\n"):
+        runs_in(tmp_path)
+
+
+def test_two_kinds_of_hardware_in_a_table_are_footnotes(store: Store, tmp_path: Path) -> None:
+    store(seed=0)
+    store(seed=1, provenance={"device": {"name": "a GPU"}})
+    store(adapter="dora", provenance={"device": {"name": "a GPU"}})
+    text = table("comparison", tmp_path)
+    rows = [line.split("|")[-2].strip() for line in text.splitlines()[2:4]]
+    assert rows == ["1", "2"]
+    assert "1: ran on a GPU, bf16\n" in text
+    assert "2: ran on AMD EPYC, 2 cores, 2 threads, bf16 and a GPU, bf16\n" in text
+    assert "Rows differ in their hardware" in table("memory_and_time", tmp_path)
+
+
+def test_two_precisions_are_two_kinds_of_hardware(store: Store, tmp_path: Path) -> None:
+    store(seed=0)
+    store(adapter="dora", memory={"precision": "fp32"})
+    assert set(comparison(collect(tmp_path))["notes"]) == {
+        "ran on AMD EPYC, 2 cores, 2 threads, bf16", "ran on AMD EPYC, 2 cores, 2 threads, fp32"
+    }  # fmt: skip
+
+
+def test_one_kind_of_hardware_needs_no_note(store: Store, tmp_path: Path) -> None:
+    store()
+    store(adapter="dora", provenance={"git_revision": "another"})
+    assert set(comparison(collect(tmp_path))["notes"]) == {""}
+
+
+def test_a_score_that_is_no_number_is_no_part_of_a_mean(store: Store, tmp_path: Path) -> None:
+    for seed in range(2):
+        store(seed=seed)
+    scores = collect(tmp_path)["test"]
+    store(seed=2, metrics={"test": {"value": float("nan")}})
+    cell = comparison(collect(tmp_path)).iloc[0]
+    assert cell["test_mean"] == pytest.approx(scores.mean())
+    assert (cell["n"], cell["failed"]) == (2, 1)
+    assert "test score is nan" in cell["reason"]
+
+
+def test_a_score_missing_in_some_runs_is_said(store: Store, tmp_path: Path) -> None:
+    for seed in range(3):
+        store(seed=seed, **({"metrics": {"test": None}} if seed == 1 else {}))
+    cell = comparison(collect(tmp_path)).iloc[0]
+    assert cell["notes"] == "1 of 3 runs have no test score"
+    assert cell["test_mean"] == pytest.approx(collect(tmp_path)["test"].dropna().mean())
+    assert not cell["tie"]
+
+
+def test_predictions_that_do_not_give_the_score_are_not_used(store: Store, tmp_path: Path) -> None:
+    for seed in range(3):
+        folder = store(seed=seed)
+    shutil.copy(folder.with_name(folder.name.replace("s2", "s1")) / PREDICTIONS, folder / PREDICTIONS)
+    cell = comparison(collect(tmp_path)).iloc[0]
+    assert "don't give its test score" in cell["notes"]
+    scores = collect(tmp_path)["test"]
+    seeds_alone = (scores.min() - 1e-6, scores.max() + 1e-6)
+    assert seeds_alone[0] <= cell["test_low"] <= cell["test_high"] <= seeds_alone[1]
+
+
+def test_predictions_that_cannot_be_read_are_a_footnote(store: Store, tmp_path: Path) -> None:
+    folder = store()
+    (folder / PREDICTIONS).write_bytes(b"PAR1")
+    assert "can't be read" in table("comparison", tmp_path)
+
+
+def test_below_three_seeds_nothing_is_bold_and_from_three_on_every_tie_is(store: Store, tmp_path: Path) -> None:
+    for seed in range(2):
+        store(adapter="lora", seed=seed, share=0.8)
+        store(adapter="dora", seed=seed, share=0.8)
+        store(adapter="head_only", seed=seed, share=0.2)
+    assert "**" not in table("comparison", tmp_path)
+    store(adapter="lora", seed=2, share=0.8)
+    store(adapter="dora", seed=2, share=0.8)
+    store(adapter="head_only", seed=2, share=0.2)
+    cells = comparison(collect(tmp_path)).set_index("adapter")
+    assert cells["tie"].to_dict() == {"lora": True, "dora": True, "head_only": False}
+    assert sum("**" in line for line in table("comparison", tmp_path).splitlines()) == 2
+
+
+def test_one_seed_has_an_interval_over_items_alone(store: Store, tmp_path: Path) -> None:
+    store(share=0.5)
+    cell = comparison(collect(tmp_path)).iloc[0]
+    half = 1.96 * np.sqrt(cell["test_mean"] * (1 - cell["test_mean"]) / ITEMS["test"])
+    assert cell["test_mean"] - cell["test_low"] == pytest.approx(half, rel=0.15)
+    assert cell["test_high"] - cell["test_mean"] == pytest.approx(half, rel=0.15)
+    assert "the interval is over items alone" in table("comparison", tmp_path)
+
+
+def test_a_smaller_rank_of_one_training_is_compared_with_the_others(store: Store, tmp_path: Path) -> None:
+    for seed in range(3):
+        store(seed=seed, share=0.9)
+        smaller = [{"rank": 2, "adapter_trained": 250, "validation": 0.1, "test": 0.1 + 0.01 * seed}]
+        store(adapter="dylora", seed=seed, share=0.9, smaller_ranks=smaller)
+    cells = comparison(collect(tmp_path))
+    assert cells.set_index(["adapter", "rank"])["tie"].to_dict() == {
+        ("dylora", 2): False, ("dylora", 8): True, ("lora", 8): True
+    }  # fmt: skip
+
+
+def test_numbers_by_a_paper_s_protocol_are_marked_and_compared_among_themselves(store: Store, tmp_path: Path) -> None:
+    for seed in range(3):
+        store(seed=seed, share=0.4)
+        store(adapter="dora", seed=seed, share=0.9, config={"protocol": "paper"}, identity={"protocol": "paper"})
+    text = readable(comparison(collect(tmp_path))).set_index("adapter")
+    scores = ["validation %", "test %", "95 % interval"]
+    assert all(own.endswith(" ‡") for own in text.loc["dora", scores])
+    assert not any("‡" in own for own in text.loc["lora", scores])
+    assert "**" in text.loc["lora", "test %"]
+    assert "‡ protocol=paper" in table("comparison", tmp_path)
+
+
+def test_trials_are_no_part_of_the_comparison_but_of_the_learning_rates(store: Store, tmp_path: Path) -> None:
+    tuning = {"axis": "lr", "seed": 100, "chosen": 0.003, "at_edge": True, "trials": [
+        {"value": 0.001, "validation": 0.25, "state": "done"}, {"value": 0.003, "validation": 0.375, "state": "done"},
+        {"value": 0.01, "validation": None, "state": "diverged"},
+    ]}  # fmt: skip
+    store(tuning=tuning)
+    for lr in (0.001, 0.003):
+        store(lr=lr, **trial())
+    cells = comparison(collect(tmp_path))
+    assert cells[["n", "tuning", "differs"]].to_numpy().tolist() == [[1, "3 trials, best at edge", ""]]
+    row = table("learning_rates", tmp_path).splitlines()[2]
+    assert [own.strip() for own in row.split("|")[4:-1]] == [
+        "lr", "0.001: 25.0, **0.003: 37.5**, 0.01: diverged", "0.003", "yes"
+    ]  # fmt: skip
+
+
+def test_a_folder_of_trials_alone_is_compared_and_its_best_rate_found(store: Store, tmp_path: Path) -> None:
+    for lr, share in ((0.001, 0.3), (0.003, 0.8), (0.01, 0.5)):
+        store(lr=lr, share=share, **trial())
+    store(lr=0.03, **trial(), state="diverged", error={"message": "loss is nan"})
+    runs = collect(tmp_path)
+    assert comparison(runs)["n"].tolist() == [1, 1, 1, 0]
+    found = learning_rates(runs, compare(runs))
+    assert found is not None
+    assert found.text["chosen"].tolist() == ["0.003"]
+    assert found.text["at edge"].tolist() == ["no"]
+    assert found.values["state"].tolist() == ["done", "done", "done", "diverged"]
+
+
+def test_a_cell_without_a_finished_trial_is_among_the_learning_rates(store: Store, tmp_path: Path) -> None:
+    trials = [{"value": rate, "validation": 0.5, "state": "done"} for rate in (0.001, 0.003)]
+    store(tuning={"axis": "lr", "seed": 100, "chosen": 0.003, "at_edge": True, "trials": trials})
+    for lr in (0.1, 0.3):
+        store(adapter="dora", lr=lr, **trial(), state="diverged", error={"message": "loss is nan"})
+    text = table("learning_rates", tmp_path)
+    assert "0.1: diverged, 0.3: diverged" in text
+
+
+def test_equal_parameters_are_those_within_ten_percent_and_compared_with_the_best(store: Store, tmp_path: Path) -> None:
+    sizes = {"a": (1000, 0.5), "b": (1090, 0.9), "c": (1150, 0.5), "d": (5000, 0.5), "e": (0, 0.5)}
+    for adapter, (size, share) in sizes.items():
+        for seed in range(3):
+            store(adapter=adapter, size=size, share=share, seed=seed)
+    runs = collect(tmp_path)
+    found = equal_parameters(runs, compare(runs))
+    assert found is not None
+    assert found.values.groupby("group")["adapter"].agg(list).tolist() == [["a", "b"], ["b", "c"]]
+    seconds = found.values.query("adapter != 'b'")
+    scores = comparison(runs).set_index("adapter")["test_mean"]
+    assert seconds["difference"].tolist() == pytest.approx([scores["a"] - scores["b"], scores["c"] - scores["b"]])
+    single = [test.p_value for own in (0, 2) if (test := compare(runs).test(own, 1))]
+    assert seconds["p_holm"].tolist() == pytest.approx([min(1.0, 2 * min(single))] * 2 if single[0] == single[1] else [
+        2 * p if p == min(single) else max(p, 2 * min(single)) for p in single])  # fmt: skip
+    assert found.text["p (Holm)"].tolist()[1] == "-"
+
+
+def test_methods_of_different_size_are_no_equal_parameters(store: Store, tmp_path: Path) -> None:
+    store(adapter="a", size=1000)
+    store(adapter="b", size=2000)
+    runs = collect(tmp_path)
+    assert equal_parameters(runs, compare(runs)) is None
+
+
+def test_a_target_set_is_compared_with_query_and_value_at_equal_parameters(store: Store, tmp_path: Path) -> None:
+    cells = {("qv", 4): 1000, ("query", 8): 1000, ("qv", 8): 2000, ("query", 16): 2000, ("ffn", 4): 9000}
+    for (target, rank), size in cells.items():
+        for seed in range(3):
+            store(target=target, rank=rank, size=size, seed=seed, share=0.3 if target == "query" else 0.6)
+    runs = collect(tmp_path)
+    found = target_sets(runs, compare(runs))
+    assert found is not None
+    named = found.text.set_index(["target", "rank"])["compared with"].to_dict()
+    assert named == {
+        ("qv", "4"): "(baseline)", ("qv", "8"): "(baseline)", ("query", "8"): "qv, rank 4",
+        ("query", "16"): "qv, rank 8", ("ffn", "4"): "(baseline)",
+    }  # fmt: skip
+    own = found.values.set_index(["target", "rank"])
+    mean = comparison(runs).set_index(["target", "rank"])["test_mean"]
+    assert own.loc[("query", 8), "difference"] == pytest.approx(mean["query", 8] - mean["qv", 4])
+
+
+def test_ranks_are_columns_and_a_lost_cell_says_what_became_of_it(store: Store, tmp_path: Path) -> None:
+    store(rank=4)
+    store(rank=16)
+    store(adapter="dora", rank=16, state="diverged", error={"message": "loss is nan"})
+    runs = collect(tmp_path)
+    found = rank_versus_accuracy(runs, compare(runs))
+    assert found is not None
+    assert found.text.set_index("adapter")[["4", "16"]].loc["dora"].tolist() == ["-", "diverged"]
+    assert found.text.set_index("adapter").loc["lora", "4"].endswith("(1)")
+
+
+def test_two_rates_at_one_rank_are_two_rows(store: Store, tmp_path: Path) -> None:
+    for rank, lr in ((4, 0.001), (4, 0.01), (16, 0.001)):
+        store(rank=rank, lr=lr)
+    for rank, lr in ((4, 0.001), (16, 0.01)):  # a rate of its own for each rank: one row
+        store(adapter="dora", rank=rank, lr=lr)
+    runs = collect(tmp_path)
+    found = rank_versus_accuracy(runs, compare(runs))
+    assert found is not None
+    assert found.text[["adapter", "lr"]].to_numpy().tolist() == [
+        ["dora", "0.001, 0.01"], ["lora", "0.001"], ["lora", "0.01"]
+    ]  # fmt: skip
+
+
+def test_two_kinds_of_memory_are_warned_about(store: Store, tmp_path: Path) -> None:
+    store()
+    store(adapter="dora", memory={"peak_allocated_bytes": 123_456_789})
+    runs = collect(tmp_path)
+    found = memory_and_time(runs, compare(runs))
+    assert found is not None
+    assert found.text.set_index("adapter").loc["dora", ["memory, MB", "memory is"]].tolist() == [
+        "123.5", "peak allocated on the GPU"
+    ]  # fmt: skip
+    assert "Rows differ in their memory" in " ".join(found.notes)
+
+
+def test_forgetting_is_shown_where_it_was_measured(store: Store, tmp_path: Path) -> None:
+    for seed, after in enumerate((2.5, 3.0)):
+        store(seed=seed, forgetting={"before": 2.0, "after": after})
+    store(adapter="dora")
+    runs = collect(tmp_path)
+    found = forgetting(runs, compare(runs))
+    assert found is not None
+    assert found.text["forgetting, nats"].tolist() == ["0.750 ± 0.354"]
+    assert "Not measured in 1 further rows" in " ".join(found.notes)
+
+
+def test_the_same_runs_give_the_same_bytes(store: Store, tmp_path: Path) -> None:
+    for adapter in ("lora", "dora"):
+        for seed in range(3):
+            store(adapter=adapter, seed=seed, size=1000 + seed)
+    runs = collect(tmp_path)
+    for name, make in TABLES.items():
+        first, other = (make(own, compare(own)) for own in (runs, runs.iloc[::-1].reset_index(drop=True)))
+        if first is None or other is None:
+            assert first is other
+            continue
+        assert markdown(first.text, first.notes) == markdown(other.text, other.notes), name
+        assert first.values.to_csv() == other.values.to_csv(), name
+
+
+def test_a_pipe_and_a_line_break_stay_in_their_cell() -> None:
+    text = markdown(pd.DataFrame({"adapter": ["a | b\nc"]}), ["see\nd"])
+    assert text.splitlines() == ["| adapter  |", "| -------- |", r"| a \| b c |", "", "see d"]
+
+
+def test_latex_is_pure_ascii_whatever_is_in_a_cell() -> None:
+    text = latex(pd.DataFrame({"a_b": ["**62.8 ± 0.5** ‡", "é ł 中 % $ < > | ~"]}), ["† x"])
+    assert text.isascii()
+    assert r"\textbf{62.8 $\pm$ 0.5} $\ddagger$" in text
+    assert r"\'{e} \l{} (U+4E2D) \% \$ \textless{} \textgreater{} \textbar{} \textasciitilde{}" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
+def test_every_table_compiles(store: Store, tmp_path: Path) -> None:
+    parts = [
+        latex(pd.DataFrame({"adapter": ["[a]", "*b*", "a&b_c^d\\e{f}#~'\"", "ü ł ß ± ‡ → ≤ 中"], "n": list("1234")}))
+    ]
+    for study in ("nine_runs", "tuning", "target_choice", "prompts"):
+        runs = collect(ROOT / "results" / study)
+        made = [make(runs, compare(runs)) for make in TABLES.values()]
+        parts += [latex(own.text, own.notes) for own in made if own is not None]
+    parts.append((ROOT / "results/tables/parameter_counts.tex").read_text())
+    head = "\\documentclass{article}\n\\usepackage{booktabs,longtable}\n\\begin{document}\n"
+    (tmp_path / "all.tex").write_text(head + "\n".join(parts) + "\\end{document}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_program_writes_every_table_that_has_content_in_three_formats(store: Store, tmp_path: Path) -> None:
+    for rank in (4, 8):
+        store(rank=rank)
+    done = run_program("src.tables", f"results_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    names = {"comparison", "rank_versus_accuracy", "memory_and_time"}
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {
+        f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")
+    }
+    assert (tmp_path / "tables/comparison.md").read_text() in done.stdout
+    values = pd.read_csv(tmp_path / "tables/comparison.csv")
+    assert values["test_mean"].tolist() == pytest.approx(collect(tmp_path)["test"].tolist())
+
+
+def test_a_table_without_content_is_refused_with_those_that_have(store: Store, tmp_path: Path) -> None:
+    store()
+    done = run_program("src.tables", f"results_dir={tmp_path}", "table=forgetting")
+    assert done.returncode == 2
+    assert "table=forgetting has nothing to show" in done.stderr
+    assert "comparison, memory_and_time" in done.stderr
+
+
+def test_the_footnotes_of_a_table_are_those_of_its_cells(store: Store, tmp_path: Path) -> None:
+    store()
+    runs = collect(tmp_path)
+    found = comparison_table(runs, compare(runs))
+    assert "note" not in found.text
+    assert found.notes == [
+        "Where n is 1 there is no spread over seeds, the interval is over items alone and nothing is bold."
+    ]
