@@ -5,7 +5,7 @@ TORCH ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check tables figures bench clean
+.PHONY: help setup quickstart test test-all check tables figures report notebooks bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ tables: setup ## write results/tables: the stored runs compared, reported parame
 
 figures: setup ## draw results/figures from the stored runs
 	$(BIN)/python -m src.figures
+
+report: setup ## write results/report.html: all runs, tables and figures to sort, filter and look at
+	$(BIN)/python -m src.report
+
+notebooks: setup ## execute the notebooks again, in place
+	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 bench: setup ## time a run beside the plain PEFT script, two kinds of attention, GPT-3's count, a language model's logits
 	$(BIN)/python -m benchmarks.one_run

@@ -6,26 +6,21 @@ too. The parameter counts set what papers report beside the ledger, depend on no
 written where they are named, or neither a table nor a folder is.
 """
 
-from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from src.analysis.arguments import options, runs_in
-from src.analysis.claims import claims_table, readable_claims
 from src.analysis.collect import collect
-from src.analysis.comparison import Comparison, compare
+from src.analysis.comparison import compare
 from src.analysis.formats import Table, latex, markdown
-from src.analysis.paper_tables import paper_table, readable_paper_table
-from src.analysis.parameter_counts import Counted, parameter_counts, readable_counts
-from src.analysis.tables import TABLES, MakeTable
+from src.analysis.parameter_counts import parameter_counts, readable_counts
+from src.analysis.study_tables import CLAIMS, PAPER, counted, tables_of
+from src.analysis.tables import TABLES
 from src.composition import user_errors
-from src.counting import count_configs, layer_sum, ledger_of
 from src.errors import UserError, nearest_first
 from src.quiet import quiet_libraries
 from src.results.store import replacing
 
-MAIN, CLAIMS, PAPER, COUNTS = "comparison", "claims", "paper", "parameter_counts"
+MAIN, COUNTS = "comparison", "parameter_counts"
 
 
 def main() -> None:
@@ -54,7 +49,7 @@ def write_tables(results_dir: Path, asked: str = "") -> None:
     """
     runs, folder = runs_in(results_dir), results_dir / "tables"
     found = compare(runs)
-    made = {name: draw(runs, found) for name, draw in _tables_of(results_dir.name).items() if asked in ("", name)}
+    made = {name: draw(runs, found) for name, draw in tables_of(results_dir.name).items() if asked in ("", name)}
     tables = {name: table for name, table in made.items() if table is not None}
     if not tables:
         raise UserError(
@@ -67,25 +62,6 @@ def write_tables(results_dir: Path, asked: str = "") -> None:
     print(f"{markdown(shown.text, shown.notes)}\n{folder}: {', '.join(tables)}, each as .md, .csv and .tex")
 
 
-def _tables_of(study: str) -> dict[str, MakeTable]:
-    """All tables, and those that only a study of that name has: its claims, and its paper's own."""
-    return {**TABLES, CLAIMS: partial(_claims, study), PAPER: partial(_paper, study)}
-
-
-def _claims(study: str, runs: pd.DataFrame, found: Comparison) -> Table | None:
-    table = claims_table(study, found)
-    note = (
-        "Differences of scores with their 95 % interval; p after Holm over the study's claims. On this model and data."
-    )
-    return None if table.empty else Table(readable_claims(table), table, [note])
-
-
-def _paper(study: str, runs: pd.DataFrame, found: Comparison) -> Table | None:
-    quiet_libraries()
-    table = paper_table(study, found, runs, _counted)
-    return None if table.empty else Table(readable_paper_table(table), table, ["† reported by the source."])
-
-
 def _write_table(path: Path, table: Table) -> None:
     _write(path.with_suffix(".md"), markdown(table.text, table.notes))
     _write(path.with_suffix(".csv"), table.values.to_csv(index=False))
@@ -94,23 +70,13 @@ def _write_table(path: Path, table: Table) -> None:
 
 def write_parameter_counts(folder: Path) -> None:
     """Count every configuration that papers report a parameter count of, and write both side by side."""
-    found = parameter_counts(_counted)
+    found = parameter_counts(counted)
     text = readable_counts(found)
     _write(folder / "parameter_counts.md", markdown(text))
     _write(folder / "parameter_counts.csv", found.to_csv(index=False))
     _write(folder / "parameter_counts.tex", latex(text))
     verdicts = ", ".join(f"{number} {verdict}" for verdict, number in found["verdict"].value_counts().items())
     print(f"reported parameter counts: {verdicts}\n{folder}: parameter_counts.md, .csv, .tex")
-
-
-def _counted(overrides: list[str]) -> Counted:
-    """Count what a reported configuration fixes; an axis of its method that isn't among the overrides is missing."""
-    (config,) = count_configs(overrides)
-    given = {override.partition("=")[0] for override in overrides}
-    for axis, key in (("rank", "rank"), ("target", "target.roles")):
-        if config.has_axis(axis) and key not in given:
-            return Counted(None, missing=axis)
-    return Counted(ledger_of(config), sum=layer_sum(config))
 
 
 def _write(path: Path, text: str) -> None:

@@ -134,15 +134,13 @@ def test_trials_are_each_drawn_once_with_the_chosen_marked_and_the_diverged_belo
 
 
 def test_trial_runs_by_themselves_are_trials_too_at_the_heads_rate_where_the_method_has_none() -> None:
-    settings = {"trainer.head_lr": "0.25"}
     alone = frame(*(run("lora", 4, 100, lr=lr, trial=True, tuning=None) for lr in (0.1, 0.2)),
-                  run("head_only", None, 100, lr=None, trial=True, tuning=None, settings=settings))  # fmt: skip
+                  *(run("head_only", None, 100, lr=None, trial=True, tuning=None, settings={"trainer.head_lr": rate})
+                    for rate in ("0.25", "0.5")))  # fmt: skip
     found = trials(alone)
     assert sorted(zip(found["axis"], found["value"], strict=True)) == [
-        ("lr", 0.1),
-        ("lr", 0.2),
-        ("trainer.head_lr", 0.25),
-    ]
+        ("lr", 0.1), ("lr", 0.2), ("trainer.head_lr", 0.25), ("trainer.head_lr", 0.5),
+    ]  # fmt: skip
 
 
 def test_more_lines_than_anyone_can_tell_apart_are_not_drawn_and_it_is_said(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from src.analysis.collect import COLUMNS, settings
 from src.analysis.comparison import compare
 from src.analysis.paper_tables import paper_of, paper_table, readable_paper_table, reported_rows
 from src.analysis.parameter_counts import Counted
+from src.analysis.study_tables import counted
 from src.composition import sweep_configs
 from src.config import Config
 from src.identity import identity
 from src.results.store import RESULT
-from src.tables import _counted
 from tests.conftest import ROOT
 
 STUDY = "target_sets_distilbert"
@@ -88,7 +88,7 @@ def test_a_metric_beside_the_primary_is_used_and_another_is_not_held_against_it(
 def test_the_head_of_the_blog_post_is_counted_as_there() -> None:
     rows = pd.DataFrame([], columns=COLUMNS)
     runs = rows.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
-    found = paper_table("target_sets_distilbert", _nothing(runs), runs, _counted)
+    found = paper_table("target_sets_distilbert", _nothing(runs), runs, counted)
     assert found["computed"].astype(str).tolist() == found["params_reported"].tolist()
     text = readable_paper_table(found)
     assert text["reported"][0] == "82.18†"

@@ -6,7 +6,7 @@ their mean is the score, else the runs' scores alone.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -274,26 +274,55 @@ def _intervals(split: str, scores: list[CellScores | None]) -> dict[str, NDArray
     return {f"{split}_low": ends[:, 0], f"{split}_high": ends[:, 1]}
 
 
-def _with_verdicts(found: Comparison) -> Comparison:
-    """Add `tie` and `on_front`, each among the cells of a task and model that are scored on the same data."""
-    tie, on_front = (np.zeros(len(found.cells), dtype=bool) for _ in range(2))
-    cells, seeds = found.cells.to_dict("list"), [len(own.seeds) if own else 0 for own in found.scores]
-    comparable: dict[Hashable, list[int]] = defaultdict(list)
+def fronts(found: Comparison, cost: str) -> list[bool]:
+    """For each row whether it is on the noise-aware Pareto front of its score and a cost, a column of the cells.
+
+    Rows stand against those of their task and model that are scored on the same data; one without the cost is on none.
+    """
+    on_front, costs = np.zeros(len(found.cells), dtype=bool), found.cells[cost].astype(float).tolist()
+    for group in _comparable(found):
+        known = [number for number, place in enumerate(group.places) if not np.isnan(costs[place])]
+
+        def p_value(first: int, second: int, group: _Group = group, known: list[int] = known) -> float:
+            return group.p_value(known[first], known[second])
+
+        own = front([costs[group.places[number]] for number in known], group.merits[known].tolist(), p_value)
+        on_front[[group.places[number] for number in known]] = own
+    return on_front.tolist()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows of a task and model that are scored on the same data: their places and scores, higher being better."""
+
+    found: Comparison
+    places: list[int]
+    merits: NDArray[np.float64]
+
+    def p_value(self, first: int, second: int) -> float:
+        """The p-value of the difference between two of the group; 1 where they share no seed."""
+        tested = self.found.test(self.places[first], self.places[second])
+        return tested.p_value if tested else 1.0
+
+
+def _comparable(found: Comparison) -> Iterator[_Group]:
+    cells = found.cells.to_dict("list")
+    groups: dict[Hashable, list[int]] = defaultdict(list)
     for place, own in enumerate(found.scores):
         if own is not None:
-            comparable[cells["task"][place], cells["model"][place], own.data].append(place)
-    for index in comparable.values():
-        sign = 1 if cells["higher_is_better"][index[0]] else -1
-        merits = sign * np.array([cells["mean"][place] for place in index])
+            groups[cells["task"][place], cells["model"][place], own.data].append(place)
+    for places in groups.values():
+        sign = 1 if cells["higher_is_better"][places[0]] else -1
+        yield _Group(found, places, sign * np.array([cells["mean"][place] for place in places]))
 
-        def p_value(first: int, second: int, index: list[int] = index) -> float:
-            tested = found.test(index[first], index[second])
-            return tested.p_value if tested else 1.0
 
-        on_front[index] = front([cells["trained"][place] for place in index], merits.tolist(), p_value, level=LEVEL)
-        sure = [number for number, place in enumerate(index) if seeds[place] >= SEEDS_FOR_A_VERDICT]
-        tie[[index[number] for number in sure]] = ties(merits[sure], sure, p_value)
-    return Comparison(found.cells.assign(tie=tie, on_front=on_front), found.scores)
+def _with_verdicts(found: Comparison) -> Comparison:
+    """Add `tie` and `on_front`, each among the cells of a task and model that are scored on the same data."""
+    tie, seeds = np.zeros(len(found.cells), dtype=bool), [len(own.seeds) if own else 0 for own in found.scores]
+    for group in _comparable(found):
+        sure = [number for number, place in enumerate(group.places) if seeds[place] >= SEEDS_FOR_A_VERDICT]
+        tie[[group.places[number] for number in sure]] = ties(group.merits[sure], sure, group.p_value)
+    return Comparison(found.cells.assign(tie=tie, on_front=fronts(found, "trained")), found.scores)
 
 
 def ties(merits: NDArray[np.float64], places: Sequence[int], p_value: Callable[[int, int], float]) -> list[bool]:

@@ -1,0 +1,151 @@
+"""What the report shows, as plain values: runs, cells, fronts, trials, tables, warnings and provenance."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.analysis.comparison import Comparison, Run, fronts, plain, reported
+from src.analysis.figures.style import COLOURS
+from src.analysis.formats import WORDS, Table
+from src.analysis.trials import trials
+
+# What a method costs, by the column of the cells: its name, its unit as a divisor.
+COSTS: dict[str, tuple[str, float]] = {
+    "trained": ("trained parameters with the head", 1),
+    "body_trained": ("trained parameters without the head", 1),
+    "memory_bytes": ("memory of training, MB", 1e6),
+    "train_seconds": ("seconds of training", 1),
+    "run_seconds": ("seconds of the whole run", 1),
+    "forgetting_mean": ("forgetting, nats per token", 1),
+}
+RUN_COLUMNS = [
+    "run_id", "state", "task", "model", "adapter", "rank", "trained_rank", "target", "seed", "lr", "scaling", "trial",
+    "body_trained", "validation", "test", "metric", "forgetting", "train_seconds", "memory_bytes", "precision",
+    "protocol", "device", "git_revision", "reason",
+]  # fmt: skip
+CELL_COLUMNS = [
+    "task", "model", "adapter", "rank", "trained_rank", "target", "lr", "scaling", "differs", "tuning", "split",
+    "metric", "validation_metric", "unit", "validation_unit", "mean", "std", "low", "high", "validation_mean",
+    "validation_low", "validation_high", "forgetting_std", "n", "failed", "tie", "higher_is_better", "run_ids", *COSTS,
+]  # fmt: skip
+TITLES = {
+    "comparison": "Comparison",
+    "rank_versus_accuracy": "Rank versus accuracy",
+    "target_sets": "Target sets",
+    "equal_parameters": "Methods at equal parameters",
+    "memory_and_time": "Memory and time",
+    "learning_rates": "Learning rates",
+    "forgetting": "Forgetting",
+    "claims": "Claims of the sources",
+    "paper": "The paper's own numbers",
+}
+
+
+def report_data(name: str, runs: pd.DataFrame, found: Comparison, tables: dict[str, Table]) -> dict[str, Any]:
+    """All that the page needs, ready to be written as JSON; the same runs give the same values.
+
+    Args:
+        tables: what `python -m src.tables` writes, by name.
+    """
+    rows = plain(runs)
+    cells = plain(found.cells[CELL_COLUMNS])
+    on_front = {cost: fronts(found, cost) for cost in COSTS}
+    return {
+        "name": name,
+        "states": dict(Counter(run["state"] for run in rows)),
+        "colours": list(COLOURS),
+        "costs": {key: {"label": label, "unit": unit} for key, (label, unit) in COSTS.items()},
+        "runs": {"columns": RUN_COLUMNS, "rows": [[run[key] for key in RUN_COLUMNS] for run in rows]},
+        "cells": [cell | {"front": _costs_with(on_front, place)} for place, cell in enumerate(cells)],
+        "curves": {run["run_id"]: _curve(run) for run in plain(reported(runs)) if run["state"] == "done"},
+        "trials": plain(trials(runs)),
+        "tables": [_table(key, table) for key, table in tables.items()],
+        "warnings": warnings(rows, cells),
+        "provenance": provenance(rows),
+    }
+
+
+def _costs_with(on_front: dict[str, list[bool]], place: int) -> list[str]:
+    """The costs at which a cell is on the front."""
+    return [cost for cost, own in on_front.items() if own[place]]
+
+
+def _curve(run: Run) -> list[list[float | None]]:
+    """A run's points: step, training loss, validation score; the final validation is the last."""
+    points = [[point["step"], point.get("loss"), point.get("validation")] for point in run["history"] or []]
+    return [*points, [max((point[0] for point in points), default=0), None, run["validation"]]]
+
+
+def _table(key: str, table: Table) -> dict[str, Any]:
+    columns = [{"name": name, "words": name in WORDS} for name in table.text]
+    return {"key": key, "title": TITLES[key], "columns": columns, "rows": table.text.astype(str).values.tolist(),
+            "notes": table.notes}  # fmt: skip
+
+
+def warnings(runs: list[Run], cells: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know before believing a number, the gravest first."""
+    return [*_unfinished(runs), *_mixtures(runs), *_thin(cells), *_of_runs(runs)]
+
+
+def _unfinished(runs: list[Run]) -> Iterator[str]:
+    for run in runs:
+        if run["state"] != "done":
+            yield f"{run['run_id']}: {run['state']}: {run['reason'] or 'no reason is stored'}"
+
+
+def _mixtures(runs: list[Run]) -> Iterator[str]:
+    """In what runs differ that are shown side by side."""
+    done = [run for run in runs if run["state"] == "done"]
+    for what, key in (("revisions of the code", "git_revision"), ("devices", "device"), ("precisions", "precision"),
+                      ("kinds of memory", "memory_kind"), ("protocols", "protocol")):  # fmt: skip
+        kinds = Counter(str(run[key]) for run in done)
+        if len(kinds) > 1:
+            shown = ", ".join(f"{kind} ({number})" for kind, number in sorted(kinds.items()))
+            yield f"Runs of several {what}: {shown}."
+    by_task = Counter((run["task"], run["fingerprint"]) for run in done)
+    for task, versions in Counter(task for task, _ in by_task).items():
+        if versions > 1:
+            yield f"task={task} has {versions} versions of its data here; only runs on the same data are compared."
+
+
+def _thin(cells: list[dict[str, Any]]) -> Iterator[str]:
+    """What rests on too little."""
+    single = sum(cell["n"] == 1 for cell in cells)
+    if single:
+        yield f"{single} of {len(cells)} rows have one seed: their spread over seeds isn't known."
+    at_edge = sum("at edge" in cell["tuning"] for cell in cells)
+    if at_edge:
+        yield f"{at_edge} of {len(cells)} rows have their best learning rate at the edge of what was tried."
+    untuned = sum(cell["tuning"] == "untuned" for cell in cells)
+    if untuned:
+        yield f"{untuned} of {len(cells)} rows have a learning rate that wasn't tuned for them."
+
+
+def _of_runs(runs: list[Run]) -> Iterator[str]:
+    found = Counter(text for run in runs for text in run["warnings"] or [])
+    for text, number in sorted(found.items()):
+        yield f"{text} (in {number} run{'s' if number > 1 else ''})"
+
+
+def provenance(runs: list[Run]) -> list[dict[str, Any]]:
+    """How many finished runs come from which code, device and data."""
+    keys = ("git_revision", "results_version", "device", "precision", "task", "fingerprint")
+    counts = Counter(tuple(run[key] for key in keys) for run in runs if run["state"] == "done")
+    ordered = sorted(counts.items(), key=lambda own: tuple(map(str, own[0])))
+    return [dict(zip(keys, values, strict=True)) | {"runs": number} for values, number in ordered]
+
+
+def without_nan(value: Any) -> Any:
+    """The same value with None where JSON has no number, and numbers of pandas and NumPy as Python's own."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(own) for own in value]
+    if isinstance(value, Path):
+        return str(value)
+    plain_value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(plain_value, float) and not math.isfinite(plain_value) else plain_value

@@ -1,0 +1,348 @@
+"use strict";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (selector) => document.querySelector(selector);
+const AT_FIRST = 300; // rows of a table that are drawn before anyone asks for all
+const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
+const METHODS = [...new Set(data.runs.rows.map((row) => row[data.runs.columns.indexOf("adapter")]))].sort();
+const runs = data.runs.rows.map((row) => Object.fromEntries(row.map((value, i) => [data.runs.columns[i], value])));
+const runOf = Object.fromEntries(runs.map((run) => [run.run_id, run]));
+
+addEventListener("error", (event) => {
+  $("#problem").hidden = false;
+  $("#problem").textContent = `This page has a fault: ${event.message}`;
+});
+
+// ---- values as texts
+
+const dash = (value) => value === null || value === undefined || value === "" ? "-" : String(value);
+const short = (value) => value === null || value === undefined ? "-" : Number(value.toPrecision(4)).toLocaleString("en");
+const count = (value) => value === null ? "-" : value.toLocaleString("en");
+const isShare = (cell, split) => (split === "validation" ? cell.validation_unit : cell.unit) === "share";
+const scaled = (value, share) => value === null || value === undefined ? null : share ? 100 * value : value;
+const scoreText = (value, share) => value === null ? "-" : share ? `${(100 * value).toFixed(1)} %` : value.toFixed(4);
+const look = (method) => {
+  const place = METHODS.indexOf(method), again = Math.floor(place / data.colours.length);
+  return { color: data.colours[place % data.colours.length], symbol: SYMBOLS[(place + again) % SYMBOLS.length] };
+};
+
+function element(tag, text, attributes = {}) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+// ---- filters: one set for everything on the page
+
+const selects = [...document.querySelectorAll("#filters select")];
+
+function fillFilters() {
+  for (const select of selects) {
+    const values = [...new Set(runs.map((run) => run[select.dataset.key]).filter((value) => value !== null))].sort();
+    select.append(new Option("all", ""), ...values.map((value) => new Option(value, value)));
+    select.parentElement.hidden = values.length < 2;
+    select.addEventListener("change", draw);
+  }
+  $("#text").addEventListener("input", draw);
+  $("#clear").addEventListener("click", () => {
+    for (const select of selects) select.value = "";
+    $("#text").value = "";
+    draw();
+  });
+}
+
+const chosen = (row) => selects.every((own) => !own.value || dash(row[own.dataset.key]) === own.value);
+const words = () => $("#text").value.toLowerCase().split(/\s+/).filter(Boolean);
+const hasWords = (text) => words().every((word) => text.toLowerCase().includes(word));
+
+// ---- tables: sorted by a click on a heading, by numbers where a column holds numbers
+
+function number(text) {
+  const found = String(text).replaceAll("**", "").replaceAll(",", "").match(/^[<+]?\s*(-?\d+(\.\d+)?(e[-+]?\d+)?)/i);
+  return found ? Number(found[1]) : null;
+}
+
+function compare(first, second) {
+  const [a, b] = [number(first), number(second)];
+  if (a !== null && b !== null && a !== b) return a - b;
+  return String(first).localeCompare(String(second), "en", { numeric: true });
+}
+
+class SortedTable {
+  constructor(parent, columns) {
+    Object.assign(this, { columns, rows: [], sort: null, descending: false, all: false });
+    const table = element("table"), head = element("thead"), line = element("tr");
+    columns.forEach((column, index) => {
+      const cell = element("th", undefined, { class: column.words ? "words" : "", "aria-sort": "none", scope: "col" });
+      const button = element("button", column.name, { type: "button", "data-column": column.name });
+      button.addEventListener("click", () => this.sortBy(index));
+      cell.append(button);
+      line.append(cell);
+    });
+    head.append(line);
+    this.body = element("tbody");
+    table.append(head, this.body);
+    const scroll = element("div", undefined, { class: "scroll", tabindex: "0" });
+    scroll.append(table);
+    this.more = element("button", "", { type: "button", class: "more" });
+    this.more.addEventListener("click", () => { this.all = true; this.draw(); });
+    parent.append(scroll, this.more);
+    this.head = line;
+  }
+
+  sortBy(index) {
+    this.descending = this.sort === index ? !this.descending : !this.columns[index].words;
+    this.sort = index;
+    [...this.head.children].forEach((cell, place) =>
+      cell.setAttribute("aria-sort", place !== index ? "none" : this.descending ? "descending" : "ascending"));
+    this.draw();
+  }
+
+  show(rows) { this.rows = rows; this.draw(); }
+
+  draw() {
+    const rows = [...this.rows];
+    if (this.sort !== null) {
+      const missing = (row) => row.cells[this.sort] === "-";
+      rows.sort((a, b) => missing(a) - missing(b)
+        || (this.descending ? -1 : 1) * compare(a.cells[this.sort], b.cells[this.sort]));
+    }
+    const drawn = this.all ? rows : rows.slice(0, AT_FIRST);
+    this.body.replaceChildren(...drawn.map((row) => this.line(row)));
+    this.more.hidden = drawn.length === rows.length;
+    this.more.textContent = `Show all ${rows.length.toLocaleString("en")} rows`;
+  }
+
+  line(row) {
+    const line = element("tr", undefined, row.lost ? { class: "lost" } : {});
+    row.cells.forEach((text, index) => {
+      const cell = element("td", undefined, this.columns[index].words ? { class: "words", title: text } : {});
+      text.split("**").forEach((part, place) => cell.append(place % 2 ? element("b", part) : part));
+      line.append(cell);
+    });
+    return line;
+  }
+}
+
+// ---- the runs
+
+const RUN_TABLE = [
+  ["state", true, (run) => run.state], ["task", true, (run) => run.task], ["model", true, (run) => run.model],
+  ["adapter", true, (run) => run.adapter], ["rank", false, (run) => dash(run.rank)],
+  ["target", true, (run) => dash(run.target)], ["seed", false, (run) => dash(run.seed)],
+  ["lr", false, (run) => dash(run.lr)], ["trained, no head", false, (run) => count(run.body_trained)],
+  ["validation", false, (run) => dash(run.validation?.toFixed(4))], ["test", false, (run) => dash(run.test?.toFixed(4))],
+  ["metric", true, (run) => dash(run.metric)], ["forgetting", false, (run) => dash(run.forgetting?.toFixed(3))],
+  ["training s", false, (run) => dash(run.train_seconds?.toFixed(1))],
+  ["memory MB", false, (run) => dash(run.memory_bytes && (run.memory_bytes / 1e6).toFixed(1))],
+  ["what for", true, (run) => run.trial ? "trial" : "result"], ["precision", true, (run) => dash(run.precision)],
+  ["protocol", true, (run) => dash(run.protocol)], ["device", true, (run) => dash(run.device)],
+  ["code", true, (run) => dash(run.git_revision?.slice(0, 8))],
+  ["run", true, (run) => run.run_id], ["why not finished", true, (run) => dash(run.reason)],
+];
+const nested = (run) => run.trained_rank !== null && run.trained_rank !== run.rank;
+const runRows = runs.map((run) => {
+  const cells = RUN_TABLE.map(([, , text]) => text(run));
+  return { run, cells, text: cells.join(" "), lost: run.state !== "done" };
+});
+
+// ---- figures
+
+function plot(section, traces, layout) {
+  const place = $(`#${section} .plot`);
+  if (!traces.length) {
+    Plotly.purge(place);
+    place.classList.add("empty");
+    place.textContent = "Nothing to draw of what is chosen above.";
+    return;
+  }
+  if (place.classList.contains("empty")) {
+    place.classList.remove("empty");
+    place.textContent = "";
+  }
+  const common = { height: 460, margin: { l: 64, r: 16, t: 16, b: 56 }, hovermode: "closest", font: { size: 13 },
+    legend: { orientation: "v" }, showlegend: true, plot_bgcolor: "#fff" };
+  Plotly.react(place, traces, { ...common, ...layout }, { displaylogo: false, responsive: true });
+}
+
+const axis = (title, more = {}) => ({ title: { text: title }, gridcolor: "#eceff2", zeroline: false, ...more });
+const named = (cell) => [cell.adapter, cell.rank === null ? "" : `r ${cell.rank}`, cell.target].filter(Boolean).join(" ");
+
+function hover(cell) {
+  const runsOf = cell.run_ids.map((id) => runOf[id]).filter((run) => run?.state === "done" && !nested(run));
+  const text = (value) => scoreText(value, isShare(cell, cell.split));
+  const scores = runsOf.map((run) => text(run[cell.split])).join(", ");
+  return [
+    `<b>${named(cell)}</b> on ${cell.task}, ${cell.model}`, cell.differs,
+    `${cell.split} ${text(cell.mean)}`
+      + (cell.low === null ? "" : ` (95 %: ${text(cell.low)} to ${text(cell.high)})`),
+    `runs: ${scores || "-"}`, `lr ${dash(cell.lr)}, scaling ${dash(cell.scaling)}, ${cell.tuning}`,
+    `${count(cell.body_trained)} trained without the head`,
+    `${short(cell.train_seconds)} s of training` + (cell.memory_bytes ? `, ${short(cell.memory_bytes / 1e6)} MB` : ""),
+  ].filter(Boolean).join("<br>");
+}
+
+const YS = {
+  mean: { label: "score", value: (cell) => cell.mean, ends: (cell) => [cell.low, cell.high], split: (cell) => cell.split },
+  validation_mean: { label: "validation score", value: (cell) => cell.validation_mean,
+    ends: (cell) => [cell.validation_low, cell.validation_high], split: () => "validation" },
+  forgetting_mean: { label: "forgetting, nats per token", value: (cell) => cell.forgetting_mean, split: () => null,
+    ends: (cell) => cell.forgetting_std === null ? [null, null]
+      : [cell.forgetting_mean - cell.forgetting_std, cell.forgetting_mean + cell.forgetting_std] },
+};
+
+function yLabel(cells, key) {
+  if (key === "forgetting_mean") return YS[key].label;
+  const names = [...new Set(cells.map((cell) => {
+    const split = YS[key].split(cell), metric = split === "validation" ? cell.validation_metric : cell.metric;
+    return `${split} ${metric}${isShare(cell, split) ? ", %" : ""}`;
+  }))];
+  return names.join(" or ");
+}
+
+function drawCost(cells) {
+  const [x, y] = [$("#x").value, $("#y").value], cost = data.costs[x];
+  const known = cells.filter((cell) => cell[x] !== null && YS[y].value(cell) !== null);
+  const frontKnown = y === "mean";
+  const byMethod = groupBy(known, (cell) => cell.adapter);
+  const traces = [...byMethod].map(([method, own]) => {
+    const own_look = look(method);
+    const split = (cell) => YS[y].split(cell);
+    const scale = (cell, value) => scaled(value, split(cell) !== null && isShare(cell, split(cell)));
+    const ups = own.map((cell) => scale(cell, YS[y].value(cell)));
+    const ends = own.map((cell) => YS[y].ends(cell).map((end) => scale(cell, end)));
+    return {
+      name: method, mode: "markers", type: "scatter", x: own.map((cell) => cell[x] / cost.unit), y: ups,
+      text: own.map(hover), hoverinfo: "text",
+      error_y: { type: "data", symmetric: false, thickness: 1, width: 0, color: own_look.color,
+        array: ends.map(([, high], i) => high === null ? 0 : high - ups[i]),
+        arrayminus: ends.map(([low], i) => low === null ? 0 : ups[i] - low) },
+      marker: { symbol: own.map((cell) => own_look.symbol + (frontKnown && !cell.front.includes(x) ? "-open" : "")),
+        color: own_look.color, size: own.map((cell) => 8 + 1.5 * Math.log2(cell.rank ?? 1)), line: { width: 1.5 } },
+    };
+  });
+  const log = $("#log").checked && known.every((cell) => cell[x] > 0);
+  const range = known.map((cell) => cell[x]), decades = Math.log10(Math.max(...range) / Math.min(...range));
+  const scale = log ? { type: "log", ...(decades > 1.5 ? { dtick: 1, tickformat: "~s" } : {}) } : { type: "linear" };
+  plot("cost", traces, { xaxis: axis(cost.label, scale), yaxis: axis(yLabel(known, y)) });
+}
+
+function groupBy(values, key) {
+  const found = new Map();
+  for (const value of values) found.set(key(value), [...(found.get(key(value)) ?? []), value]);
+  return found;
+}
+
+function drawRanks(cells) {
+  const known = cells.filter((cell) => cell.mean !== null);
+  const ranks = [...new Set(known.map((cell) => cell.rank).filter((rank) => rank !== null))].sort((a, b) => a - b);
+  if (ranks.length < 2) { plot("ranks", [], {}); return; }
+  const lines = groupBy(known, (cell) => [cell.task, cell.model, cell.adapter, cell.target, cell.differs].join("\n"));
+  const several = (key) => new Set(known.map((cell) => cell[key]).filter((value) => value !== null)).size > 1;
+  const traces = [...lines.values()].map((own) => {
+    own.sort((a, b) => a.rank - b.rank || a.lr - b.lr);
+    const first = own[0], own_look = look(first.adapter), share = isShare(first, first.split), level = first.rank === null;
+    const at = level ? [ranks[0], ranks.at(-1)] : own.map((cell) => cell.rank);
+    const cellsAt = level ? [first, first] : own;
+    return {
+      name: [first.adapter, several("target") && first.target, several("task") && first.task,
+        several("model") && first.model, first.differs].filter(Boolean).join(", "),
+      mode: level ? "lines" : "lines+markers", x: at, y: cellsAt.map((cell) => scaled(cell.mean, share)),
+      text: cellsAt.map(hover), hoverinfo: "text",
+      line: { color: own_look.color, dash: level ? "dash" : "solid", width: 1.5 },
+      marker: { color: own_look.color, symbol: own_look.symbol, size: 8 },
+      error_y: level ? undefined : { type: "data", symmetric: false, thickness: 1, width: 0, color: own_look.color,
+        array: own.map((cell) => cell.high === null ? 0 : scaled(cell.high - cell.mean, share)),
+        arrayminus: own.map((cell) => cell.low === null ? 0 : scaled(cell.mean - cell.low, share)) },
+    };
+  });
+  plot("ranks", traces, { xaxis: axis("rank", { type: "log", tickvals: ranks }), yaxis: axis(yLabel(known, "mean")) });
+}
+
+function drawRates() {
+  const text = (trial) => [trial.task, trial.model, named(trial), trial.value].join(" ");
+  const wanted = (trial) => chosen(trial) && hasWords(text(trial));
+  const known = data.trials.filter((trial) => trial.validation !== null && wanted(trial));
+  const lines = groupBy(known, (trial) => [trial.task, trial.model, trial.adapter, trial.rank, trial.target].join("\n"));
+  const traces = [...lines.values()].map((own) => {
+    const first = own[0], own_look = look(first.adapter), share = first.unit === "share";
+    return {
+      name: named(first), mode: "lines+markers", x: own.map((trial) => trial.value),
+      y: own.map((trial) => scaled(trial.validation, share)), line: { color: own_look.color, width: 1.2 },
+      text: own.map((trial) => `<b>${named(trial)}</b><br>${trial.axis} ${trial.value}: ${scoreText(trial.validation, share)}`
+        + (trial.chosen ? `<br>chosen${trial.at_edge ? ", at the edge of its grid" : ""}` : "")),
+      hoverinfo: "text",
+      marker: { color: own_look.color, symbol: own.map((trial) => trial.chosen ? "circle-open" : own_look.symbol),
+        size: own.map((trial) => trial.chosen ? 14 : 6), line: { width: 2 } },
+    };
+  });
+  plot("rates", traces, { xaxis: axis("rate", { type: "log" }), yaxis: axis("validation score") });
+}
+
+function drawTraining(shownRuns) {
+  const which = Number($("#curve").value);
+  const limited = shownRuns.filter((run) => data.curves[run.run_id] && !nested(run)).slice(0, AT_FIRST);
+  const traces = limited.map((run) => {
+    const points = data.curves[run.run_id].filter((point) => point[which] !== null);
+    const first = limited.find((own) => own.adapter === run.adapter) === run;
+    return {
+      name: run.adapter, legendgroup: run.adapter, showlegend: first, mode: "lines+markers", opacity: 0.7,
+      x: points.map((point) => point[0]), y: points.map((point) => point[which]),
+      line: { color: look(run.adapter).color, width: 1 }, marker: { size: 4 }, hoverinfo: "text",
+      text: points.map((point) => `<b>${run.run_id}</b><br>step ${point[0]}: ${point[which].toPrecision(4)}`),
+    };
+  }).filter((trace) => trace.x.length);
+  plot("training", traces, { xaxis: axis("step"), yaxis: axis(which === 1 ? "training loss" : "validation score") });
+}
+
+// ---- the page
+
+let runTable;
+
+function draw() {
+  const shown = runRows.filter((row) => chosen(row.run) && hasWords(row.text));
+  const ids = new Set(shown.map((row) => row.run.run_id));
+  const cells = data.cells.filter((cell) => chosen(cell) && cell.run_ids.some((id) => ids.has(id)));
+  $("#shown").textContent = `${shown.length.toLocaleString("en")} of ${runs.length.toLocaleString("en")} runs`;
+  runTable.show(shown);
+  drawCost(cells);
+  drawRanks(cells);
+  drawRates();
+  drawTraining(shown.filter((row) => !row.run.trial || runs.every((run) => run.trial)).map((row) => row.run));
+}
+
+function offer(select, kinds, valueOf) {
+  const known = Object.keys(kinds).filter((key) => data.cells.some((cell) => valueOf(key)(cell) !== null));
+  $(select).append(...known.map((key) => new Option(kinds[key].label, key)));
+}
+
+function build() {
+  document.title = `${data.name}: report`;
+  $("#title").textContent = data.name;
+  const states = Object.entries(data.states).map(([state, number]) => `${count(number)} ${state}`).join(", ");
+  $("#summary").textContent = `${states}; ${data.cells.length} rows in the comparison; ${runs.filter((run) => run.trial).length} of the runs are trials`;
+  $("#rates").hidden = !data.trials.length;
+  if (data.warnings.length) $("#warnings ul").append(...data.warnings.map((text) => element("li", text)));
+  else $("#warnings").hidden = true;
+  offer("#x", data.costs, (key) => (cell) => cell[key]);
+  offer("#y", YS, (key) => YS[key].value);
+  for (const id of ["#x", "#y", "#log", "#curve"]) $(id).addEventListener("change", draw);
+  runTable = new SortedTable($("#runs"), RUN_TABLE.map(([name, isWords]) => ({ name, words: isWords })));
+  for (const table of data.tables) {
+    const place = element("div", undefined, { id: `table-${table.key}` });
+    place.append(element("h3", table.title));
+    $("#tables").append(place);
+    new SortedTable(place, table.columns).show(table.rows.map((cells) => ({ cells })));
+    for (const note of table.notes) place.append(element("p", note, { class: "note" }));
+  }
+  const columns = Object.keys(data.provenance[0] ?? { runs: 0 });
+  new SortedTable($("#provenance"), columns.map((name) => ({ name, words: name !== "runs" })))
+    .show(data.provenance.map((row) => ({ cells: columns.map((name) => dash(row[name])) })));
+  $("#contents").append(...[...document.querySelectorAll("main section:not([hidden])")].map((section) =>
+    element("a", section.querySelector("h2").textContent, { href: `#${section.id}` })));
+  fillFilters();
+  draw();
+}
+
+build();

@@ -1,0 +1,25 @@
+"""The page: data, scripts and styles in one file."""
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from src.analysis.report.data import without_nan
+
+
+def page(data: dict[str, Any]) -> str:
+    """The whole HTML file, Plotly's library included; it asks for nothing from outside."""
+    folder = files("src.analysis.report")
+    parts = {
+        "STYLE": (folder / "page.css").read_text(encoding="utf-8"),
+        "DATA": json.dumps(without_nan(data), allow_nan=False, separators=(",", ":")).replace("</", r"<\/"),
+        "PLOTLY": get_plotlyjs(),
+        "SCRIPT": (folder / "page.js").read_text(encoding="utf-8"),
+    }
+    text = (folder / "page.html").read_text(encoding="utf-8")
+    for name, part in parts.items():
+        before, _, after = text.partition(f"/*{name}*/")
+        text = before + part + after
+    return text

@@ -1,0 +1,45 @@
+"""All tables of a results folder: those of any runs, and those that only a study has, whose name the folder bears."""
+
+from functools import partial
+
+import pandas as pd
+
+from src.analysis.claims import claims_table, readable_claims
+from src.analysis.comparison import Comparison
+from src.analysis.formats import Table
+from src.analysis.paper_tables import paper_table, readable_paper_table
+from src.analysis.parameter_counts import Counted
+from src.analysis.tables import TABLES, MakeTable
+from src.counting import count_configs, layer_sum, ledger_of
+from src.quiet import quiet_libraries
+
+CLAIMS, PAPER = "claims", "paper"
+
+
+def tables_of(study: str) -> dict[str, MakeTable]:
+    """Every table by its name; the claims and the paper's own are empty where the study has none."""
+    return {**TABLES, CLAIMS: partial(_claims, study), PAPER: partial(_paper, study)}
+
+
+def counted(overrides: list[str]) -> Counted:
+    """Count what a reported configuration fixes; an axis of its method that isn't among the overrides is missing."""
+    (config,) = count_configs(overrides)
+    given = {override.partition("=")[0] for override in overrides}
+    for axis, key in (("rank", "rank"), ("target", "target.roles")):
+        if config.has_axis(axis) and key not in given:
+            return Counted(None, missing=axis)
+    return Counted(ledger_of(config), sum=layer_sum(config))
+
+
+def _claims(study: str, runs: pd.DataFrame, found: Comparison) -> Table | None:
+    table = claims_table(study, found)
+    note = (
+        "Differences of scores with their 95 % interval; p after Holm over the study's claims. On this model and data."
+    )
+    return None if table.empty else Table(readable_claims(table), table, [note])
+
+
+def _paper(study: str, runs: pd.DataFrame, found: Comparison) -> Table | None:
+    quiet_libraries()
+    table = paper_table(study, found, runs, counted)
+    return None if table.empty else Table(readable_paper_table(table), table, ["† reported by the source."])

@@ -1,0 +1,43 @@
+"""Write the report: `python -m src.report [results_dir=results]`.
+
+One HTML file with every run, cell, table and warning, to be sorted, filtered and looked at in a browser, from disk and
+without a network.
+"""
+
+from pathlib import Path
+
+from src.analysis.arguments import options, runs_in
+from src.analysis.comparison import compare
+from src.analysis.report.data import report_data
+from src.analysis.report.page import page
+from src.analysis.study_tables import tables_of
+from src.composition import user_errors
+from src.results.store import replacing
+
+
+def main() -> None:
+    """Write `<results_dir>/report.html` and say where it is."""
+    with user_errors():
+        results_dir = Path(options(results_dir="results")["results_dir"])
+        path = write_report(results_dir)
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+
+
+def write_report(results_dir: Path) -> Path:
+    """Make the report of the stored runs; returns its file.
+
+    Raises:
+        UserError: there are no runs, or runs of several versions of the code.
+    """
+    runs = runs_in(results_dir)
+    found = compare(runs)
+    made = {name: draw(runs, found) for name, draw in tables_of(results_dir.name).items()}
+    tables = {name: table for name, table in made.items() if table is not None}
+    path = results_dir / "report.html"
+    with replacing(path) as partial:
+        partial.write_text(page(report_data(results_dir.name, runs, found, tables)), encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    main()
