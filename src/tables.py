@@ -8,12 +8,14 @@ written where they are named, or neither a table nor a folder is.
 
 from pathlib import Path
 
+import pandas as pd
+
 from src.analysis.arguments import options, runs_in
 from src.analysis.collect import collect
 from src.analysis.comparison import compare
 from src.analysis.formats import Table, latex, markdown
 from src.analysis.parameter_counts import parameter_counts, readable_counts
-from src.analysis.study_tables import CLAIMS, PAPER, counted, tables_of
+from src.analysis.study_tables import CLAIMS, PAPER, counted, papers_own, tables_of
 from src.analysis.tables import TABLES
 from src.composition import user_errors
 from src.errors import UserError, nearest_first
@@ -44,10 +46,24 @@ def main() -> None:
 def write_tables(results_dir: Path, asked: str = "") -> None:
     """Write one table of the stored runs, or all that have content, and print it or the comparison.
 
+    A study that wasn't run yet has its paper's table alone, which says so.
+
     Raises:
         UserError: there are no runs, or none that the table asked for is about.
     """
-    runs, folder = runs_in(results_dir), results_dir / "tables"
+    folder, stored = results_dir / "tables", collect(results_dir)
+    if stored.empty and asked in ("", PAPER) and (table := papers_own(results_dir.name, stored, pd.DataFrame())):
+        tables = {PAPER: table}
+    else:
+        tables = _of_runs(results_dir, asked)
+    for name, table in tables.items():
+        _write_table(folder / name, table)
+    shown = tables[asked or (MAIN if MAIN in tables else PAPER)]
+    print(f"{markdown(shown.text, shown.notes)}\n{folder}: {', '.join(tables)}, each as .md, .csv and .tex")
+
+
+def _of_runs(results_dir: Path, asked: str) -> dict[str, Table]:
+    runs = runs_in(results_dir)
     found = compare(runs)
     made = {name: draw(runs, found) for name, draw in tables_of(results_dir.name).items() if asked in ("", name)}
     tables = {name: table for name, table in made.items() if table is not None}
@@ -56,10 +72,7 @@ def write_tables(results_dir: Path, asked: str = "") -> None:
             f"table={asked} has nothing to show of the runs in {results_dir}.\n"
             f"Tables that have: {', '.join(name for name, draw in TABLES.items() if draw(runs, found) is not None)}."
         )
-    for name, table in tables.items():
-        _write_table(folder / name, table)
-    shown = tables[asked or MAIN]
-    print(f"{markdown(shown.text, shown.notes)}\n{folder}: {', '.join(tables)}, each as .md, .csv and .tex")
+    return tables
 
 
 def _write_table(path: Path, table: Table) -> None:

@@ -16,7 +16,7 @@ from src.composition import sweep_configs
 from src.config import Config
 from src.identity import identity
 from src.results.store import RESULT
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_program
 
 STUDY = "target_sets_distilbert"
 STUDIES = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.yaml"))
@@ -44,7 +44,7 @@ def row(config: Config, test: float, **facts: Any) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     runs = pd.DataFrame(rows, columns=COLUMNS)
     runs = runs.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
-    return paper_table(STUDY, compare(runs), runs, lambda overrides: Counted(None)).set_index(
+    return paper_table(STUDY, compare(runs).cells, runs, lambda overrides: Counted(None)).set_index(
         ["method", "rank", "target"]
     )
 
@@ -86,20 +86,20 @@ def test_a_metric_beside_the_primary_is_used_and_another_is_not_held_against_it(
 
 
 def test_the_head_of_the_blog_post_is_counted_as_there() -> None:
-    rows = pd.DataFrame([], columns=COLUMNS)
-    runs = rows.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
-    found = paper_table("target_sets_distilbert", _nothing(runs), runs, counted)
+    found = paper_table("target_sets_distilbert", pd.DataFrame(), pd.DataFrame(columns=COLUMNS), counted)
     assert found["computed"].astype(str).tolist() == found["params_reported"].tolist()
     text = readable_paper_table(found)
     assert text["reported"][0] == "82.18†"
     assert set(text["verdict"]) == {"not run"}
 
 
-def _nothing(runs: pd.DataFrame) -> Any:
-    from src.analysis.comparison import Comparison
-
-    columns = ["n", "rank", "target", "model", "adapter", "task"]
-    return Comparison(pd.DataFrame([], columns=columns), [])
+def test_a_study_that_was_not_run_has_its_papers_table_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "target_sets_distilbert"
+    done = run_program("src.tables", f"results_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (folder / "tables").iterdir()) == ["paper.csv", "paper.md", "paper.tex"]
+    assert done.stdout.count("not run") == 7
+    assert run_program("src.tables", f"results_dir={folder}", "table=comparison").returncode == 2
 
 
 @pytest.mark.parametrize("study", STUDIES)

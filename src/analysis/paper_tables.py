@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from src.analysis.claims import EXPERIMENTS
 from src.analysis.collect import settings
-from src.analysis.comparison import Comparison
 from src.analysis.parameter_counts import Counted
 from src.analysis.reported import read, readings, reported
 from src.analysis.statistics import bootstrap_intervals
@@ -58,11 +58,12 @@ def reported_rows(paper: Paper) -> pd.DataFrame:
 
 
 def paper_table(
-    study: str, found: Comparison, runs: pd.DataFrame, counted: Callable[[list[str]], Counted]
+    study: str, cells: pd.DataFrame, runs: pd.DataFrame, counted: Callable[[list[str]], Counted]
 ) -> pd.DataFrame:
     """A row for each number of the study's paper.
 
     Args:
+        cells: the comparison of the study's runs; empty before there are any.
         counted: counts what overrides of `python -m src.params` ask for.
 
     Returns:
@@ -72,7 +73,7 @@ def paper_table(
     paper = paper_of(study)
     if paper is None:
         return pd.DataFrame()
-    known, cells = readings(), _cells_by_key(found.cells)
+    known, places = readings(), _cells_by_key(cells)
     rows = []
     for row in reported_rows(paper).to_dict("records"):
         reading = read(row, known)
@@ -81,21 +82,24 @@ def paper_table(
         heads = row["paper"] in known["head_counted"]
         computed = None if ledger is None else ledger.trained if heads else ledger.paper_trained
         key = _key(reading.overrides, known["tasks"].get(row["task"], "")) if reading.overrides else None
-        place = cells.get(key) if key else None
-        rows.append(row | {"computed": computed} | _measured(study, paper, row, place, found, runs, known))
+        cell = cells.iloc[places[key]] if key in places else None
+        rows.append(row | {"computed": computed} | _measured(study, paper, row, cell, runs, known))
     return pd.DataFrame(rows).astype({"computed": "Int64", "n": "Int64"})
 
 
 def _measured(
-    study: str, paper: Paper, row: dict[str, Any], place: int | None, found: Comparison, runs: pd.DataFrame,
+    study: str,
+    paper: Paper,
+    row: dict[str, Any],
+    cell: "pd.Series[Any] | None",
+    runs: pd.DataFrame,
     known: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What the study's runs say of one reported number."""
     nothing = {"measured": None, "low": None, "high": None, "n": 0}
-    if place is None:
+    if cell is None:
         why = paper.not_comparable or ("" if row["task"] in known["tasks"] else f"{row['task']} isn't a task here")
         return nothing | {"verdict": NOT_COMPARABLE if why else NOT_RUN, "why": why}
-    cell = found.cells.iloc[place]
     of_cell = runs[runs["run_id"].isin(cell["run_ids"]) & (runs["state"] == "done")]
     metrics = known["metrics"].get(row["metric"], [])
     values = _values(of_cell, metrics)
@@ -130,8 +134,6 @@ def _values(runs: pd.DataFrame, metrics: list[str]) -> "pd.Series[float] | None"
 
 
 def _interval(values: "pd.Series[float]") -> tuple[float, float]:
-    import numpy as np
-
     if len(values) < 2:
         return float("nan"), float("nan")
     ((low, high),) = bootstrap_intervals([values.to_numpy()[:, None]], np.random.default_rng(0))

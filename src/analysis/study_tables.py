@@ -40,6 +40,11 @@ def _claims(study: str, runs: pd.DataFrame, found: Comparison) -> Table | None:
 
 
 def _paper(study: str, runs: pd.DataFrame, found: Comparison) -> Table | None:
+    return papers_own(study, runs, found.cells)
+
+
+def papers_own(study: str, runs: pd.DataFrame, cells: pd.DataFrame) -> Table | None:
+    """The paper's numbers beside the study's, None where it has no paper; runs and cells may be empty."""
     quiet_libraries()
-    table = paper_table(study, found, runs, counted)
+    table = paper_table(study, cells, runs, counted)
     return None if table.empty else Table(readable_paper_table(table), table, ["† reported by the source."])
