@@ -60,10 +60,12 @@ def general_loss(config: Config, base: BaseModel, model: Any, device: Device) ->
     """
     if config.forgetting == "none":
         return None
-    text = general_text(config, base)
-    loss = _masked_loss(config.model, model, text, device) if text.masked else text_loss(model, text, device)
-    facts = {"text": text.name, "fingerprint": text.fingerprint, "tokens": text.tokens}
-    return None if loss is None else facts | {"loss": loss}
+    with _predicting(config.model, model, device) as whole:
+        if whole is None:
+            return None
+        text = general_text(config, base)
+        facts = {"text": text.name, "fingerprint": text.fingerprint, "tokens": text.tokens}
+        return facts | {"loss": text_loss(whole, text, device)}
 
 
 def general_text(config: Config, base: BaseModel) -> GeneralText:
@@ -121,13 +123,20 @@ def _masked_logits(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, 
     return logits[chosen], batch["labels"][chosen]
 
 
-def _masked_loss(config: ModelConfig, model: Any, text: GeneralText, device: Device) -> float | None:
-    """The loss of a classifier's encoder below the masked-token head that its weights come with."""
+@contextmanager
+def _predicting(config: ModelConfig, model: Any, device: Device) -> Iterator[nn.Module | None]:
+    """A model that predicts tokens: a language model itself, or a classifier's encoder below the masked-token head of its
+    weights; None where they come without one.
+    """  # fmt: skip
+    if config.architecture != "classifier":
+        yield model
+        return
     whole: Any = _masked_model(json.dumps(asdict(config), sort_keys=True))
     if whole is None or not isinstance(model, PreTrainedModel):
-        return None
+        yield None
+        return
     with _body(whole.to(device.type), model.base_model):
-        return text_loss(whole, text, device)
+        yield whole
 
 
 @lru_cache(maxsize=1)
