@@ -125,8 +125,8 @@ def _masked_logits(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, 
 
 @contextmanager
 def _predicting(config: ModelConfig, model: Any, device: Device) -> Iterator[nn.Module | None]:
-    """A model that predicts tokens: a language model itself, or a classifier's encoder below the masked-token head of its
-    weights; None where they come without one.
+    """A model that predicts tokens: a language model itself, or a classifier's encoder below its weights' masked-token
+    head; None where they come without one.
     """  # fmt: skip
     if config.architecture != "classifier":
         yield model
