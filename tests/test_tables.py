@@ -408,15 +408,12 @@ def test_latex_is_pure_ascii_whatever_is_in_a_cell() -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
-def test_every_table_compiles(store: Store, tmp_path: Path) -> None:
+def test_every_table_compiles(tmp_path: Path) -> None:
     parts = [
         latex(pd.DataFrame({"adapter": ["[a]", "*b*", "a&b_c^d\\e{f}#~'\"", "ü ł ß ± ‡ → ≤ 中"], "n": list("1234")}))
     ]
-    for study in ("nine_runs", "tuning", "target_choice", "prompts"):
-        runs = collect(ROOT / "results" / study)
-        made = [make(runs, compare(runs)) for make in TABLES.values()]
-        parts += [latex(own.text, own.notes) for own in made if own is not None]
-    parts.append((ROOT / "results/tables/parameter_counts.tex").read_text())
+    parts += [path.read_text() for path in sorted((ROOT / "results").rglob("tables/*.tex"))]
+    assert len(parts) > 20
     head = "\\documentclass{article}\n\\usepackage{booktabs,longtable}\n\\begin{document}\n"
     (tmp_path / "all.tex").write_text(head + "\n".join(parts) + "\\end{document}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
