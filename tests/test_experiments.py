@@ -19,7 +19,8 @@ from src.composition import CONF, sweep_configs, sweep_jobs
 from src.config import Config
 from src.results.store import read_all
 from src.tables import _counted
-from tests.conftest import ROOT, run_program
+from tests.conftest import REAL_DATA, ROOT, composed, real_data, run_program
+from tests.test_generative_tasks import attempt, of_task, stories
 
 # Methods, ranks, tasks, models and seeds, by hand from the papers.
 JOBS = {
@@ -215,3 +216,69 @@ def test_a_study_s_smoke_command_works(study: str, tmp_path: Path) -> None:
     assert {record["state"] for record in records} == {"done"}
     methods = {record["config"]["adapter"]["name"] for record in records}
     assert methods == {own.adapter.name for own in configs(study)}
+
+
+# ---- the studies on their own tasks' files
+
+
+REAL = [
+    ("lora_glue", "houlsby", "mrpc", ["glue/MRPC/train.tsv", "glue/MRPC/dev.tsv"]),
+    ("lora_xs_glue", "lora_xs", "sst2", ["glue/SST-2/train.tsv", "glue/SST-2/dev.tsv"]),
+    ("lora_sb_glue", "lora_sb", "mrpc", ["glue/MRPC/train.tsv", "glue/MRPC/dev.tsv"]),
+    ("lora_fa_memory", "lora_fa", "imdb", ["imdb/train.jsonl", "imdb/test.jsonl"]),
+    ("lora_gpt3_rank", "lora", "wikisql", []),
+    ("lora_fa_llm", "lora_fa", "metamathqa", []),
+    ("lora_sb_arithmetic", "lora_sb", "metamathqa", []),
+    ("lora_sb_commonsense", "lora_sb", "commonsense_170k", []),
+    ("peft_metamathqa", "vera", "metamathqa", []),
+]
+FEW = ["rank=2", "trainer.max_steps=4", "trainer.eval_every=4", "trainer.batch_size=4", "trainer.eval_limit=4",
+       "trainer.calibration_samples=8", "tracking=none", "forgetting=none"]  # fmt: skip
+
+
+def first_job(study: str, adapter: str, task: str) -> list[str]:
+    """The overrides of a study's first job of a method on a task, which a study of one task doesn't name."""
+    default = composed(f"experiment={study}").task.name
+    for job in jobs(study):
+        named = dict(override.split("=", 1) for override in job)
+        if (named["adapter"], named.get("task", default)) == (adapter, task):
+            return job
+    raise AssertionError(f"{study} has no {adapter} on {task}")
+
+
+def attempt_first(study: str, adapter: str, task: str, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """Run that job, small and with other overrides, and return its record."""
+    job = first_job(study, adapter, task)
+    given = [f"experiment={study}", *job, f"task={task}", *FEW, f"results_dir={folder}/results", *overrides]
+    kept = {override.partition("=")[0]: override for override in given}  # the last of each key
+    record, _ = attempt(composed(*kept.values()))
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("study", "adapter", "task", "files"), REAL)
+def test_a_study_s_job_works_on_its_task_s_files(
+    study: str, adapter: str, task: str, files: list[str], tmp_path: Path
+) -> None:
+    for file in files:
+        real_data(file)
+    if files:
+        overrides = ["model=minilm", f"task.data_dir={REAL_DATA}", "task.max_length=64"]
+    else:
+        overrides = [*stories(), *of_task(task, tmp_path, "task.max_length=448", "task.max_new_tokens=12")]
+    record = attempt_first(study, adapter, task, tmp_path, overrides)
+    assert record["state"] == "done", record["error"]
+    assert record["config"]["adapter"]["name"] == adapter
+
+
+@pytest.mark.slow
+def test_the_study_of_e2e_reads_the_authors_files(tmp_path: Path) -> None:
+    (tmp_path / "e2e").mkdir()
+    for name in ("valid.txt", "test.txt"):
+        (tmp_path / "e2e" / name).symlink_to(real_data(f"e2e/{name}"))
+    lines = real_data("e2e/valid.txt").read_text(encoding="utf-8").splitlines(keepends=True)[:200]
+    (tmp_path / "e2e/train.txt").write_text("".join(lines), encoding="utf-8")  # which the data folder doesn't have
+    overrides = [*stories(), f"task.data_dir={tmp_path}", "task.max_length=448", "task.max_new_tokens=12"]
+    record = attempt_first("lora_e2e", "lora", "e2e", tmp_path, overrides)
+    assert record["state"] == "done", record["error"]
+    assert record["data"]["rows"]["train"] == len(lines)
