@@ -207,7 +207,7 @@ def test_a_smoke_command_runs_the_study_on_a_tiny_model(study: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_s_smoke_command_works(study: str, tmp_path: Path) -> None:
-    """Every method of the study trains, is saved, read back and scored; the tables of its runs can be made."""
+    """Every method of the study is trained, saved, read back and scored."""
     module, *arguments = smoke_command(study)
     given = [own for own in arguments if not own.startswith("results_dir=")]
     ran = run_program(module, *given, f"results_dir={tmp_path}", timeout_seconds=900)
