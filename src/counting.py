@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from src.composition import CONF, sweep_jobs
-from src.config import CountConfig, model_config
+from src.config import AdaptedModel, CountConfig, model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,6 +28,15 @@ def count_configs(overrides: list[str], *, sweep: bool = False) -> list[CountCon
         loader = GlobalHydra.instance().config_loader()
         jobs = sweep_jobs(loader, overrides) if sweep else [overrides]
         return [CountConfig.from_hydra(compose("params", list(job))) for job in jobs]
+
+
+def missing_axis(config: AdaptedModel, overrides: list[str]) -> str:
+    """The axis of its method, rank or target, that the overrides leave open; empty where they fix both."""
+    given = {override.partition("=")[0] for override in overrides}
+    for axis, key in (("rank", "rank"), ("target", "target.roles")):
+        if config.has_axis(axis) and key not in given:
+            return axis
+    return ""
 
 
 def ledger_of(config: CountConfig, *, keep_model: bool = True) -> "Ledger":

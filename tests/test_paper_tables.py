@@ -9,7 +9,16 @@ import pytest
 
 from src.analysis.collect import COLUMNS, settings
 from src.analysis.comparison import compare
-from src.analysis.paper_tables import paper_of, paper_table, readable_paper_table, reported_rows
+from src.analysis.paper_tables import (
+    ROW,
+    Paper,
+    Place,
+    _place,
+    paper_of,
+    paper_table,
+    readable_paper_table,
+    reported_rows,
+)
 from src.analysis.parameter_counts import Counted
 from src.analysis.study_tables import counted
 from src.composition import sweep_configs
@@ -34,19 +43,19 @@ def row(config: Config, test: float, **facts: Any) -> dict[str, Any]:
         "settings": settings({"identity": identity(config, "")}), "task": "imdb", "model": "distilbert",
         "adapter": config.adapter.name, "rank": config.rank if config.has_axis("rank") else None,
         "target": config.target.name if config.has_axis("target") else None, "seed": config.seed, "lr": config.lr,
-        "trial": False, "protocol": "paper", "validation": test, "test": test, "metric": "accuracy", "unit": "share",
+        "alpha": config.alpha if config.has_axis("alpha") else None, "trial": False, "protocol": "paper",
+        "validation": test, "test": test, "metric": "accuracy", "unit": "share",
         "validation_metric": "accuracy", "validation_unit": "share", "higher_is_better": True, "trained": 1000,
         "body_trained": 900, "total": 10_000, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
     return found | facts
 
 
-def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def table(rows: list[dict[str, Any]], study: str = STUDY) -> pd.DataFrame:
     runs = pd.DataFrame(rows, columns=COLUMNS)
     runs = runs.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
-    return paper_table(STUDY, compare(runs).cells, runs, lambda overrides: Counted(None)).set_index(
-        ["method", "rank", "target"]
-    )
+    found = paper_table(study, compare(runs).cells, runs, lambda overrides: Counted(None))
+    return found.set_index(["method", "rank", "target"])
 
 
 def test_verdicts(configs: list[Config]) -> None:
@@ -66,6 +75,13 @@ def test_verdicts(configs: list[Config]) -> None:
     assert found.loc[("full", "", ""), "why"] == "trainer.max_steps=4 (the study: 4689)"
     assert found.loc[("lora", "4", "qv"), "measured"] == pytest.approx(92.28)
     assert found["n"].tolist() == [0, 3, 3, 3, 0, 0, 3]
+
+
+def test_another_rate_or_alpha_is_another_run_unless_the_rate_was_chosen_on_validation(configs: list[Config]) -> None:
+    own = [config for config in configs if config.rank == 4]
+    other = {"lr": 1e-3}, {"alpha": 4.0}, {"lr": 1e-3, "tuning": {"trials": [], "at_edge": False}}
+    whys = [table([row(config, 0.9228, **facts) for config in own]).loc[("lora", "4", "qv"), "why"] for facts in other]
+    assert whys == ["lr=0.001 (the study: 0.0003)", "alpha=4 (the study: 8)", ""]
 
 
 def test_one_seed_is_no_reproduction(configs: list[Config]) -> None:
@@ -102,6 +118,41 @@ def test_a_study_that_was_not_run_has_its_papers_table_alone(tmp_path: Path) -> 
     assert run_program("src.tables", f"results_dir={folder}", "table=comparison").returncode == 2
 
 
+def test_a_set_of_a_run_s_task_is_held_against_the_number_of_that_set(tmp_path: Path) -> None:
+    """PEFT reports GSM8K as a share; the runs are trained on MetaMathQA and scored on GSM8K and MATH-500."""
+    study = "peft_metamathqa"
+    jobs = [job for job in sweep_configs([f"experiment={study}"]) if (job.adapter.name, job.rank) == ("lora", 32)]
+    rows = []
+    for config in map(Config.from_hydra, jobs):
+        folder = tmp_path / str(config.seed)
+        folder.mkdir()
+        sets = {"gsm8k": 0.478 + 0.001 * config.seed, "math": 0.1}
+        (folder / RESULT).write_text(json.dumps({"run_id": "x", "state": "done", "metrics": {"test": {"sets": sets}}}))
+        rows.append(row(config, 0.29, folder=folder, task="metamathqa", model=config.model.name,
+                        metric="math_equivalence"))  # fmt: skip
+    found = table(rows, study).xs("lora/llama-3.2-3B-rank32").iloc[0]
+    assert (found["verdict"], found["n"]) == ("reproduced", 3)
+    assert found["measured"] == pytest.approx(0.479)
+    assert readable_paper_table(found.to_frame().T.assign(**dict.fromkeys(ROW, "")))["measured"].tolist() == ["0.479"]
+
+
+def test_a_number_without_its_rank_is_held_against_no_run() -> None:
+    """The width of the larger Houlsby adapters isn't reported, so the run of another width isn't theirs."""
+    cells = {("roberta_large", "houlsby", 8, frozenset[str](), "mnli"): 0}
+    overrides = ["model=roberta_large", "adapter=houlsby"]
+    assert _place(overrides, "mnli", cells, {}) is None
+    assert _place([*overrides, "rank=8"], "mnli", cells, {}) == Place(0)
+
+
+def test_a_paper_s_reasons_are_of_the_rows_that_they_name() -> None:
+    paper = Paper(
+        "x", ["y"], given={"rank": "8"}, not_comparable=[{"match": {"task": ["RTE", "MRPC"]}, "why": "other"}]
+    )
+    assert (paper.reason({"task": "RTE"}), paper.reason({"task": "MNLI"})) == ("other", "")
+    assert Paper("x", ["y"], not_comparable="all").reason({"task": "MNLI"}) == "all"
+    assert [paper.completed({"rank": rank})["rank"] for rank in ("", "4")] == ["8", "4"]
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_s_paper_is_among_the_reported(study: str) -> None:
     paper = paper_of(study)
@@ -112,8 +163,6 @@ def test_every_study_s_paper_is_among_the_reported(study: str) -> None:
 
 
 def test_a_reported_spread_stands_beside_its_number() -> None:
-    from src.analysis.paper_tables import Paper
-
     rows = reported_rows(Paper("LoRA (arXiv 2106.09685)", ["Table 2 GLUE (v2)"]))
     assert (rows["spread"] != "").any()
     assert not rows["metric"].str.contains(r"\+/-").any()

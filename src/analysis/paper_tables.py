@@ -1,12 +1,13 @@
 """A paper's own table beside ours: reported, computed, measured, and a verdict for each of its numbers.
 
-`experiments/<study>/paper.yaml` names the paper and its tables; how their words are read stands in
-`experiments/reported/readings.yaml`. A number is compared only where a run of the study has the same model, method,
-rank, target, task and metric, and is trained and scored as the study says.
+`experiments/<study>/paper.yaml` names the paper, its tables, and what of them the study is about; how their words are
+read stands in `experiments/reported/readings.yaml`. A number is compared only where a run of the study has the same
+model, method, rank, target, task and metric, and is trained and scored as the study says. The task may be one of the
+sets that a run is scored on.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -17,11 +18,11 @@ import yaml
 from src.analysis.claims import EXPERIMENTS
 from src.analysis.collect import settings
 from src.analysis.parameter_counts import Counted
-from src.analysis.reported import read, readings, reported
+from src.analysis.reported import Reading, read, readings, reported
 from src.analysis.statistics import bootstrap_intervals
 from src.composition import sweep_configs
 from src.config import Config
-from src.counting import count_configs
+from src.counting import count_configs, missing_axis
 from src.identity import identity
 from src.results.store import read_record
 
@@ -33,11 +34,44 @@ Key = tuple[str, str, int | None, frozenset[str], str]
 
 @dataclass(frozen=True)
 class Paper:
-    """What a study stands beside; `not_comparable` is why none of its runs can be held against the paper's numbers."""
+    """What a study stands beside, all of it in the words of `reported.csv`.
 
-    paper: str
+    `paper` is a name or several. `only` keeps the rows whose columns have one of the values; `given` fills in what the
+    tables leave out (a rank, a target) and the authors say elsewhere. `not_comparable` is why no run of the study can
+    be held against the numbers; as a list, each reason has the rows that it is about.
+    """
+
+    paper: str | list[str]
     tables: list[str]
-    not_comparable: str = ""
+    only: dict[str, list[str]] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
+    not_comparable: str | list[dict[str, Any]] = ""
+
+    @property
+    def papers(self) -> list[str]:
+        """The names of the papers."""
+        return [self.paper] if isinstance(self.paper, str) else self.paper
+
+    def reason(self, row: dict[str, Any]) -> str:
+        """Why the study can't be held against this number; empty where it can."""
+        if isinstance(self.not_comparable, str):
+            return self.not_comparable
+        for entry in self.not_comparable:
+            if all(row[column] in values for column, values in entry["match"].items()):
+                return entry["why"]
+        return ""
+
+    def completed(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with what the authors say elsewhere."""
+        return row | {column: value for column, value in self.given.items() if not row[column]}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the runs have a reported number: a cell, and a set of its task where that is scored on several."""
+
+    cell: int
+    set: str = ""
 
 
 def paper_of(study: str) -> Paper | None:
@@ -47,9 +81,11 @@ def paper_of(study: str) -> Paper | None:
 
 
 def reported_rows(paper: Paper) -> pd.DataFrame:
-    """The paper's numbers in its order, each with its `spread` where that is reported."""
+    """The paper's numbers that the study is about, in their order, each with its `spread` where that is reported."""
     rows = reported()
-    rows = rows[(rows["paper"] == paper.paper) & rows["table"].isin(paper.tables)]
+    rows = rows[rows["paper"].isin(paper.papers) & rows["table"].isin(paper.tables)]
+    for column, values in paper.only.items():
+        rows = rows[rows[column].isin(values)]
     is_spread = rows["metric"].str.endswith(SPREAD)
     spreads = rows[is_spread].assign(metric=rows["metric"].str.removesuffix(SPREAD))
     keys = ["table", *ROW, "metric", "params_reported"]
@@ -71,45 +107,61 @@ def paper_table(
         no paper. `measured` is in the unit of the reported value.
     """
     paper = paper_of(study)
-    if paper is None:
+    found_rows = pd.DataFrame() if paper is None else reported_rows(paper)
+    if paper is None or found_rows.empty:
         return pd.DataFrame()
     known, places = readings(), _cells_by_key(cells)
     rows = []
-    for row in reported_rows(paper).to_dict("records"):
-        reading = read(row, known)
-        count = counted(reading.overrides) if reading.overrides else Counted(None)
-        ledger = count.ledger
+    for row in found_rows.to_dict("records"):
+        reading = read(paper.completed(row), known)
+        ledger = counted(reading.overrides).ledger if reading.overrides else None
         heads = row["paper"] in known["head_counted"]
         computed = None if ledger is None else ledger.trained if heads else ledger.paper_trained
-        key = _key(reading.overrides, known["tasks"].get(row["task"], "")) if reading.overrides else None
-        cell = cells.iloc[places[key]] if key in places else None
-        rows.append(row | {"computed": computed} | _measured(study, paper, row, cell, runs, known))
+        place = _place(reading.overrides, known["tasks"].get(row["task"], ""), places, known["mixtures"])
+        why = paper.reason(row) or ("" if place else _unfound(row, reading, known))
+        cell = cells.iloc[place.cell] if place else None
+        part = place.set if place else ""
+        rows.append(row | {"computed": computed} | _measured(study, row, cell, part, why, runs, known))
     return pd.DataFrame(rows).astype({"computed": "Int64", "n": "Int64"})
 
 
+def _unfound(row: dict[str, Any], reading: Reading, known: dict[str, Any]) -> str:
+    """Why no run could have a reported number; empty where it is only not run yet."""
+    if reading.reason:
+        return reading.reason
+    if row["task"] not in known["tasks"]:
+        return f"{row['task']} isn't a task here"
+    if row["metric"] not in known["metrics"]:
+        return f"{row['metric']} isn't measured here"
+    (config,) = count_configs(reading.overrides)
+    axis = missing_axis(config, reading.overrides)
+    return f"its {axis} isn't given" if axis else ""
+
+
 def _measured(
-    study: str,
-    paper: Paper,
-    row: dict[str, Any],
-    cell: "pd.Series[Any] | None",
-    runs: pd.DataFrame,
+    study: str, row: dict[str, Any], cell: "pd.Series[Any] | None", part: str, why: str, runs: pd.DataFrame,
     known: dict[str, Any],
-) -> dict[str, Any]:
-    """What the study's runs say of one reported number."""
+) -> dict[str, Any]:  # fmt: skip
+    """What the study's runs say of one reported number.
+
+    Args:
+        cell: the runs that are the reported one's counterpart, of which `part` is the set that it is of.
+        why: the reason why they can't be held against it, empty where they can.
+    """
     nothing = {"measured": None, "low": None, "high": None, "n": 0}
     if cell is None:
-        why = paper.not_comparable or ("" if row["task"] in known["tasks"] else f"{row['task']} isn't a task here")
         return nothing | {"verdict": NOT_COMPARABLE if why else NOT_RUN, "why": why}
     of_cell = runs[runs["run_id"].isin(cell["run_ids"]) & (runs["state"] == "done")]
     metrics = known["metrics"].get(row["metric"], [])
-    values = _values(of_cell, metrics)
+    values = _values(of_cell, metrics, part)
     if values is None:
         why = f"{row['metric']} isn't measured here; the runs have {cell['metric']}"
         return nothing | {"verdict": NOT_COMPARABLE, "why": why}
-    scale = 100.0 if cell["unit"] == "share" else 1.0
-    low, high = (cell["low"], cell["high"]) if cell["metric"] in metrics else _interval(values)
+    scale = 100.0 if cell["unit"] == "share" and row["metric"] not in known["shares"] else 1.0
+    own = cell["metric"] in metrics and not part
+    low, high = (cell["low"], cell["high"]) if own else _interval(values)
     shown = {"measured": scale * values.mean(), "low": scale * low, "high": scale * high, "n": len(values)}
-    why = paper.not_comparable or _differences(study, of_cell.iloc[0].to_dict())
+    why = why or _differences(study, of_cell.iloc[0].to_dict())
     return shown | ({"verdict": NOT_COMPARABLE, "why": why} if why else _verdict(row, shown))
 
 
@@ -122,14 +174,19 @@ def _verdict(row: dict[str, Any], shown: dict[str, Any]) -> dict[str, str]:
     return {"verdict": REPRODUCED if inside else NOT_REPRODUCED, "why": ""}
 
 
-def _values(runs: pd.DataFrame, metrics: list[str]) -> "pd.Series[float] | None":
-    """The runs' test scores by one of the metrics: the primary, or one recorded beside it."""
-    if runs["metric"].isin(metrics).all():
+def _values(runs: pd.DataFrame, metrics: list[str], own_set: str) -> "pd.Series[float] | None":
+    """The runs' test scores by one of the metrics: the primary, on one set alone, or one recorded beside it."""
+    primary = runs["metric"].isin(metrics).all()
+    if primary and not own_set:
         return runs["test"].astype(float)
     found = []
     for folder in runs["folder"]:
-        more = (read_record(folder) or {}).get("metrics", {}).get("test", {}).get("more", {})
-        found.append(next((more[name] for name in metrics if name in more), None))
+        test = (read_record(folder) or {}).get("metrics", {}).get("test", {})
+        more = test.get("more", {})
+        if own_set:
+            found.append(test.get("sets", {}).get(own_set) if primary else None)
+        else:
+            found.append(next((more[name] for name in metrics if name in more), None))
     return None if None in found else pd.Series(found, dtype=float)
 
 
@@ -158,31 +215,61 @@ def _roles(target: str, model: str) -> frozenset[str]:
     return frozenset(config.target_roles())
 
 
-def _key(overrides: list[str], task: str) -> Key:
-    """What a reported row's reading fixes."""
+def _place(
+    overrides: list[str], task: str, cells: dict[Key, int], mixtures: dict[str, list[str]]
+) -> Place | None:  # fmt: skip
+    """Where the runs have what the overrides fix: in the task's own cell, or as a set of a mixture's.
+
+    None where there is no such cell, or the overrides leave an axis of their method open.
+    """
+    if not (overrides and task and cells):
+        return None
     (config,) = count_configs(overrides)
+    if missing_axis(config, overrides):
+        return None
     rank = config.rank if config.has_axis("rank") else None
     roles = frozenset(config.target_roles()) if config.has_axis("target") else frozenset()
-    return config.model.name, config.adapter.name, rank, roles, task
+    named = [(task, ""), *((mixture, task) for mixture, sets in mixtures.items() if task in sets)]
+    for own_task, own_set in named:
+        cell = cells.get((config.model.name, config.adapter.name, rank, roles, own_task))
+        if cell is not None:
+            return Place(cell, own_set)
+    return None
 
 
 def _differences(study: str, run: dict[str, Any]) -> str:
     """In what the run is trained or scored otherwise than the study's config says; empty where in nothing."""
-    for config in _study_configs(study):
-        same = (config.model.name, config.adapter.name, config.task.name) == (run["model"], run["adapter"], run["task"])
-        if same and (not config.has_axis("rank") or config.rank == run["rank"]):
-            wanted, given = settings({"identity": identity(config, "")}), run["settings"]
-            keys = [key for key in {**wanted, **given}
-                    if key.startswith(("trainer.", "task.", "protocol")) and key != "task.fingerprint"]  # fmt: skip
-            shown = [f"{key}={given.get(key)} (the study: {wanted.get(key)})" for key in sorted(keys)
-                     if wanted.get(key) != given.get(key)]  # fmt: skip
-            return ", ".join(shown)
-    return "the study has no such run"
+    found = [_differing(config, run) for config in _study_configs(study) if _is_of(config, run)]
+    return ", ".join(min(found, key=lambda own: len(own))) if found else "the study has no such run"
+
+
+def _is_of(config: Config, run: dict[str, Any]) -> bool:
+    """Say whether the run's model, method, task, rank and target set are the config's."""
+    named = (config.model.name, config.adapter.name, config.task.name) == (run["model"], run["adapter"], run["task"])
+    rank = not config.has_axis("rank") or config.rank == run["rank"]
+    return named and rank and (not config.has_axis("target") or config.target.name == run["target"])
+
+
+def _differing(config: Config, run: dict[str, Any]) -> list[str]:
+    """The settings in which they differ; a rate that was chosen on validation is no difference."""
+    wanted, given = (_decisive(own) for own in (settings({"identity": identity(config, "")}), run["settings"]))
+    for axis in ("alpha", *(() if isinstance(run.get("tuning"), dict) else ("lr",))):
+        if config.has_axis(axis):
+            wanted, given = wanted | {axis: f"{getattr(config, axis):g}"}, given | {axis: f"{run[axis]:g}"}
+    keys = [key for key in sorted({**wanted, **given}) if wanted.get(key) != given.get(key)]
+    return [f"{key}={given.get(key)} (the study: {wanted.get(key)})" for key in keys]
+
+
+def _decisive(flat: dict[str, str]) -> dict[str, str]:
+    """All settings but the weights' and which data exactly, which are known only where they are."""
+    parts = ("trainer.", "task.", "adapter.", "protocol", "quantization")
+    return {key: value for key, value in flat.items() if key.startswith(parts) and key != "task.fingerprint"}
 
 
 @lru_cache(maxsize=1)
 def _study_configs(study: str) -> list[Config]:
-    return [Config.from_hydra(job) for job in sweep_configs([f"experiment={study}"])]
+    """The study's runs, of one seed."""
+    return [Config.from_hydra(job) for job in sweep_configs([f"experiment={study}", "seed=0"])]
 
 
 def readable_paper_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -191,6 +278,7 @@ def readable_paper_table(table: pd.DataFrame) -> pd.DataFrame:
     for own in table.to_dict("records"):
         size = f"{own['params_reported']} {own['params_unit']}".strip() if own["params_reported"] else ""
         spread = f" ± {own['spread']}" if own["spread"] else ""
+        digits = 1 if pd.isna(own["measured"]) or abs(own["measured"]) > 1 else 3  # of a share
         rows.append(
             {
                 **{key: own[key] or "-" for key in ROW},
@@ -199,8 +287,8 @@ def readable_paper_table(table: pd.DataFrame) -> pd.DataFrame:
                 "trust": own["trust"],
                 "parameters, reported": f"{size}†" if size else "-",
                 "computed": "-" if pd.isna(own["computed"]) else f"{own['computed']:,}",
-                "measured": "-" if pd.isna(own["measured"]) else f"{own['measured']:.1f}",
-                "95 % interval": "-" if pd.isna(own["low"]) else f"{own['low']:.1f} to {own['high']:.1f}",
+                "measured": "-" if pd.isna(own["measured"]) else f"{own['measured']:.{digits}f}",
+                "95 % interval": "-" if pd.isna(own["low"]) else f"{own['low']:.{digits}f} to {own['high']:.{digits}f}",
                 "n": str(own["n"]),
                 "verdict": own["verdict"],
                 "why": own["why"] or "-",

@@ -10,7 +10,7 @@ from src.analysis.formats import Table
 from src.analysis.paper_tables import paper_table, readable_paper_table
 from src.analysis.parameter_counts import Counted
 from src.analysis.tables import TABLES, MakeTable
-from src.counting import count_configs, layer_sum, ledger_of
+from src.counting import count_configs, layer_sum, ledger_of, missing_axis
 from src.quiet import quiet_libraries
 
 CLAIMS, PAPER = "claims", "paper"
@@ -24,10 +24,9 @@ def tables_of(study: str) -> dict[str, MakeTable]:
 def counted(overrides: list[str]) -> Counted:
     """Count what a reported configuration fixes; an axis of its method that isn't among the overrides is missing."""
     (config,) = count_configs(overrides)
-    given = {override.partition("=")[0] for override in overrides}
-    for axis, key in (("rank", "rank"), ("target", "target.roles")):
-        if config.has_axis(axis) and key not in given:
-            return Counted(None, missing=axis)
+    missing = missing_axis(config, overrides)
+    if missing:
+        return Counted(None, missing=missing)
     return Counted(ledger_of(config), sum=layer_sum(config))
 
 

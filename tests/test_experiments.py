@@ -1,0 +1,272 @@
+"""The studies of papers: their runs are the papers' own, their tables lose no number, and their smoke commands work."""
+
+import shlex
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from src.analysis.paper_tables import paper_of, paper_table, reported_rows
+from src.analysis.parameter_counts import Counted
+from src.analysis.study_tables import counted
+from src.composition import CONF, sweep_configs, sweep_jobs
+from src.config import Config
+from src.results.store import read_all
+from tests.conftest import REAL_DATA, ROOT, composed, real_data, run_program
+from tests.test_generative_tasks import attempt, of_task, stories
+
+# Methods, ranks, tasks, models and seeds, by hand from the papers.
+JOBS = {
+    "lora_glue": (3 * 8 + 3 * 8) * 5,  # base: LoRA, BitFit, full; large: LoRA, full, Houlsby
+    "lora_gpt3_rank": (5 * 3 + 3 + 1) * 2 * 3,  # Table 6, and what Table 5 has beside it, on two tasks
+    "lora_e2e": (4 + 2) * 3,  # medium: LoRA, full, two layers, Houlsby; large: LoRA, full
+    "lora_fa_glue": 4 * 8 * 2 * 3,
+    "lora_fa_memory": 3 * 2,
+    "lora_fa_llm": 3 * 3 * 3,
+    "lora_xs_glue": 6 * 6 * 5,
+    "lora_sb_arithmetic": (1 + 3 + 3) * 2 * 3,
+    "lora_sb_commonsense": (1 + 3 + 3) * 3,
+    "lora_sb_glue": (1 + 3 + 3) * 6 * 3,
+    "peft_metamathqa": 10 * 3,
+}
+AGREED = ["task.allow_code_execution=true"]  # HumanEval is refused without
+STUDIES = sorted(JOBS)
+
+
+@lru_cache
+def configs(study: str) -> list[Config]:
+    """The checked runs of a study's first seed."""
+    return [Config.from_hydra(job) for job in sweep_configs([f"experiment={study}", "seed=0", *AGREED])]
+
+
+def one(study: str, **wanted: Any) -> Config:
+    """The only run of a study's first seed with these names of model, adapter and task, and these values."""
+    found = [own for own in configs(study) if all(_value(own, key) == value for key, value in wanted.items())]
+    assert len(found) == 1
+    return found[0]
+
+
+def _value(config: Config, key: str) -> Any:
+    value = getattr(config, key)
+    return getattr(value, "name", value)
+
+
+def jobs(study: str) -> list[list[str]]:
+    """The overrides of all of a study's jobs, uncomposed."""
+    sweeper = yaml.safe_load((ROOT / f"conf/experiment/{study}.yaml").read_text())["hydra"]["sweeper"]
+    with initialize_config_dir(CONF, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return sweep_jobs(loader, [f"experiment={study}"], sweeper["params"], sweeper["blocks"])
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_s_jobs_are_the_paper_s_and_each_can_be_run(study: str) -> None:
+    found = jobs(study)
+    seeds = {override for job in found for override in job if override.startswith("seed=")}
+    assert len(found) == JOBS[study]
+    assert len(configs(study)) * len(seeds) == JOBS[study]
+
+
+def test_rates_steps_and_lengths_are_those_of_lora_s_table_9() -> None:
+    base = one("lora_glue", model="roberta_base", adapter="lora", task="cola")
+    assert (base.lr, base.trainer.head_lr, base.alpha, base.rank) == (4e-4, 4e-4, 8, 8)
+    assert (base.trainer.batch_size, base.task.max_length, base.target.name) == (32, 512, "qv")
+    assert base.trainer.max_steps == 80 * 268  # 8,551 sentences in 268 batches
+    large = one("lora_glue", model="roberta_large", adapter="lora", task="stsb")
+    assert (large.lr, large.alpha, large.trainer.batch_size, large.task.max_length) == (2e-4, 16, 8, 512)
+    assert large.trainer.max_steps == 30 * 719  # 5,749 pairs
+    rates = {own.lr for own in configs("lora_glue") if own.adapter.name == "lora" and own.model.name == "roberta_base"}
+    assert rates == {4e-4, 5e-4}
+
+
+def test_lora_sb_s_runs_have_the_settings_of_its_code() -> None:
+    math = one("lora_sb_arithmetic", model="mistral_7b", adapter="lora_sb", rank=96)
+    assert (math.lr, math.alpha, math.trainer.schedule, math.trainer.warmup_ratio) == (1e-4, 96, "cosine", 0.02)
+    assert math.trainer.max_steps * math.trainer.batch_size == 50_000 - 16
+    assert math.task.sources["train"].split == "train[:50000]"
+    glue = one("lora_sb_glue", adapter="lora", task="qnli")
+    assert (glue.rank, glue.alpha, glue.target_roles()) == (8, 8, ["query", "value", "output", "ffn_down"])
+    assert {own.rank for own in configs("lora_sb_glue") if own.adapter.name == "lora_sb"} == {8, 16, 24}
+
+
+def test_peft_s_runs_have_the_settings_of_its_comparison() -> None:
+    found = {(own.adapter.name, own.rank): own for own in configs("peft_metamathqa")}
+    assert (found["rslora", 64].alpha, found["lora", 64].alpha, found["lora", 32].alpha) == (64, 128, 64)
+    assert (found["vera", 256].lr, found["lora", 32].lr, found["full", 8].lr) == (1e-3, 1e-4, 1e-5)
+    assert {own.trainer.max_steps * own.trainer.batch_size for own in found.values()} == {20_000}
+
+
+# ---- the papers' own tables
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_without_runs_every_number_of_a_paper_is_there_with_its_verdict(study: str) -> None:
+    table = paper_table(study, pd.DataFrame(), pd.DataFrame(), lambda overrides: Counted(None))
+    paper = paper_of(study)
+    assert paper is not None
+    assert len(table) == len(reported_rows(paper))
+    if table.empty:
+        assert study == "lora_sb_commonsense"  # none of its numbers is among the reported
+        return
+    assert set(table["verdict"]) <= {"not run", "not comparable"}
+    assert (table.loc[table["verdict"] == "not comparable", "why"] != "").all()
+    assert (table.loc[table["verdict"] == "not run", "why"] == "").all()
+
+
+def verdicts(study: str) -> "pd.Series[Any]":
+    """The reasons, or the verdicts where there is none, by method and task."""
+    table = paper_table(study, pd.DataFrame(), pd.DataFrame(), lambda overrides: Counted(None))
+    return table.set_index(["model", "method", "rank", "task"]).apply(lambda own: own["why"] or own["verdict"], axis=1)
+
+
+def test_a_paper_s_rows_are_comparable_but_for_what_is_said() -> None:
+    glue = verdicts("lora_glue")
+    assert glue["RoBERTa-base", "LoRA", "8", "MNLI"] == "not run"
+    assert glue["RoBERTa-base", "LoRA", "8", "RTE"].startswith("it starts from an MNLI checkpoint")
+    assert glue["RoBERTa-base", "LoRA", "8", "Avg"] == "Avg isn't a task here"
+    assert glue["RoBERTa-large", "Adapter^H (dagger)", "", "RTE"] == "not run"
+    assert len(glue) == (3 + 3) * 9
+    memory = verdicts("lora_fa_memory")
+    assert set(memory) == {"neither batch nor length nor rank of these runs is given"}
+    small = verdicts("lora_fa_glue")
+    assert small["RoBERTa-base (inferred from the reviewer comparison)", "LoRA", "", "RTE"] == "its rank isn't given"
+    peft = verdicts("peft_metamathqa")
+    assert (peft == "not run").sum() == len(peft) - 1 == 9
+
+
+@pytest.mark.parametrize(
+    ("study", "model", "method", "counts"),
+    [
+        ("lora_glue", "RoBERTa-base", "LoRA", {294_912}),  # reported as 0.3M
+        ("lora_glue", "RoBERTa-large", "Adapter^H (dagger)", {835_968}),  # 0.8M
+        ("lora_sb_glue", "RoBERTa-large", "LoRA-SB", {55_296}),  # 55.2K
+        ("lora_sb_arithmetic", "Mistral-7B", "LoRA-XS", {2_064_384}),  # 2.06M
+        ("peft_metamathqa", "Llama-3.2-3B", "lora/llama-3.2-3B-rank32-lorafa", {3_670_016}),  # to the last parameter
+    ],
+)
+def test_counts_beside_a_paper_s_numbers_are_the_reported_ones(
+    study: str, model: str, method: str, counts: set[int]
+) -> None:
+    def only(overrides: list[str]) -> Counted:
+        return counted(overrides) if overrides[1:] and f"model={names[model]}" == overrides[0] else Counted(None)
+
+    names = yaml.safe_load((ROOT / "experiments/reported/readings.yaml").read_text())["models"]
+    table = paper_table(study, pd.DataFrame(), pd.DataFrame(), lru_cache_of(only))
+    rows = table[(table["model"] == model) & (table["method"] == method)]
+    assert set(rows["computed"]) == counts
+
+
+def lru_cache_of(counted: Any) -> Any:
+    """The same count once for the same overrides."""
+    kept: dict[tuple[str, ...], Counted] = {}
+
+    def once(overrides: list[str]) -> Counted:
+        key = tuple(overrides)
+        if key not in kept:
+            kept[key] = counted(overrides)
+        return kept[key]
+
+    return once
+
+
+# ---- the smoke commands
+
+
+def smoke_command(study: str) -> list[str]:
+    """The smoke command of a study's README: the words after `python -m`."""
+    text = (ROOT / "experiments" / study / "README.md").read_text().replace("\\\n", " ")
+    (command,) = [line for line in text.splitlines() if line.startswith("    python") and "results/smoke" in line]
+    return shlex.split(command)[2:]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_smoke_command_runs_the_study_on_a_tiny_model(study: str) -> None:
+    module, *arguments = smoke_command(study)
+    assert module in ("src.run", "src.tune")
+    assert f"experiment={study}" in arguments
+    assert "model=minilm" in arguments or "model=tiny_llama" in arguments
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_s_smoke_command_works(study: str, tmp_path: Path) -> None:
+    """Every method of the study is trained, saved, read back and scored."""
+    module, *arguments = smoke_command(study)
+    given = [own for own in arguments if not own.startswith("results_dir=")]
+    ran = run_program(module, *given, f"results_dir={tmp_path}", timeout_seconds=900)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    records = read_all(tmp_path)
+    assert {record["state"] for record in records} == {"done"}
+    methods = {record["config"]["adapter"]["name"] for record in records}
+    assert methods == {own.adapter.name for own in configs(study)}
+
+
+# ---- the studies on their own tasks' files
+
+
+REAL = [
+    ("lora_glue", "houlsby", "mrpc", ["glue/MRPC/train.tsv", "glue/MRPC/dev.tsv"]),
+    ("lora_xs_glue", "lora_xs", "sst2", ["glue/SST-2/train.tsv", "glue/SST-2/dev.tsv"]),
+    ("lora_sb_glue", "lora_sb", "mrpc", ["glue/MRPC/train.tsv", "glue/MRPC/dev.tsv"]),
+    ("lora_fa_memory", "lora_fa", "imdb", ["imdb/train.jsonl", "imdb/test.jsonl"]),
+    ("lora_gpt3_rank", "lora", "wikisql", []),
+    ("lora_fa_llm", "lora_fa", "metamathqa", []),
+    ("lora_sb_arithmetic", "lora_sb", "metamathqa", []),
+    ("lora_sb_commonsense", "lora_sb", "commonsense_170k", []),
+    ("peft_metamathqa", "vera", "metamathqa", []),
+]
+FEW = ["rank=2", "trainer.max_steps=4", "trainer.eval_every=4", "trainer.batch_size=4", "trainer.eval_limit=4",
+       "trainer.calibration_samples=8", "tracking=none", "forgetting=none"]  # fmt: skip
+
+
+def first_job(study: str, adapter: str, task: str) -> list[str]:
+    """The overrides of a study's first job of a method on a task, which a study of one task doesn't name."""
+    default = composed(f"experiment={study}").task.name
+    for job in jobs(study):
+        named = dict(override.split("=", 1) for override in job)
+        if (named["adapter"], named.get("task", default)) == (adapter, task):
+            return job
+    raise AssertionError(f"{study} has no {adapter} on {task}")
+
+
+def attempt_first(study: str, adapter: str, task: str, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """Run that job, small and with other overrides, and return its record."""
+    job = first_job(study, adapter, task)
+    given = [f"experiment={study}", *job, f"task={task}", *FEW, f"results_dir={folder}/results", *overrides]
+    kept = {override.partition("=")[0]: override for override in given}  # the last of each key
+    record, _ = attempt(composed(*kept.values()))
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("study", "adapter", "task", "files"), REAL)
+def test_a_study_s_job_works_on_its_task_s_files(
+    study: str, adapter: str, task: str, files: list[str], tmp_path: Path
+) -> None:
+    for file in files:
+        real_data(file)
+    if files:
+        overrides = ["model=minilm", f"task.data_dir={REAL_DATA}", "task.max_length=64"]
+    else:
+        overrides = [*stories(), *of_task(task, tmp_path, "task.max_length=448", "task.max_new_tokens=12")]
+    record = attempt_first(study, adapter, task, tmp_path, overrides)
+    assert record["state"] == "done", record["error"]
+    assert record["config"]["adapter"]["name"] == adapter
+
+
+@pytest.mark.slow
+def test_the_study_of_e2e_reads_the_authors_files(tmp_path: Path) -> None:
+    (tmp_path / "e2e").mkdir()
+    for name in ("valid.txt", "test.txt"):
+        (tmp_path / "e2e" / name).symlink_to(real_data(f"e2e/{name}"))
+    lines = real_data("e2e/valid.txt").read_text(encoding="utf-8").splitlines(keepends=True)[:200]
+    (tmp_path / "e2e/train.txt").write_text("".join(lines), encoding="utf-8")  # which the data folder doesn't have
+    overrides = [*stories(), f"task.data_dir={tmp_path}", "task.max_length=448", "task.max_new_tokens=12"]
+    record = attempt_first("lora_e2e", "lora", "e2e", tmp_path, overrides)
+    assert record["state"] == "done", record["error"]
+    assert record["data"]["rows"]["train"] == len(lines)
