@@ -240,7 +240,8 @@ def _place(
 def _differences(study: str, run: dict[str, Any]) -> str:
     """In what the run is trained or scored otherwise than the study's config says; empty where in nothing."""
     found = [_differing(config, run) for config in _study_configs(study) if _is_of(config, run)]
-    return ", ".join(min(found, key=lambda own: len(own))) if found else "the study has no such run"
+    fewest = min(found, key=len, default=["the study has no such run"])
+    return ", ".join(fewest)
 
 
 def _is_of(config: Config, run: dict[str, Any]) -> bool:
