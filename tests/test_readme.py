@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from src.analysis.claims import claims_table, readable_claims
 from src.analysis.collect import collect
-from src.analysis.comparison import comparison
+from src.analysis.comparison import compare, comparison
 from src.analysis.formats import markdown
 from src.analysis.tables.comparison_table import readable
 from src.identity import run_folder
@@ -21,10 +22,19 @@ def test_the_readmes_table_is_made_from_the_committed_runs() -> None:
     assert markdown(readable(comparison(collect(NINE_RUNS)))) in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("study", ["prompts", "glue_sst2", "glue_mrpc"])
+TUNED = ["target_sets", "target_sets_imdb"]
+
+
+@pytest.mark.parametrize("study", ["prompts", "glue_sst2", "glue_mrpc", *TUNED])
 def test_a_study_s_table_is_made_from_its_committed_runs(study: str) -> None:
     text = (ROOT / f"experiments/{study}/README.md").read_text()
     assert markdown(readable(comparison(collect(ROOT / "results" / study)))) in text
+
+
+@pytest.mark.parametrize("study", TUNED)
+def test_a_study_s_verdicts_on_claims_are_made_from_its_committed_runs(study: str) -> None:
+    found = claims_table(study, compare(collect(ROOT / "results" / study)))
+    assert markdown(readable_claims(found)) in (ROOT / f"experiments/{study}/README.md").read_text()
 
 
 def test_lora_passes_the_marks_set_for_it_on_glue() -> None:
@@ -82,7 +92,7 @@ def test_the_code_as_it_is_still_knows_the_committed_runs_as_its_own() -> None:
         assert run_folder(composed("experiment=nine_runs", *axes), fingerprint).name == record["run_id"]
 
 
-@pytest.mark.parametrize("study", ["nine_runs", "target_choice", "rank_and_rate", "tuning", "prompts"])
+@pytest.mark.parametrize("study", ["nine_runs", "target_choice", "rank_and_rate", "tuning", "prompts", *TUNED])
 def test_no_record_names_a_path_of_the_machine_it_was_made_on(study: str) -> None:
     paths = sorted((ROOT / "results" / study).rglob("*.json"))
     assert paths

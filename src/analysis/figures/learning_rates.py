@@ -1,13 +1,17 @@
 """Learning-rate curves: what the trials of each method showed on validation, and which rate was chosen."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from src.analysis.figures.style import DASHES, MARKERS, Look, finish, legend_below, looks, panels
 
 COLUMNS = 4
+RING: dict[str, Any] = {"s": 60, "facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
 
 
 def learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
@@ -30,10 +34,23 @@ def learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
         own.set_title(str(method), pad=3)
         label = f"validation ({'%' if unit == 'share' else unit})"
         finish(own, rows["axis"].iloc[0], label if own in axes[::COLUMNS] else "")
-    figure.supxlabel("ring: chosen; dotted ring: chosen at the edge of its grid; x: diverged or failed", fontsize=7)
-    if len(line_of) > 1:
-        legend_below(figure, [Line2D([], [], color="black", **look) for look in line_of.values()], list(line_of))
+    lines = {cell: Line2D([], [], color="black", **look) for cell, look in line_of.items()} if len(line_of) > 1 else {}
+    handles = lines | _marks(axes[0], trials)
+    legend_below(figure, list(handles.values()), list(handles))
     return figure
+
+
+def _marks(axes: Axes, trials: pd.DataFrame) -> dict[str, Line2D | PathCollection]:
+    """What the marks mean, those that are there."""
+    found: dict[str, Line2D | PathCollection] = {}
+    chosen = trials[trials["chosen"]]
+    for name, rows, line in (("chosen", chosen[~chosen["at_edge"]], "-"),
+                             ("chosen, at the edge of its grid", chosen[chosen["at_edge"]], ":")):  # fmt: skip
+        if len(rows):
+            found[name] = axes.scatter([], [], **RING, linestyles=[line])
+    if trials["validation"].isna().any():
+        found["diverged or failed"] = Line2D([], [], color="black", marker="x", linestyle="")
+    return found
 
 
 def _names(trials: pd.DataFrame) -> list[str]:
@@ -61,6 +78,5 @@ def _draw(axes: Axes, rows: pd.DataFrame, look_of: dict[str, Look], bottom: floa
         axes.plot(scored["value"], scored["validation"], **look)
         axes.plot(lost["value"], [bottom] * len(lost), "x", color=look["color"])
         for trial in own[own["chosen"]].itertuples():
-            axes.scatter(trial.value, trial.validation, s=60, facecolors="none", edgecolors="black", linewidths=0.8,
-                         linestyles=[":" if trial.at_edge else "-"], zorder=3)  # fmt: skip
+            axes.scatter(trial.value, trial.validation, **RING, linestyles=[":" if trial.at_edge else "-"], zorder=3)
     axes.set_xscale("log")

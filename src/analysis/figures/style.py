@@ -52,19 +52,26 @@ def series(cells: pd.DataFrame) -> Iterator[tuple[str, Look, pd.DataFrame]]:
     """The lines of a figure: label, look and cells in the order of rank.
 
     A method is one line, or one for each target set and differing setting; one for each learning rate or scaling only
-    where it has several at the same rank.
+    where it has several at the same rank. As long as there are colours each line has its own, then each method.
     """
+    found = [own for adapter, rows in cells.groupby("adapter", sort=True) for own in _lines(str(adapter), rows)]
     look_of = looks(cells["adapter"])
-    for adapter, own in cells.groupby("adapter", sort=True):
-        keys = [key for key in ("target", "differs") if own[key].nunique(dropna=False) > 1]
-        for key in ("lr", "scaling"):
-            if own.duplicated([*keys, "rank", "trained_rank"]).any() and own[key].nunique(dropna=False) > 1:
-                keys.append(key)
-        parts = own.groupby(keys, dropna=False) if keys else [((), own)]
-        for number, (values, rows) in enumerate(parts):
-            named = [_named(key, value) for key, value in zip(keys, values, strict=True)]
-            look = look_of[str(adapter)] | {"linestyle": DASHES[number % len(DASHES)]}
-            yield ", ".join([str(adapter), *named]), look, rows.sort_values("rank")
+    few = len(found) <= len(COLOURS)
+    own_look = looks(label for _, label, _, _ in found)
+    for adapter, label, number, rows in found:
+        look = own_look[label] if few else look_of[adapter]
+        yield label, look | {"linestyle": DASHES[number % len(DASHES)]}, rows.sort_values("rank")
+
+
+def _lines(adapter: str, own: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
+    """A method's lines: its name, the line's label, its number, its cells."""
+    keys = [key for key in ("target", "differs") if own[key].nunique(dropna=False) > 1]
+    for key in ("lr", "scaling"):
+        if own.duplicated([*keys, "rank", "trained_rank"]).any() and own[key].nunique(dropna=False) > 1:
+            keys.append(key)
+    for number, (values, rows) in enumerate(own.groupby(keys, dropna=False) if keys else [((), own)]):
+        named = [_named(key, value) for key, value in zip(keys, values, strict=True)]
+        yield adapter, ", ".join([adapter, *named]), number, rows
 
 
 def _named(key: str, value: Any) -> str:
