@@ -21,8 +21,14 @@ const count = (value) => value === null ? "-" : value.toLocaleString("en");
 const isShare = (cell, split) => (split === "validation" ? cell.validation_unit : cell.unit) === "share";
 const scaled = (value, share) => value === null || value === undefined ? null : share ? 100 * value : value;
 const scoreText = (value, share) => value === null ? "-" : share ? `${(100 * value).toFixed(1)} %` : value.toFixed(4);
-const look = (method) => {
-  const place = METHODS.indexOf(method), again = Math.floor(place / data.colours.length);
+// A line is a method, or a method on a target set where there are several; each has its own colour as long as there are enough.
+const severalTargets = new Set(data.cells.map((cell) => cell.target).filter((target) => target !== null)).size > 1;
+const lineOf = (own) => [own.adapter, severalTargets && own.target].filter(Boolean).join(", ");
+const LINES = [...new Set(data.cells.map(lineOf))].sort();
+const few = LINES.length <= data.colours.length;
+const look = (own) => {
+  const place = few ? LINES.indexOf(lineOf(own)) : METHODS.indexOf(own.adapter);
+  const again = Math.floor(place / data.colours.length);
   return { color: data.colours[place % data.colours.length], symbol: SYMBOLS[(place + again) % SYMBOLS.length] };
 };
 
@@ -205,21 +211,20 @@ function drawCost(cells) {
   const [x, y] = [$("#x").value, $("#y").value], cost = data.costs[x];
   const known = cells.filter((cell) => cell[x] !== null && YS[y].value(cell) !== null);
   const frontKnown = y === "mean";
-  const byMethod = groupBy(known, (cell) => cell.adapter);
-  const traces = [...byMethod].map(([method, own]) => {
-    const own_look = look(method);
+  const traces = [...groupBy(known, lineOf)].map(([line, own]) => {
+    const style = look(own[0]);
     const split = (cell) => YS[y].split(cell);
     const scale = (cell, value) => scaled(value, split(cell) !== null && isShare(cell, split(cell)));
     const ups = own.map((cell) => scale(cell, YS[y].value(cell)));
     const ends = own.map((cell) => YS[y].ends(cell).map((end) => scale(cell, end)));
     return {
-      name: method, mode: "markers", type: "scatter", x: own.map((cell) => cell[x] / cost.unit), y: ups,
+      name: line, mode: "markers", type: "scatter", x: own.map((cell) => cell[x] / cost.unit), y: ups,
       text: own.map(hover), hoverinfo: "text",
-      error_y: { type: "data", symmetric: false, thickness: 1, width: 0, color: own_look.color,
+      error_y: { type: "data", symmetric: false, thickness: 1, width: 0, color: style.color,
         array: ends.map(([, high], i) => high === null ? 0 : high - ups[i]),
         arrayminus: ends.map(([low], i) => low === null ? 0 : ups[i] - low) },
-      marker: { symbol: own.map((cell) => own_look.symbol + (frontKnown && !cell.front.includes(x) ? "-open" : "")),
-        color: own_look.color, size: own.map((cell) => 8 + 1.5 * Math.log2(cell.rank ?? 1)), line: { width: 1.5 } },
+      marker: { symbol: own.map((cell) => style.symbol + (frontKnown && !cell.front.includes(x) ? "-open" : "")),
+        color: style.color, size: own.map((cell) => 8 + 1.5 * Math.log2(cell.rank ?? 1)), line: { width: 1.5 } },
     };
   });
   const log = $("#log").checked && known.every((cell) => cell[x] > 0);
@@ -242,7 +247,7 @@ function drawRanks(cells) {
   const several = (key) => new Set(known.map((cell) => cell[key]).filter((value) => value !== null)).size > 1;
   const traces = [...lines.values()].map((own) => {
     own.sort((a, b) => a.rank - b.rank || a.lr - b.lr);
-    const first = own[0], own_look = look(first.adapter), share = isShare(first, first.split), level = first.rank === null;
+    const first = own[0], style = look(first), share = isShare(first, first.split), level = first.rank === null;
     const at = level ? [ranks[0], ranks.at(-1)] : own.map((cell) => cell.rank);
     const cellsAt = level ? [first, first] : own;
     return {
@@ -250,9 +255,9 @@ function drawRanks(cells) {
         several("model") && first.model, first.differs].filter(Boolean).join(", "),
       mode: level ? "lines" : "lines+markers", x: at, y: cellsAt.map((cell) => scaled(cell.mean, share)),
       text: cellsAt.map(hover), hoverinfo: "text",
-      line: { color: own_look.color, dash: level ? "dash" : "solid", width: 1.5 },
-      marker: { color: own_look.color, symbol: own_look.symbol, size: 8 },
-      error_y: level ? undefined : { type: "data", symmetric: false, thickness: 1, width: 0, color: own_look.color,
+      line: { color: style.color, dash: level ? "dash" : "solid", width: 1.5 },
+      marker: { color: style.color, symbol: style.symbol, size: 8 },
+      error_y: level ? undefined : { type: "data", symmetric: false, thickness: 1, width: 0, color: style.color,
         array: own.map((cell) => cell.high === null ? 0 : scaled(cell.high - cell.mean, share)),
         arrayminus: own.map((cell) => cell.low === null ? 0 : scaled(cell.mean - cell.low, share)) },
     };
@@ -266,14 +271,14 @@ function drawRates() {
   const known = data.trials.filter((trial) => trial.validation !== null && wanted(trial));
   const lines = groupBy(known, (trial) => [trial.task, trial.model, trial.adapter, trial.rank, trial.target].join("\n"));
   const traces = [...lines.values()].map((own) => {
-    const first = own[0], own_look = look(first.adapter), share = first.unit === "share";
+    const first = own[0], style = look(first), share = first.unit === "share";
     return {
       name: named(first), mode: "lines+markers", x: own.map((trial) => trial.value),
-      y: own.map((trial) => scaled(trial.validation, share)), line: { color: own_look.color, width: 1.2 },
+      y: own.map((trial) => scaled(trial.validation, share)), line: { color: style.color, width: 1.2 },
       text: own.map((trial) => `<b>${named(trial)}</b><br>${trial.axis} ${trial.value}: ${scoreText(trial.validation, share)}`
         + (trial.chosen ? `<br>chosen${trial.at_edge ? ", at the edge of its grid" : ""}` : "")),
       hoverinfo: "text",
-      marker: { color: own_look.color, symbol: own.map((trial) => trial.chosen ? "circle-open" : own_look.symbol),
+      marker: { color: style.color, symbol: own.map((trial) => trial.chosen ? "circle-open" : style.symbol),
         size: own.map((trial) => trial.chosen ? 14 : 6), line: { width: 2 } },
     };
   });
@@ -285,11 +290,11 @@ function drawTraining(shownRuns) {
   const limited = shownRuns.filter((run) => data.curves[run.run_id] && !nested(run)).slice(0, AT_FIRST);
   const traces = limited.map((run) => {
     const points = data.curves[run.run_id].filter((point) => point[which] !== null);
-    const first = limited.find((own) => own.adapter === run.adapter) === run;
+    const first = limited.find((own) => lineOf(own) === lineOf(run)) === run;
     return {
-      name: run.adapter, legendgroup: run.adapter, showlegend: first, mode: "lines+markers", opacity: 0.7,
+      name: lineOf(run), legendgroup: lineOf(run), showlegend: first, mode: "lines+markers", opacity: 0.7,
       x: points.map((point) => point[0]), y: points.map((point) => point[which]),
-      line: { color: look(run.adapter).color, width: 1 }, marker: { size: 4 }, hoverinfo: "text",
+      line: { color: look(run).color, width: 1 }, marker: { size: 4 }, hoverinfo: "text",
       text: points.map((point) => `<b>${run.run_id}</b><br>step ${point[0]}: ${point[which].toPrecision(4)}`),
     };
   }).filter((trace) => trace.x.length);
