@@ -137,8 +137,9 @@ def _print_rates(searches: list[Search]) -> None:
         print(f"  {search.cell.name:<28} {search.cell.axis}: {'  '.join(shown)}")
     edges = [search.cell.name for search in searches if search.at_edge]
     if edges:
+        more = searches[0].cell.configs[0].tuning.extensions + 2
         print(f"warning: the best rate is at the edge of its grid for {', '.join(edges)}")
-        print("  more trials: tuning.extensions=1, or another middle with lr=...")
+        print(f"  more trials: tuning.extensions={more}, or another middle with lr=...")
     lost = [search.cell.name for search in searches if search.best is None]
     if lost:
         print(f"warning: no trial was finished for {', '.join(lost)}: no rate, no run")
