@@ -44,7 +44,7 @@ report: setup ## write results/report.html: all runs, tables and figures to sort
 	$(BIN)/python -m src.report
 
 notebooks: setup ## execute the notebooks again, in place
-	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+	$(BIN)/python notebooks/execute.py
 
 bench: setup ## time a run beside the plain PEFT script, two kinds of attention, GPT-3's count, a language model's logits
 	$(BIN)/python -m benchmarks.one_run

@@ -11,6 +11,7 @@ from src.analysis.collect import collect
 from src.analysis.comparison import compare, comparison
 from src.analysis.formats import markdown
 from src.analysis.tables.comparison_table import readable
+from src.analysis.tables.rank_versus_accuracy import rank_versus_accuracy
 from src.identity import run_folder
 from src.results.store import PREDICTIONS, read_all
 from tests.conftest import ROOT, composed, run_program
@@ -22,13 +23,32 @@ def test_the_readmes_table_is_made_from_the_committed_runs() -> None:
     assert markdown(readable(comparison(collect(NINE_RUNS)))) in (ROOT / "README.md").read_text()
 
 
-TUNED = ["target_sets", "target_sets_imdb"]
+TUNED = ["target_sets", "target_sets_imdb", "rank_vs_accuracy"]
 
 
-@pytest.mark.parametrize("study", ["prompts", "glue_sst2", "glue_mrpc", *TUNED])
+@pytest.mark.parametrize("study", ["prompts", "glue_sst2", "glue_mrpc", "target_sets", "target_sets_imdb"])
 def test_a_study_s_table_is_made_from_its_committed_runs(study: str) -> None:
     text = (ROOT / f"experiments/{study}/README.md").read_text()
     assert markdown(readable(comparison(collect(ROOT / "results" / study)))) in text
+
+
+def test_the_table_of_ranks_is_made_from_its_committed_runs() -> None:
+    study = "rank_vs_accuracy"
+    runs = collect(ROOT / "results" / study)
+    found = rank_versus_accuracy(runs, compare(runs))
+    assert found is not None
+    assert markdown(found.text) in (ROOT / f"experiments/{study}/README.md").read_text()
+    assert set(runs.loc[~runs["trial"], "seed"]) == {0, 1, 2}
+    assert runs["git_revision"].nunique() == 1
+
+
+def test_the_readmes_headline_is_made_from_the_committed_runs() -> None:
+    columns = ["claim", "scores", "difference", "verdict"]
+    tables = [
+        readable_claims(claims_table(study, compare(collect(ROOT / "results" / study))))[columns]
+        for study in ("rank_vs_accuracy", "target_sets")
+    ]
+    assert markdown(pd.concat(tables)) in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("study", TUNED)

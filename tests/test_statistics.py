@@ -14,6 +14,7 @@ from src.analysis.statistics import (
     front,
     holm,
     paired_test,
+    seed_error,
     seeds_and_items_test,
     sign_flip_test,
 )
@@ -81,10 +82,44 @@ def test_the_test_is_hillis_formula_written_with_anova_sums() -> None:
     total = ((table - grand) ** 2).sum()
     seeds, items = 11 * ((table.mean(1) - grand) ** 2).sum(), 3 * ((table.mean(0) - grand) ** 2).sum()
     ms_seeds, ms_items, ms_rest = seeds / 2, items / 10, (total - seeds - items) / 20
+    ms_seeds = max(ms_seeds, ms_rest)
     variance = ms_seeds + max(ms_items - ms_rest, 0)
     freedom = variance**2 / (ms_seeds**2 / 2)
     expected = 2 * stats.t.sf(abs(grand) / np.sqrt(variance / 33), freedom)
     assert seeds_and_items_test(table).p_value == pytest.approx(expected)
+
+
+def test_the_error_of_two_methods_is_their_own_and_of_several_that_of_the_analysis_of_variance() -> None:
+    first, second, third = generator(8).normal(size=(3, 4, 9))
+    means = np.stack([own.mean(axis=1) for own in (first, second, third)])
+    own = paired_test(first, second, generator(), seed_error(means[:2]))
+    assert own == paired_test(first, second, generator())
+    blocks = means - means.mean(axis=0)  # friedman-like: seeds taken out, then one-way analysis of variance
+    within = sum(((row - row.mean()) ** 2).sum() for row in blocks)
+    assert seed_error(means).variance == pytest.approx(within / 6)
+    assert seed_error(means).freedom == 6
+
+
+def test_three_seeds_that_happen_to_agree_are_no_proof() -> None:
+    """Three equal differences over seeds, by chance, would else give p below 1e-30."""
+    differences = generator(2).choice([-1.0, 0.0, 1.0], p=[0.1, 0.79, 0.11], size=(3, 3000))
+    differences -= differences.mean(axis=1, keepdims=True) - 0.01
+    assert seeds_and_items_test(differences).p_value > 0.02
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_very_small_p_values_are_as_rare_as_they_say(pooled: bool) -> None:
+    """Of 1,000 comparisons of equal methods about one has p below 0.001: what Holm's correction rests on."""
+    rng, count = generator(4), 0
+    for _ in range(250):
+        first, second = experiment(3, 201, rng)
+        third, fourth = experiment(3, 201, rng)
+        error = seed_error(np.stack([own.mean(axis=1) for own in (first, second, third, fourth)])) if pooled else None
+        for pair in ((first, second), (third, fourth)):
+            found = paired_test(*pair, rng, error)
+            assert found is not None
+            count += found.p_value < 0.001
+    assert count <= stats.binom.ppf(0.995, 500, 0.001)
 
 
 def test_identical_methods_have_p_1_and_a_constant_difference_p_0() -> None:

@@ -7,7 +7,7 @@ their mean is the score, else the runs' scores alone.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from src.analysis.item_scores import Items, scores_of_splits
-from src.analysis.statistics import PairedTest, bootstrap_intervals, front, holm, paired_test
+from src.analysis.statistics import PairedTest, SeedError, bootstrap_intervals, front, holm, paired_test, seed_error
 from src.errors import UserError
 
 # What makes two runs repetitions of each other with other seeds.
@@ -38,12 +38,14 @@ Run = dict[str, Any]
 class CellScores:
     """The scores of a cell's runs: (seeds, items), or one column where only the runs' own are known.
 
-    `data` says what the scores are of; only cells with equal ones can be compared.
+    `data` says what the scores are of; only cells with equal ones can be compared. `error` is the error over seeds of
+    all cells that they can be compared with, where these are several.
     """
 
     seeds: list[int]
     values: NDArray[np.float32]
     data: Hashable
+    error: SeedError | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def compare(runs: pd.DataFrame) -> Comparison:
     for end in ("low", "high"):
         cells[end] = np.where(cells["split"] == "test", cells[f"test_{end}"], cells[f"validation_{end}"])
     scores = [own.splits.get(split) for own, split in zip(read, cells["split"], strict=True)]
-    found = _with_verdicts(Comparison(cells, scores))
+    found = _with_verdicts(_with_errors(Comparison(cells, scores)))
     return Comparison(found.cells.assign(notes=notes(found.cells)), found.scores)
 
 
@@ -209,7 +211,8 @@ def paired(first: CellScores | None, second: CellScores | None) -> PairedTest | 
     ours, theirs = (own.values[[own.seeds.index(seed) for seed in shared]] for own in (first, second))
     if ours.shape != theirs.shape:  # of one only the runs' own scores are known
         ours, theirs = ours.mean(axis=1, keepdims=True), theirs.mean(axis=1, keepdims=True)
-    return paired_test(ours, theirs, np.random.default_rng(SEED_OF_DRAWS))
+    error = first.error if first.error == second.error else None
+    return paired_test(ours, theirs, np.random.default_rng(SEED_OF_DRAWS), error)
 
 
 def _facts(group: list[Run]) -> dict[str, Any]:
@@ -314,6 +317,26 @@ def _comparable(found: Comparison) -> Iterator[_Group]:
     for places in groups.values():
         sign = 1 if cells["higher_is_better"][places[0]] else -1
         yield _Group(found, places, sign * np.array([cells["mean"][place] for place in places]))
+
+
+def _with_errors(found: Comparison) -> Comparison:
+    """Add the error over seeds to the scores of cells that have the same seeds and can be compared.
+
+    The smaller ranks of one training are no trainings of their own, and not counted.
+    """
+    scores, cells = list(found.scores), found.cells
+    smaller = (cells["trained_rank"].notna() & (cells["trained_rank"] != cells["rank"])).fillna(False).tolist()
+    alike: dict[Hashable, dict[int, CellScores]] = defaultdict(dict)
+    for place, own in enumerate(scores):
+        if own is not None and len(own.seeds) > 1:
+            alike[cells["task"][place], cells["model"][place], own.data, tuple(own.seeds)][place] = own
+    for group in alike.values():
+        means = [own.values.mean(axis=1, dtype=np.float64) for place, own in group.items() if not smaller[place]]
+        if len(means) > 2:
+            error = seed_error(np.stack(means))
+            for place, own in group.items():
+                scores[place] = replace(own, error=error)
+    return Comparison(cells, scores)
 
 
 def _with_verdicts(found: Comparison) -> Comparison:

@@ -31,6 +31,26 @@ class PairedTest:
     over: str
 
 
+@dataclass(frozen=True)
+class SeedError:
+    """How far a run's mean lies from what its method and its seed explain: a variance, and its degrees of freedom."""
+
+    variance: float
+    freedom: int
+
+
+def seed_error(means: Scores) -> SeedError:
+    """The error over seeds that methods have in common: the interaction's mean square in the table of runs' means.
+
+    Args:
+        means: (methods, seeds), at least 2 of each; the same seeds for all.
+    """
+    methods, seeds = means.shape
+    residual = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0, keepdims=True) + means.mean()
+    freedom = (methods - 1) * (seeds - 1)
+    return SeedError(float(np.square(residual).sum() / freedom), freedom)
+
+
 def bootstrap_intervals(
     cells: Sequence[Scores], generator: np.random.Generator, *, replicates: int = 1000, level: float = 0.95
 ) -> NDArray[np.float64]:
@@ -59,7 +79,9 @@ def bootstrap_intervals(
     return np.percentile(means, [tail, 100 - tail], axis=1).T
 
 
-def paired_test(first: Scores, second: Scores, generator: np.random.Generator) -> PairedTest | None:
+def paired_test(
+    first: Scores, second: Scores, generator: np.random.Generator, error: SeedError | None = None
+) -> PairedTest | None:
     """Compare two methods on the same seeds and items.
 
     With several seeds and items by `seeds_and_items_test`, with one seed by a permutation over its items, without items
@@ -67,6 +89,7 @@ def paired_test(first: Scores, second: Scores, generator: np.random.Generator) -
 
     Args:
         first, second: (seeds, items), the same seeds and items in the same order.
+        error: over seeds, from more methods than these two; by default from these two alone.
 
     Raises:
         ValueError: the shapes differ, or a score is NaN.
@@ -76,32 +99,37 @@ def paired_test(first: Scores, second: Scores, generator: np.random.Generator) -
     differences = _checked(first).astype(np.float64) - _checked(second)
     seeds, items = differences.shape
     if seeds > 1 and items > 1:
-        return seeds_and_items_test(differences)
+        return seeds_and_items_test(differences, error)
     if items > 1:
         return _items_test(differences[0], generator)
-    return _t_test(differences[:, 0]) if seeds > 1 else None
+    return _t_test(differences[:, 0], error) if seeds > 1 else None
 
 
-def seeds_and_items_test(differences: Scores) -> PairedTest:
+def seeds_and_items_test(differences: Scores, error: SeedError | None = None) -> PairedTest:
     """Test whether a mean difference is 0 where both seeds and items are a sample.
 
     The two-way random effects test of multi-reader studies (Dorfman, Berbaum and Metz 1992) with the degrees of freedom
     of Hillis (2007): with S seeds, I items and mean squares MS of the table of differences,
 
         variance = [MS_seeds + max(MS_items - MS_residual, 0)] / (S I)
-        df = (S - 1) ([MS_seeds + max(MS_items - MS_residual, 0)] / MS_seeds)^2
+        df = df_seeds ([MS_seeds + max(MS_items - MS_residual, 0)] / MS_seeds)^2
+
+    MS_seeds is no less than MS_residual, which it contains: of three seeds it is now and then far too small by chance,
+    and the test would be sure of what is nothing. df_seeds is S - 1, or that of `error`, which MS_seeds is taken from.
 
     Args:
         differences: (seeds, items), at least 2 of each.
+        error: over seeds, from more methods than two.
     """
     seeds, items = differences.shape
     mean, by_seed, by_item = differences.mean(), differences.mean(axis=1), differences.mean(axis=0)
     residual = differences - by_seed[:, None] - by_item[None, :] + mean
-    ms_seeds = items * np.square(by_seed - mean).sum() / (seeds - 1)
+    error = error or SeedError(float(np.square(by_seed - mean).sum() / (seeds - 1)) / 2, seeds - 1)
     ms_items = seeds * np.square(by_item - mean).sum() / (items - 1)
     ms_residual = np.square(residual).sum() / ((seeds - 1) * (items - 1))
+    ms_seeds = max(2 * items * error.variance, ms_residual)  # 2: of a difference of two runs
     total = ms_seeds + max(ms_items - ms_residual, 0.0)
-    freedom = (seeds - 1) * (total / ms_seeds) ** 2 if ms_seeds > 0 else np.inf
+    freedom = error.freedom * (total / ms_seeds) ** 2 if ms_seeds > 0 else np.inf
     return _by_t(float(mean), float(np.sqrt(total / (seeds * items))), freedom, SEEDS_AND_ITEMS)
 
 
@@ -126,9 +154,10 @@ def _items_test(differences: Scores, generator: np.random.Generator) -> PairedTe
     return PairedTest(found.difference, found.low, found.high, sign_flip_test(differences, generator), ITEMS)
 
 
-def _t_test(differences: Scores) -> PairedTest:
-    spread = float(differences.std(ddof=1) / np.sqrt(len(differences)))
-    return _by_t(float(differences.mean()), spread, len(differences) - 1, SEEDS)
+def _t_test(differences: Scores, error: SeedError | None) -> PairedTest:
+    error = error or SeedError(float(differences.var(ddof=1)) / 2, len(differences) - 1)
+    spread = float(np.sqrt(2 * error.variance / len(differences)))
+    return _by_t(float(differences.mean()), spread, error.freedom, SEEDS)
 
 
 def _by_t(mean: float, spread: float, freedom: float, over: str) -> PairedTest:

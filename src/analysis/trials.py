@@ -36,7 +36,8 @@ def trials(runs: pd.DataFrame) -> pd.DataFrame:
 
 def searches(runs: pd.DataFrame) -> list[Search]:
     """The search of each tuned cell: the one that its runs remember, else what trial runs of several rates make up."""
-    known = plain(runs[runs["settings"].notna()])
+    smaller = runs["trained_rank"].notna() & (runs["trained_rank"] != runs["rank"])  # not trained by themselves
+    known = plain(runs[runs["settings"].notna() & ~smaller.fillna(False).astype(bool)])
     found = _from_records(known)
     found |= {key: own for key, own in _from_trials(known).items() if key not in found}
     return [found[key] for key in sorted(found)]

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from src.analysis.figures.style import finish, legend_below, metric_of, panels, series, spread
+from src.analysis.figures.style import finish, focus, legend_below, metric_of, panels, series, spread
 
 MEGABYTE = 1e6
 
@@ -42,6 +42,8 @@ def _versus_accuracy(cells: pd.DataFrame, cost: str, unit: float, label: str, *,
         axes.scatter(x, score, s=sizes, marker=look["marker"], c=filled, edgecolors=look["color"], linewidths=0.8,
                      label=name, zorder=3)  # fmt: skip
     hollow = "\nhollow: off the Pareto front" if front and not known["on_front"].all() else ""
-    finish(axes, f"{label}\n(bar: 95 % interval; larger: higher rank{hollow})", y)
+    outside = focus(axes, scale * known["mean"])
+    below = f"{hollow}{'; ' if hollow and outside else chr(10) if outside else ''}{outside}"
+    finish(axes, f"{label}\n(bar: 95 % interval; larger: higher rank{below})", y)
     legend_below(figure, *axes.get_legend_handles_labels())
     return figure

@@ -8,7 +8,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from src.analysis.figures.style import DASHES, MARKERS, Look, finish, legend_below, looks, panels
+from src.analysis.figures.style import DASHES, MARKERS, Look, finish, focus, legend_below, looks, panels
 
 COLUMNS = 4
 RING: dict[str, Any] = {"s": 60, "facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
@@ -32,6 +32,7 @@ def learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
         colour = looks(trials["adapter"])[str(method)]["color"]
         _draw(own, rows, {cell: look | {"color": colour} for cell, look in line_of.items()}, trials["validation"].min())
         own.set_title(str(method), pad=3)
+        focus(own, rows["validation"].dropna())
         label = f"validation ({'%' if unit == 'share' else unit})"
         finish(own, rows["axis"].iloc[0], label if own in axes[::COLUMNS] else "")
     lines = {cell: Line2D([], [], color="black", **look) for cell, look in line_of.items()} if len(line_of) > 1 else {}

@@ -5,7 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from src.analysis.figures.style import finish, legend_below, metric_of, panels, series, spread
+from src.analysis.figures.style import finish, focus, legend_below, metric_of, panels, series, spread
+
+MOST_BANDS = 8  # of more, none can be told from the others
 
 
 def rank_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
@@ -15,16 +17,20 @@ def rank_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
         return "no scored run has a rank"
     figure, (axes,) = panels(1, 1)
     y, scale = metric_of(known)
-    for label, look, own in series(known):
+    lines = list(series(known))
+    for label, look, own in lines:
         low, high = spread(own, scale)
         if own["rank"].isna().all():
             axes.axhline(scale * own["mean"].mean(), label=label, color=look["color"], linestyle="--", linewidth=0.9)
             continue
         ranks = own["rank"].astype(float)
         axes.plot(ranks, scale * own["mean"], label=label, **look)
-        axes.fill_between(ranks, low, high, color=look["color"], alpha=0.12, linewidth=0)
+        if len(lines) <= MOST_BANDS:
+            axes.fill_between(ranks, low, high, color=look["color"], alpha=0.12, linewidth=0)
     _rank_axis(axes, sorted({int(rank) for rank in known["rank"].dropna()}))
-    finish(axes, "rank (band: 95 % interval)", y)
+    outside = focus(axes, scale * known["mean"])
+    band = "band: 95 % interval" if len(lines) <= MOST_BANDS else "intervals: see the table"
+    finish(axes, f"rank ({band}{'; ' + outside if outside else ''})", y)
     legend_below(figure, *axes.get_legend_handles_labels())
     return figure
 

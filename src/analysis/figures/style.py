@@ -22,6 +22,7 @@ DASHES = ("-", "--", ":", "-.")
 WIDTH = 3.4  # inches, a column of a paper; two of them for panels side by side
 HEIGHT = 2.4  # inches, without the legend
 LEGEND_LINE = 0.15  # inches
+FAR = 1.5  # times as long as what most need must an axis be to be cut
 LABEL_CHARACTERS = 30  # of a line in the legend
 TEXT: dict[Any, Any] = {
     "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
@@ -112,6 +113,24 @@ def finish(axes: Axes, x: str, y: str) -> None:
     axes.set_ylabel(y)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def focus(axes: Axes, values: "pd.Series[float]") -> str:
+    """Show the values that most are near, where a few far off would press all others together.
+
+    The axis reaches three times as far below the highest value as the median does, and as far above the lowest.
+
+    Returns:
+        What to write of the values that it leaves out, empty where it leaves out none.
+    """
+    lowest, middle, highest = values.min(), values.median(), values.max()
+    low, high = max(lowest, highest - 3 * (highest - middle)), min(highest, lowest + 3 * (middle - lowest))
+    if not 0 < FAR * (high - low) < highest - lowest:
+        return ""
+    margin = 0.12 * (high - low)
+    axes.set_ylim(low - margin, high + margin)
+    outside = int(((values < low - margin) | (values > high + margin)).sum())
+    return f"{outside} point{'s' if outside > 1 else ''} outside the axis" if outside else ""
 
 
 def legend_below(figure: Figure, handles: list[Any], labels: list[str]) -> None:

@@ -43,7 +43,8 @@ def histories(runs: pd.DataFrame, cells: pd.DataFrame, scale: float) -> pd.DataF
         sign = 1 if own["higher_is_better"].iloc[0] else -1
         best = own.loc[(sign * own["mean"]).idxmax()]
         label = str(adapter) if pd.isna(best["rank"]) else f"{adapter} r {best['rank']}"
-        for run in runs[runs["run_id"].isin(best["run_ids"])].itertuples():
+        own_rank = runs["rank"].isna() if pd.isna(best["rank"]) else runs["rank"] == best["rank"]
+        for run in runs[runs["run_id"].isin(best["run_ids"]) & own_rank.fillna(False)].itertuples():
             common = {"adapter": adapter, "label": label, "seed": run.seed}
             history = run.history if isinstance(run.history, list) else []
             last = {"step": max((point["step"] for point in history), default=0), "validation": run.validation}
