@@ -46,11 +46,12 @@ report: setup ## write results/report.html: all runs, tables and figures to sort
 notebooks: setup ## execute the notebooks again, in place
 	$(BIN)/python notebooks/execute.py
 
-bench: setup ## time a run beside the plain PEFT script, two kinds of attention, GPT-3's count, a language model's logits
+bench: setup ## time a run beside the plain PEFT script, attention, GPT-3's count, logits, the analysis of 10,000 runs
 	$(BIN)/python -m benchmarks.one_run
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.ledger
 	$(BIN)/python -m benchmarks.answer_logits
+	$(BIN)/python -m benchmarks.analysis
 
 clean: ## delete caches and the environment, but no result
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -80,6 +80,7 @@ def test_a_failed_run_does_not_stop_the_sweep_and_gives_status_1(tmp_path: Path)
     assert sorted(record["state"] for record in read_all(tmp_path)) == ["diverged", "done"]
 
 
+@pytest.mark.slow
 def test_runs_of_one_sweep_do_not_depend_on_its_order(tmp_path: Path) -> None:
     metrics = []
     for name, order in (("a", "lora,lora_sb"), ("b", "lora_sb,lora")):

@@ -64,6 +64,7 @@ def jobs(study: str) -> list[list[str]]:
         return sweep_jobs(loader, [f"experiment={study}"], sweeper["params"], sweeper["blocks"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_s_jobs_are_the_paper_s_and_each_can_be_run(study: str) -> None:
     found = jobs(study)
@@ -139,6 +140,7 @@ def test_a_paper_s_rows_are_comparable_but_for_what_is_said() -> None:
     assert (peft == "not run").sum() == len(peft) - 1 == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "model", "method", "counts"),
     [

@@ -96,6 +96,7 @@ def test_an_encoders_loss_is_its_masked_language_models(bert: list[str]) -> None
     assert not (chosen[:, 0] | chosen[:, -1]).any()
 
 
+@pytest.mark.slow
 def test_the_head_has_no_part_in_it_and_the_encoder_has(bert: list[str]) -> None:
     config = composed(*bert)
     base, model = loaded(config)

@@ -405,6 +405,7 @@ def test_a_resumed_run_has_the_record_of_one_that_never_failed(tmp_path: Path, j
     assert {key: resumed[key] for key in kept} == {key: whole[key] for key in kept}
 
 
+@pytest.mark.slow
 def test_the_program_says_why_the_judge_failed_and_ends_with_status_1(tmp_path: Path, judge_server: Server) -> None:
     judge_server.reply = lambda number: Reply("I'd rather not say.")
     judge = [f"task.judge.base_url={judge_server.url}", f"results_dir={tmp_path}/results", "task.judge.workers=1"]

@@ -146,6 +146,7 @@ def write_gsm8k(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_sweep_says_once_what_was_trained_on_and_every_record_has_it(tmp_path: Path) -> None:
     where = [f"task.data_dir={write_gsm8k(tmp_path)}", f"results_dir={tmp_path}/r", f"cache_dir={tmp_path}/c"]
     done = run_program("src.run", "-m", "rank=1,2", *TINY_GSM8K, "protocol=paper,strict", *where)

@@ -112,6 +112,7 @@ def check_tuned(record: dict[str, Any], trials: list[dict[str, Any]]) -> None:
     assert scores[stored["chosen"]] == max(scores.values())
 
 
+@pytest.mark.slow
 def test_linked_axes_are_products_of_their_own(tmp_path: Path) -> None:
     blocks = "[{adapter:full},{adapter:lora,target:'qv,ffn',rank:'2,3'}]"
     found = configs("seed=5,6", f"hydra.sweeper.blocks={blocks}")
