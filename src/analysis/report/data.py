@@ -52,11 +52,12 @@ def report_data(name: str, runs: pd.DataFrame, found: Comparison, tables: dict[s
         tables: what `python -m src.tables` writes, by name.
     """
     rows = plain(runs)
+    trained = list({run["run_id"]: run for run in rows}.values())  # several rows are of one training: DyLoRA's ranks
     cells = plain(found.cells[CELL_COLUMNS])
     on_front = {cost: fronts(found, cost) for cost in COSTS}
     return {
         "name": name,
-        "states": dict(Counter(run["state"] for run in rows)),
+        "states": dict(Counter(run["state"] for run in trained)),
         "colours": list(COLOURS),
         "costs": {key: {"label": label, "unit": unit} for key, (label, unit) in COSTS.items()},
         "runs": {"columns": RUN_COLUMNS, "rows": [[run[key] for key in RUN_COLUMNS] for run in rows]},
@@ -64,8 +65,8 @@ def report_data(name: str, runs: pd.DataFrame, found: Comparison, tables: dict[s
         "curves": {run["run_id"]: _curve(run) for run in plain(reported(runs)) if run["state"] == "done"},
         "trials": plain(trials(runs)),
         "tables": [_table(key, table) for key, table in tables.items()],
-        "warnings": warnings(rows, cells),
-        "provenance": provenance(rows),
+        "warnings": warnings(trained, cells),
+        "provenance": provenance(trained),
     }
 
 

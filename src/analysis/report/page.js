@@ -309,7 +309,7 @@ function draw() {
   const shown = runRows.filter((row) => chosen(row.run) && hasWords(row.text));
   const ids = new Set(shown.map((row) => row.run.run_id));
   const cells = data.cells.filter((cell) => chosen(cell) && cell.run_ids.some((id) => ids.has(id)));
-  $("#shown").textContent = `${shown.length.toLocaleString("en")} of ${runs.length.toLocaleString("en")} runs`;
+  $("#shown").textContent = `${count(ids.size)} of ${count(Object.keys(runOf).length)} runs`;
   runTable.show(shown);
   drawCost(cells);
   drawRanks(cells);
@@ -326,7 +326,7 @@ function build() {
   document.title = `${data.name}: report`;
   $("#title").textContent = data.name;
   const states = Object.entries(data.states).map(([state, number]) => `${count(number)} ${state}`).join(", ");
-  $("#summary").textContent = `${states}; ${data.cells.length} rows in the comparison; ${runs.filter((run) => run.trial).length} of the runs are trials`;
+  $("#summary").textContent = `${states}; ${data.cells.length} rows in the comparison; ${Object.values(runOf).filter((run) => run.trial).length} of the runs are trials`;
   $("#rates").hidden = !data.trials.length;
   if (data.warnings.length) $("#warnings ul").append(...data.warnings.map((text) => element("li", text)));
   else $("#warnings").hidden = true;
