@@ -288,11 +288,13 @@ def _check_data(record: Record, trained_on: str | None) -> None:
 
 def _check_predictions(folder: Path, record: Record) -> None:
     items = pd.read_parquet(folder / PREDICTIONS)
-    assert list(items) == ["split", "item", "prediction", "reference"]
+    assert list(items) == ["split", "item", "prediction", "reference", "score"]
     for split, own in record["metrics"].items():
         numbers = items[items["split"] == split]["item"]
         assert list(numbers) == list(range(own["n"]))
-    assert items.notna().all(axis=None)
+    assert items.drop(columns="score").notna().all(axis=None)
+    scored = items.groupby("split")["score"].agg(["count", "size"])
+    assert scored["count"].isin([0]).where(scored["count"] != scored["size"], True).all()  # of all items or of none
 
 
 def test_a_models_own_generation_settings_have_no_part_in_the_texts(tmp_path: Path) -> None:
