@@ -129,6 +129,7 @@ def test_every_method_runs_on_the_embedded_default_and_every_record_has_its_ledg
         assert ledger["optimizer_bytes"] == 8 * ledger["trained"]
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_sweep_is_left_for_jobs_in_other_processes(tmp_path: Path) -> None:
     common = [*TINY, f"results_dir={tmp_path}", f"cache_dir={tmp_path}"]
     assert run_program("src.run", "-m", "adapter=lora", "rank=2", *common).returncode == 0

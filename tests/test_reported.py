@@ -45,6 +45,7 @@ def test_a_percentage_may_be_of_the_base_or_of_base_and_adapter() -> None:
     assert compare("40.0", "% of params", 50, some_ledger(50, 100))[0] == DIFFERENT
 
 
+@pytest.mark.slow
 def test_every_reading_can_be_composed() -> None:
     known = readings()
     overrides = {tuple(read(row, known).overrides) for row in reported_counts().to_dict("records")} - {()}
