@@ -12,7 +12,7 @@ from src.analysis.figures.cost import memory_versus_accuracy, parameters_versus_
 from src.analysis.figures.learning_rates import learning_rate_curves
 from src.analysis.figures.rank import rank_versus_accuracy
 from src.analysis.figures.save import FIGURES, save_all
-from src.analysis.figures.style import WIDTH, drawing, series
+from src.analysis.figures.style import WIDTH, drawing, focus, panels, series
 from src.analysis.trials import trials
 from tests.conftest import run_program
 
@@ -141,6 +141,18 @@ def test_trial_runs_by_themselves_are_trials_too_at_the_heads_rate_where_the_met
     assert sorted(zip(found["axis"], found["value"], strict=True)) == [
         ("lr", 0.1), ("lr", 0.2), ("trainer.head_lr", 0.25), ("trainer.head_lr", 0.5),
     ]  # fmt: skip
+
+
+def test_the_smaller_ranks_of_one_training_have_no_trials_of_their_own() -> None:
+    found = trials(frame(run("dylora", 4, 0, trained_rank=8), run("dylora", 8, 0, trained_rank=8)))
+    assert set(found["rank"]) == {8}
+
+
+def test_a_value_far_off_is_left_out_of_the_axis_and_told_of() -> None:
+    _, (cut, whole) = panels(2, 2)
+    assert focus(cut, pd.Series([10.0, 50, 51, 52, 53, 54, 55])) == "1 point outside the axis"
+    assert 40 < cut.get_ylim()[0] < 46
+    assert focus(whole, pd.Series([50.0, 51, 52, 53, 54, 55])) == ""
 
 
 def test_more_lines_than_anyone_can_tell_apart_are_not_drawn_and_it_is_said(tmp_path: Path) -> None:

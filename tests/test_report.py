@@ -97,9 +97,7 @@ def test_the_report_loads_without_a_fault_or_a_request_and_draws_its_figures(rep
     assert seen["rows"] == 33
     assert seen["drawn"] == [5, 5, 33 - 1]
     assert seen["title"] == "nine_runs: report"
-    assert {"Comparison", "Rank versus accuracy", "Memory and time", "Methods at equal parameters"} <= set(
-        seen["tables"]
-    )
+    assert {"Comparison", "Rank versus accuracy", "Memory and time", "Equal parameters"} <= set(seen["tables"])
 
 
 def test_the_table_of_runs_sorts_by_numbers_both_ways_and_puts_what_is_missing_last(

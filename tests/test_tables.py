@@ -16,6 +16,7 @@ from src.analysis.arguments import runs_in
 from src.analysis.collect import READS_SCHEMA, collect
 from src.analysis.comparison import compare, comparison
 from src.analysis.formats import latex, markdown
+from src.analysis.statistics import seed_error
 from src.analysis.tables import TABLES
 from src.analysis.tables.comparison_table import comparison_table, readable
 from src.analysis.tables.equal_parameters import equal_parameters
@@ -219,6 +220,24 @@ def test_below_three_seeds_nothing_is_bold_and_from_three_on_every_tie_is(store:
     cells = comparison(collect(tmp_path)).set_index("adapter")
     assert cells["tie"].to_dict() == {"lora": True, "dora": True, "head_only": False}
     assert sum("**" in line for line in table("comparison", tmp_path).splitlines()) == 2
+
+
+def test_what_seeds_do_is_known_from_all_rows_with_the_same_seeds_and_of_two_from_these_two(
+    store: Store, tmp_path: Path
+) -> None:
+    for seed in (0, 1, 2):
+        for adapter in ("lora", "dora"):
+            store(adapter, seed=seed)
+    assert {own.error for own in compare(collect(tmp_path)).scores if own} == {None}
+    for seed in (0, 1, 2):
+        store("vera", seed=seed)
+    found = compare(collect(tmp_path))
+    means = collect(tmp_path).pivot_table(index="adapter", columns="seed", values="test").to_numpy()
+    expected = seed_error(means)
+    for own in found.scores:
+        assert own is not None
+        assert own.error is not None
+        assert (own.error.variance, own.error.freedom) == (pytest.approx(expected.variance, rel=1e-4), 4)
 
 
 def test_one_seed_has_an_interval_over_items_alone(store: Store, tmp_path: Path) -> None:

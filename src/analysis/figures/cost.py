@@ -41,9 +41,9 @@ def _versus_accuracy(cells: pd.DataFrame, cost: str, unit: float, label: str, *,
         filled: list[Any] = [look["color"] if on or not front else "white" for on in own["on_front"]]
         axes.scatter(x, score, s=sizes, marker=look["marker"], c=filled, edgecolors=look["color"], linewidths=0.8,
                      label=name, zorder=3)  # fmt: skip
-    hollow = "\nhollow: off the Pareto front" if front and not known["on_front"].all() else ""
-    outside = focus(axes, scale * known["mean"])
-    below = f"{hollow}{'; ' if hollow and outside else chr(10) if outside else ''}{outside}"
+    hollow = "hollow: off the Pareto front" if front and not known["on_front"].all() else ""
+    marks = "; ".join(part for part in (hollow, focus(axes, scale * known["mean"])) if part)
+    below = f"\n{marks}" if marks else ""
     finish(axes, f"{label}\n(bar: 95 % interval; larger: higher rank{below})", y)
     legend_below(figure, *axes.get_legend_handles_labels())
     return figure

@@ -32,17 +32,6 @@ CELL_COLUMNS = [
     "metric", "validation_metric", "unit", "validation_unit", "mean", "std", "low", "high", "validation_mean",
     "validation_low", "validation_high", "forgetting_std", "n", "failed", "tie", "higher_is_better", "run_ids", *COSTS,
 ]  # fmt: skip
-TITLES = {
-    "comparison": "Comparison",
-    "rank_versus_accuracy": "Rank versus accuracy",
-    "target_sets": "Target sets",
-    "equal_parameters": "Methods at equal parameters",
-    "memory_and_time": "Memory and time",
-    "learning_rates": "Learning rates",
-    "forgetting": "Forgetting",
-    "claims": "Claims of the sources",
-    "paper": "The paper's own numbers",
-}
 
 
 def report_data(name: str, runs: pd.DataFrame, found: Comparison, tables: dict[str, Table]) -> dict[str, Any]:
@@ -83,7 +72,8 @@ def _curve(run: Run) -> list[list[float | None]]:
 
 def _table(key: str, table: Table) -> dict[str, Any]:
     columns = [{"name": name, "words": name in WORDS} for name in table.text]
-    return {"key": key, "title": TITLES[key], "columns": columns, "rows": table.text.astype(str).values.tolist(),
+    rows = table.text.astype(str).values.tolist()
+    return {"key": key, "title": key.replace("_", " ").capitalize(), "columns": columns, "rows": rows,
             "notes": table.notes}  # fmt: skip
 
 
