@@ -1,22 +1,18 @@
-# `make help` lists the targets. Everything runs in .venv, which `make setup` creates.
-PYTHON ?= python3
-# Another torch than the constraints choose, e.g. a CUDA build: see "On a GPU" in README.md.
+# `make help` lists the targets. Everything runs in .venv, which `make setup` creates: setup.sh finds the Python.
+PYTHON ?=
+# Another torch than pip's default, e.g. the CPU build: see "On a GPU" in README.md.
 TORCH ?=
+export PYTHON TORCH
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check tables figures report notebooks bench clean
+.PHONY: help setup quickstart test test-all test-pythons check tables figures report notebooks bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: .venv/installed ## create .venv and install the pinned packages
-
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(if $(TORCH),$(BIN)/pip install --quiet $(TORCH))
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+setup: ## create .venv with the newest Python from 3.11 to 3.14, and install the pinned packages
+	@sh setup.sh
 
 quickstart: setup ## run the nine-run sweep on the embedded default, print its table, draw its figures
 	$(BIN)/python -m src.run -m adapter=lora,lora_fa,lora_sb rank=4,8,16
@@ -29,10 +25,13 @@ test: setup ## run the fast tests
 test-all: setup ## run all tests
 	$(BIN)/python -m pytest -q -n 2
 
+test-pythons: setup ## the first run and the fast tests on every Python there is, pinned and newest; the oldest versions
+	$(BIN)/python -m nox
+
 check: setup ## lint, check the format and the types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 tables: setup ## write results/tables: the stored runs compared, reported parameter counts beside the ledger's
 	$(BIN)/python -m src.tables
@@ -54,4 +53,4 @@ bench: setup ## time a run beside the plain PEFT script, attention, GPT-3's coun
 	$(BIN)/python -m benchmarks.analysis
 
 clean: ## delete caches and the environment, but no result
-	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv .nox .cache .mypy_cache .ruff_cache .pytest_cache *.egg-info

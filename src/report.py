@@ -10,7 +10,7 @@ from src.analysis.arguments import options, runs_in
 from src.analysis.comparison import compare
 from src.analysis.report.data import report_data
 from src.analysis.report.page import page
-from src.analysis.study_tables import tables_of
+from src.analysis.study_tables import made_tables
 from src.composition import user_errors
 from src.results.store import replacing
 
@@ -31,8 +31,7 @@ def write_report(results_dir: Path) -> Path:
     """
     runs = runs_in(results_dir)
     found = compare(runs)
-    made = {name: draw(runs, found) for name, draw in tables_of(results_dir.name).items()}
-    tables = {name: table for name, table in made.items() if table is not None}
+    tables = made_tables(results_dir.name, runs, found)
     path = results_dir / "report.html"
     with replacing(path) as partial:
         partial.write_text(page(report_data(results_dir.name, runs, found, tables)), encoding="utf-8")

@@ -15,7 +15,7 @@ from src.analysis.collect import collect
 from src.analysis.comparison import compare
 from src.analysis.formats import Table, latex, markdown
 from src.analysis.parameter_counts import parameter_counts, readable_counts
-from src.analysis.study_tables import CLAIMS, PAPER, counted, papers_own, tables_of
+from src.analysis.study_tables import CLAIMS, PAPER, counted, made_tables, papers_own
 from src.analysis.tables import TABLES
 from src.composition import user_errors
 from src.errors import UserError, nearest_first
@@ -65,8 +65,7 @@ def write_tables(results_dir: Path, asked: str = "") -> None:
 def _of_runs(results_dir: Path, asked: str) -> dict[str, Table]:
     runs = runs_in(results_dir)
     found = compare(runs)
-    made = {name: draw(runs, found) for name, draw in tables_of(results_dir.name).items() if asked in ("", name)}
-    tables = {name: table for name, table in made.items() if table is not None}
+    tables = made_tables(results_dir.name, runs, found, asked)
     if not tables:
         raise UserError(
             f"table={asked} has nothing to show of the runs in {results_dir}.\n"

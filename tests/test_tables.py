@@ -16,7 +16,9 @@ from src.analysis.arguments import runs_in
 from src.analysis.collect import READS_SCHEMA, collect
 from src.analysis.comparison import compare, comparison
 from src.analysis.formats import latex, markdown
+from src.analysis.older_rows import OLDER_ROWS
 from src.analysis.statistics import seed_error
+from src.analysis.study_tables import made_tables
 from src.analysis.tables import TABLES
 from src.analysis.tables.comparison_table import comparison_table, readable
 from src.analysis.tables.equal_parameters import equal_parameters
@@ -26,6 +28,7 @@ from src.analysis.tables.memory_and_time import memory_and_time
 from src.analysis.tables.rank_versus_accuracy import rank_versus_accuracy
 from src.analysis.tables.target_sets import target_sets
 from src.errors import UserError
+from src.report import write_report
 from src.results.store import CLAIM, CONFIG, PREDICTIONS, RESULT
 from tests.conftest import ROOT, run_program
 
@@ -163,6 +166,33 @@ def test_two_precisions_are_two_kinds_of_hardware(store: Store, tmp_path: Path) 
     assert set(comparison(collect(tmp_path))["notes"]) == {
         "ran on AMD EPYC, 2 cores, 2 threads, bf16", "ran on AMD EPYC, 2 cores, 2 threads, fp32"
     }  # fmt: skip
+
+
+def test_two_builds_of_pytorch_in_a_table_are_footnotes(store: Store, tmp_path: Path) -> None:
+    store(seed=0, provenance={"packages": {"torch": "2.13.0+cpu"}})
+    store(seed=1, provenance={"packages": {"torch": "2.13.0+cu130"}})
+    store(adapter="dora", provenance={"packages": {"torch": "2.13.0+cpu"}})
+    assert set(comparison(collect(tmp_path))["notes"]) == {
+        "ran on PyTorch 2.13.0+cpu", "ran on PyTorch 2.13.0+cpu and PyTorch 2.13.0+cu130"
+    }  # fmt: skip
+
+
+def test_every_table_of_runs_on_older_rows_says_so(store: Store, tmp_path: Path) -> None:
+    for adapter in ("lora", "dora"):
+        store(adapter=adapter, identity={"task": {"fingerprint": next(iter(OLDER_ROWS))}})
+    runs = collect(tmp_path)
+    tables = made_tables("any", runs, compare(runs))
+    assert {"comparison", "memory_and_time"} <= set(tables)
+    assert all("older rows of docstrings" in found.notes[-1] for found in tables.values())
+    assert "older rows of docstrings" in write_report(tmp_path).read_text()
+
+
+def test_runs_on_the_rows_of_today_need_no_note(store: Store, tmp_path: Path) -> None:
+    store(identity={"task": {"fingerprint": "0123456789abcdef"}})
+    runs = collect(tmp_path)
+    assert not any(
+        "older rows" in note for made in made_tables("any", runs, compare(runs)).values() for note in made.notes
+    )
 
 
 def test_one_kind_of_hardware_needs_no_note(store: Store, tmp_path: Path) -> None:
@@ -389,9 +419,21 @@ def test_two_kinds_of_memory_are_warned_about(store: Store, tmp_path: Path) -> N
     assert "Rows differ in their memory" in " ".join(found.notes)
 
 
+def test_forgetting_on_two_texts_is_no_mean_and_is_said(store: Store, tmp_path: Path) -> None:
+    for seed, text in enumerate(("pydoc_data of CPython 3.11.7", "pydoc_data of CPython 3.12.1")):
+        store(seed=seed, forgetting={"text": text, "fingerprint": f"{seed}", "before": 2.0, "after": 2.5})
+    store(adapter="dora")
+    cells = comparison(collect(tmp_path)).set_index("adapter")
+    assert cells["forgetting_mean"].isna().all()
+    assert cells.loc["lora", "notes"] == (
+        "forgetting is measured on pydoc_data of CPython 3.11.7 (0) and pydoc_data of CPython 3.12.1 (1)"
+    )
+    assert cells.loc["dora", "notes"] == ""
+
+
 def test_forgetting_is_shown_where_it_was_measured(store: Store, tmp_path: Path) -> None:
     for seed, after in enumerate((2.5, 3.0)):
-        store(seed=seed, forgetting={"before": 2.0, "after": after})
+        store(seed=seed, forgetting={"text": "pydoc", "fingerprint": "f", "before": 2.0, "after": after})
     store(adapter="dora")
     runs = collect(tmp_path)
     found = forgetting(runs, compare(runs))

@@ -23,8 +23,8 @@ COLUMNS = [
     "trained_rank", "target", "seed", "lr", "alpha", "scaling", "protocol", "tuning", "trained", "body_trained",
     "head_trained", "adapter_frozen", "total", "validation", "test", "validation_metric", "validation_unit",
     "validation_higher_is_better", "metric", "unit", "higher_is_better", "fingerprint", "evaluated_items", "forgetting",
-    "train_seconds", "run_seconds", "tokens_per_second", "memory_bytes", "memory_kind", "batch_size", "precision",
-    "device", "git_revision", "history", "warnings",
+    "general_text", "train_seconds", "run_seconds", "tokens_per_second", "memory_bytes", "memory_kind", "batch_size",
+    "precision", "device", "torch", "python", "git_revision", "history", "warnings",
 ]  # fmt: skip
 MEMORY_KINDS = {"peak_allocated_bytes": "peak allocated on the GPU", "saved_for_backward_bytes": "saved for backward"}
 UNREADABLE, UNFINISHED, UNSCORED = "unreadable", "not finished", "not scored"
@@ -121,9 +121,12 @@ def _results(record: Record) -> dict[str, Any]:
         **{key: parameters[key] for key in ("trained", "head_trained", "adapter_frozen", "total")},
         **_scores(record),
         "forgetting": forgetting and forgetting["after"] - forgetting["before"],
+        "general_text": forgetting and f"{forgetting.get('text')} ({forgetting.get('fingerprint')})",
         **{key: time.get(key) for key in ("train_seconds", "run_seconds", "tokens_per_second")},
         **_memory(record["memory"]),
         "device": record["provenance"]["device"]["name"],
+        "torch": record["provenance"].get("packages", {}).get("torch"),
+        "python": record["provenance"].get("python"),
         "git_revision": record["provenance"]["git_revision"],
         "history": record.get("history", []),
         "warnings": record.get("warnings", []),

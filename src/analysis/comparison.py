@@ -24,6 +24,8 @@ from src.errors import UserError
 CELL = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "alpha", "differs"]
 LEVEL = 0.05
 SEEDS_FOR_A_VERDICT = 3  # with fewer, nothing is called best
+# What is said of a cell where it differs in the cell's task and model.
+MIXED = {"hardware": "ran on", "torch": "ran on", "general_text": "forgetting is measured on"}
 TOLERANCE = 1e-4  # between a score and the mean of its items, which are stored in single precision
 SPLITS = {"validation": "validation_metric", "test": "metric"}
 FACTS = ["validation_metric", "validation_unit", "metric", "unit", "higher_is_better", "protocol", "memory_kind",
@@ -226,6 +228,7 @@ def _facts(group: list[Run]) -> dict[str, Any]:
         for name, number in zip(("mean", "std"), _mean(values[own]), strict=True)
     }
     tuned = [tuning_text(run) for run in done or group]
+    texts = sorted(set(values["general_text"]))
     return {
         **{key: group[0][key] for key in CELL},
         **{key: max(values[key], default=None) for key in FACTS},
@@ -237,10 +240,18 @@ def _facts(group: list[Run]) -> dict[str, Any]:
         "std": spread[f"{split}_std"],
         "n": len(done),
         "tuning": " and ".join(sorted(set(tuned))),
-        **dict(zip(("forgetting_mean", "forgetting_std"), _mean(values["forgetting"]), strict=True)),
+        **dict(
+            zip(
+                ("forgetting_mean", "forgetting_std"),
+                _mean(values["forgetting"] if len(texts) == 1 else []),
+                strict=True,
+            )
+        ),
+        "general_text": " and ".join(texts) or None,
         **{key: median(values[key]) if values[key] else None for key in MEDIANS},
         "weights": _weights(group[0]["settings"]),
         "hardware": " and ".join(sorted({f"{run['device']}, {run['precision']}" for run in done})),
+        "torch": " and ".join(sorted({f"PyTorch {run['torch'] or 'unknown'}" for run in done})),
         "failed": len(lost),
         "reason": "; ".join(sorted({f"{run['state']}: {run['reason']}".replace("\n", " ") for run in lost})),
         "run_ids": sorted(run["run_id"] for run in group),
@@ -360,10 +371,18 @@ def ties(merits: NDArray[np.float64], places: Sequence[int], p_value: Callable[[
 
 
 def notes(cells: pd.DataFrame) -> list[str]:
-    """For each cell what was wrong with its scores, and its hardware where that differs in its task and model."""
-    kinds = cells[cells["n"] > 0].groupby(["task", "model"])["hardware"].agg(lambda own: len(set(own)))
+    """For each cell what was wrong with its scores, and what it ran on where that differs in its task and model."""
+    mixed = {column: _where_mixed(cells, column) for column in MIXED}
     found = []
-    for own in cells.itertuples():
-        several = kinds.get((own.task, own.model), 0) > 1 or " and " in own.hardware
-        found.append("; ".join([*own.notes, *([f"ran on {own.hardware}"] if several and own.n else [])]))
+    for index, own in enumerate(cells.itertuples()):
+        ran = [f"{said} {getattr(own, column)}" for column, said in MIXED.items() if mixed[column][index]]
+        found.append("; ".join([*own.notes, *ran]))
     return found
+
+
+def _where_mixed(cells: pd.DataFrame, column: str) -> list[bool]:
+    """For each cell with runs whether its column has another value than other cells of its task and model."""
+    done = (cells["n"] > 0) & cells[column].notna()
+    kinds = cells[done].groupby(["task", "model"])[column].nunique()
+    several = [kinds.get(key, 0) > 1 for key in zip(cells["task"], cells["model"], strict=True)]
+    return (done & (pd.Series(several, index=cells.index) | cells[column].astype(str).str.contains(" and "))).tolist()

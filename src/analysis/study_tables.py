@@ -1,5 +1,6 @@
 """All tables of a results folder: those of any runs, and those that only a study has, whose name the folder bears."""
 
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pandas as pd
 from src.analysis.claims import claims_table, readable_claims
 from src.analysis.comparison import Comparison
 from src.analysis.formats import Table
+from src.analysis.older_rows import older_rows
 from src.analysis.paper_tables import paper_table, readable_paper_table
 from src.analysis.parameter_counts import Counted
 from src.analysis.tables import TABLES, MakeTable
@@ -19,6 +21,13 @@ CLAIMS, PAPER = "claims", "paper"
 def tables_of(study: str) -> dict[str, MakeTable]:
     """Every table by its name; the claims and the paper's own are empty where the study has none."""
     return {**TABLES, CLAIMS: partial(_claims, study), PAPER: partial(_paper, study)}
+
+
+def made_tables(study: str, runs: pd.DataFrame, found: Comparison, only: str = "") -> dict[str, Table]:
+    """The tables of a results folder that have content, or the one that is named; all say which rows are older ones."""
+    made = {name: draw(runs, found) for name, draw in tables_of(study).items() if only in ("", name)}
+    older = older_rows(runs)
+    return {name: replace(table, notes=[*table.notes, *older]) for name, table in made.items() if table is not None}
 
 
 def counted(overrides: list[str]) -> Counted:

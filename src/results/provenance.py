@@ -22,6 +22,7 @@ def provenance(device: dict[str, Any]) -> dict[str, Any]:
     return {
         **_code(),
         "packages": _versions(),
+        "cuda": _cuda(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": device,
@@ -48,9 +49,18 @@ def _git(*arguments: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
-    """Versions of those packages that are installed."""
-    found = {}
+    """Versions of those packages that are installed; PyTorch's own word for it names the build, as in "2.13.0+cpu"."""
+    import torch
+
+    versions = {}
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            versions[package] = importlib.metadata.version(package)
+    return versions | {"torch": str(torch.__version__)}
+
+
+def _cuda() -> str | None:
+    """The version of CUDA, or of ROCm, that PyTorch was built for; None for a CPU build."""
+    import torch
+
+    return torch.version.cuda or torch.version.hip

@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ class TaskData:
     A classifier's row is `{"text": str, "label": int}`, with `label` an index into `label_names`, and perhaps
     `text_pair`; with a single label name the label is a number to be predicted. A causal language model's row is
     `{"prompt": str, "answer": str}`, and `reference` where the metric needs another thing than the answer; a
-    conversation has `turns` in place of the prompt. `set` names the set where a split is made of several.
+    conversation has `turns` in place of the prompt. `set` names the set where a split is made of several. `notes` are
+    what a reader of the scores should know of where the rows come from.
     """
 
     splits: dict[str, list[Row]]
     label_names: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def fingerprint(self) -> str:
@@ -50,7 +52,7 @@ class LoadedTask:
         found = [own.warning(config.task.name, split) for split, own in self.overlaps.items()]
         same = self.data.splits["validation"] is self.data.splits["test"]
         said = [f"task={config.task.name}: protocol=paper validates on the test split"] if same else []
-        return said + [warning for warning in found if warning]
+        return [*self.data.notes, *said, *(warning for warning in found if warning)]
 
 
 def load_task(config: Config) -> LoadedTask:
@@ -67,7 +69,7 @@ def _load(task_json: str, cache_dir: str, protocol: str) -> LoadedTask:
     task = task_config(json.loads(task_json))
     module, function = task.loader.rsplit(".", 1)
     loaded: TaskData = getattr(importlib.import_module(module), function)(Source(task, Path(cache_dir)), **task.options)
-    data = TaskData(_three_splits(loaded.splits, task, protocol), loaded.label_names)
+    data = TaskData(_three_splits(loaded.splits, task, protocol), loaded.label_names, loaded.notes)
     for split, rows in data.splits.items():
         if not rows:
             raise UserError(f"task={task.name} has no rows for {split}.\nSee task.sources and task.validation_size.")

@@ -11,6 +11,7 @@ import pandas as pd
 from src.analysis.comparison import Comparison, Run, fronts, plain, reported
 from src.analysis.figures.style import COLOURS
 from src.analysis.formats import WORDS, Table
+from src.analysis.older_rows import older_rows
 from src.analysis.trials import trials
 
 # What a method costs, by the column of the cells: its name, its unit as a divisor.
@@ -79,7 +80,7 @@ def _table(key: str, table: Table) -> dict[str, Any]:
 
 def warnings(runs: list[Run], cells: list[dict[str, Any]]) -> list[str]:
     """What a reader must know before believing a number, the gravest first."""
-    return [*_unfinished(runs), *_mixtures(runs), *_thin(cells), *_of_runs(runs)]
+    return [*_unfinished(runs), *_mixtures(runs), *older_rows(pd.DataFrame(runs)), *_thin(cells), *_of_runs(runs)]
 
 
 def _unfinished(runs: list[Run]) -> Iterator[str]:
@@ -91,7 +92,8 @@ def _unfinished(runs: list[Run]) -> Iterator[str]:
 def _mixtures(runs: list[Run]) -> Iterator[str]:
     """In what runs differ that are shown side by side."""
     done = [run for run in runs if run["state"] == "done"]
-    for what, key in (("revisions of the code", "git_revision"), ("devices", "device"), ("precisions", "precision"),
+    for what, key in (("revisions of the code", "git_revision"), ("devices", "device"), ("builds of PyTorch", "torch"),
+                      ("versions of Python", "python"), ("precisions", "precision"),
                       ("kinds of memory", "memory_kind"), ("protocols", "protocol")):  # fmt: skip
         kinds = Counter(str(run[key]) for run in done)
         if len(kinds) > 1:
@@ -124,7 +126,7 @@ def _of_runs(runs: list[Run]) -> Iterator[str]:
 
 def provenance(runs: list[Run]) -> list[dict[str, Any]]:
     """How many finished runs come from which code, device and data."""
-    keys = ("git_revision", "results_version", "device", "precision", "task", "fingerprint")
+    keys = ("git_revision", "results_version", "device", "precision", "torch", "task", "fingerprint")
     counts = Counter(tuple(run[key] for key in keys) for run in runs if run["state"] == "done")
     ordered = sorted(counts.items(), key=lambda own: tuple(map(str, own[0])))
     return [dict(zip(keys, values, strict=True)) | {"runs": number} for values, number in ordered]
