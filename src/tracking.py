@@ -54,9 +54,9 @@ def tracked(
             "tracking=wandb_online needs a key.\nRun `wandb login`, set WANDB_API_KEY, or use tracking=none."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    init = partial(wandb.init, project=settings.project, id=run_id, name=name, group=group, config=config, dir=folder)
+    init = partial(wandb.init, project=settings.project, id=run_id, name=name, group=group, config=config)
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True, init_timeout=30)
-    init = partial(init, reinit="finish_previous", settings=quiet)
+    init = partial(init, dir=str(folder), reinit="finish_previous", settings=quiet)
     try:
         run = init(mode="online", resume="allow") if settings.mode == "online" else init(mode="offline")
     except wandb.errors.Error as error:

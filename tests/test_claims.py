@@ -75,7 +75,7 @@ def test_claims_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     means = runs.assign(rank=runs["rank"].fillna(0)).groupby(["adapter", "rank"])["test"].mean()
     assert table["difference"][0] == pytest.approx(means["lora", 8] - means["head_only", 0])
     text = readable_claims(table)
-    assert text["scores"][0] == "63.5 against 56.0"
+    assert text["scores"][0] == f"{100 * means['lora', 8]:.1f} against {100 * means['head_only', 0]:.1f}"
     assert text["parameters"][1] == "331,776 against 331,776"
     assert text["difference"][2] == "-"
     assert np.isnan(table["p_value"][2])

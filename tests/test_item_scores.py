@@ -58,8 +58,8 @@ def test_each_split_has_its_own_scores(tmp_path: Path) -> None:
 
 
 def test_older_predictions_have_their_accuracy_by_comparing() -> None:
-    folders = [path.parent for path in sorted((ROOT / "results/nine_runs").rglob(PREDICTIONS))]
-    assert len(folders) == 33
+    folders = [path.parent for path in sorted((ROOT / "results/target_choice").rglob(PREDICTIONS))]
+    assert len(folders) == 15
     for folder in folders[::5]:
         record = read_record(folder)
         assert record is not None

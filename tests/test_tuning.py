@@ -83,6 +83,7 @@ def test_a_sweep_that_cant_be_tuned_is_refused(overrides: tuple[str, ...], messa
         cells(configs(*overrides))
 
 
+@pytest.mark.slow
 def test_the_command_tunes_every_cell_alike_and_stores_the_trials_with_the_runs(tmp_path: Path) -> None:
     given = [*TINY, "adapter=lora,lora_sb", "rank=2", "seed=0,1", "tuning.trials=3", "trainer.max_steps=6",
              f"results_dir={tmp_path}", f"cache_dir={tmp_path}"]  # fmt: skip

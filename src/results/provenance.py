@@ -12,7 +12,8 @@ from typing import Any
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "datasets", "evaluate", "hydra-core", "wandb", "numpy", "pandas",
-    "safetensors", "tokenizers", "peft", "bitsandbytes",
+    "safetensors", "tokenizers", "peft", "bitsandbytes", "scipy", "scikit-learn", "matplotlib", "sympy", "networkx",
+    "plotly", "statsmodels",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -58,6 +58,7 @@ MASKED = re.compile(rf"\b(?:{'|'.join(library.names for library in LIBRARIES.val
 # Tests say little of a library, and the last file is in Windows' wheels alone.
 SKIPPED = {"test", "tests", "__pycache__", "_distributor_init.py"}
 MIN_WORDS, MAX_CHARACTERS = 4, 300
+NAMED = 3  # other versions in a line; the record has them all
 
 
 def load(source: Source, *, train_per_class: int, validation_per_class: int, test_per_class: int) -> TaskData:
@@ -80,8 +81,6 @@ def load(source: Source, *, train_per_class: int, validation_per_class: int, tes
     for rows in splits.values():
         # Another hash than the one that split the texts, which would put the classes one after the other.
         rows.sort(key=lambda row: _hash(f"order {row['text']}"))
-    if note:
-        print(note, flush=True)
     return TaskData(splits=splits, label_names=list(texts), notes=[note] if note else [])
 
 
@@ -107,7 +106,8 @@ def _note(texts: dict[str, list[str]], asked: int, taken: int) -> str:
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     others = [f"{name} {own} for {LIBRARIES[name].version}" for name, own in versions.items()
               if own != LIBRARIES[name].version]  # fmt: skip
-    reason = ", ".join(others) or "the pinned versions, but with changed files"
+    named = others[:NAMED] + ([f"{len(others) - NAMED} others"] if len(others) > NAMED else [])
+    reason = ", ".join(named) or "the pinned versions, but with changed files"
     fewer = f"; {taken:,} texts a class, not {asked:,}" if taken < asked else ""
     return f"task=docstrings: not the pinned rows, results stay apart: {reason}{fewer}"
 
