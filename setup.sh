@@ -136,7 +136,7 @@ diagnosis() {
         echo "a package must be compiled, and there is no C compiler. Install one (Debian, Ubuntu: apt install" \
             "build-essential; macOS: xcode-select --install)"
     elif grep -Eq 'No matching distribution|ResolutionImpossible' "$LOG"; then
-        echo "this machine has no build of a package (see above). Another Python may: make setup PYTHON=python3.12"
+        echo "a package has no build for this machine (see above). Another Python may help: make setup PYTHON=python3.12"
     else
         echo "pip failed (see above)"
     fi

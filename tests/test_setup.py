@@ -196,7 +196,7 @@ def test_uv_provides_a_python_where_none_is(machine: Machine) -> None:
         ("ERROR: HTTPSConnectionPool(host='x', port=443): Read timed out.", "index can't be reached"),
         ("error: command 'gcc' failed: No such file or directory", "there is no C compiler"),
         ("error: [Errno 2] No such file or directory: 'cc'", "there is no C compiler"),
-        ("ERROR: No matching distribution found for torch<=2.13.0", "no build of a package"),
+        ("ERROR: No matching distribution found for torch<=2.13.0", "has no build for this machine"),
         ("ERROR: something else", "pip failed (see above)"),
     ],
 )

@@ -136,14 +136,15 @@ def test_other_versions_are_named_and_give_what_they_have(two_libraries: Path) -
     data = docstrings.load(source(two_libraries), train_per_class=12, validation_per_class=3, test_per_class=3)
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 12, "validation": 2, "test": 2}
     (note,) = data.notes
-    assert note.endswith("results stay apart: two 2.5 for 1.0; 8 texts a class, not 18")
+    assert note.endswith("results are kept apart: two 2.5 (pinned: 1.0); 8 texts a class, not 18")
 
 
 def test_changed_files_of_the_pinned_versions_are_said(two_libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda library: "1.0")
     data = docstrings.load(source(two_libraries), train_per_class=4, validation_per_class=1, test_per_class=1)
     assert data.notes == [
-        "task=docstrings: not the pinned rows, results stay apart: the pinned versions, but with changed files"
+        "task=docstrings: other rows than the pinned ones, so results are kept apart: the pinned versions, but with "
+        "changed files"
     ]
 
 
@@ -151,7 +152,7 @@ def test_a_note_on_the_rows_is_a_warning_of_the_run(two_libraries: Path, tmp_pat
     sizes = [f"task.options.{split}_per_class=2" for split in ("train", "validation", "test")]
     config = composed("task=docstrings", *sizes, f"cache_dir={tmp_path}")
     _load.cache_clear()
-    assert "not the pinned rows" in load_task(config).warnings(config)[0]
+    assert "other rows than the pinned ones" in load_task(config).warnings(config)[0]
     _load.cache_clear()
 
 

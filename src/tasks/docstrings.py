@@ -103,13 +103,12 @@ def _note(texts: dict[str, list[str]], asked: int, taken: int) -> str:
     """One line that says which libraries aren't the pinned ones; empty where the texts are those of the pinned ones."""
     if _digest(texts) == PINNED_TEXTS:
         return ""
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    others = [f"{name} {own} for {LIBRARIES[name].version}" for name, own in versions.items()
-              if own != LIBRARIES[name].version]  # fmt: skip
+    pinned = {name: library.version for name, library in LIBRARIES.items()}
+    others = [f"{name} {_version(name)} (pinned: {pin})" for name, pin in pinned.items() if _version(name) != pin]
     named = others[:NAMED] + ([f"{len(others) - NAMED} others"] if len(others) > NAMED else [])
     reason = ", ".join(named) or "the pinned versions, but with changed files"
     fewer = f"; {taken:,} texts a class, not {asked:,}" if taken < asked else ""
-    return f"task=docstrings: not the pinned rows, results stay apart: {reason}{fewer}"
+    return f"task=docstrings: other rows than the pinned ones, so results are kept apart: {reason}{fewer}"
 
 
 def _digest(texts: dict[str, list[str]]) -> str:
@@ -184,5 +183,12 @@ def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "implementation": sys.implementation.name}
     for name, library in LIBRARIES.items():
         if importlib.util.find_spec(library.module) is not None:
-            versions[name] = importlib.metadata.version(name)
+            versions[name] = _version(name)
     return versions
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # a system's package without metadata
+        return "unknown"
