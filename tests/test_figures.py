@@ -155,6 +155,13 @@ def test_a_value_far_off_is_left_out_of_the_axis_and_told_of() -> None:
     assert focus(whole, pd.Series([50.0, 51, 52, 53, 54, 55])) == ""
 
 
+def test_values_far_off_that_are_not_few_are_all_shown() -> None:
+    (axes,) = panels(1, 1)[1]
+    axes.plot([10.0, 20, 30, 50, 51, 52, 53, 54, 55])
+    assert focus(axes, pd.Series([10.0, 20, 30, 50, 51, 52, 53, 54, 55])) == ""
+    assert axes.get_ylim()[0] < 10
+
+
 def test_more_lines_than_anyone_can_tell_apart_are_not_drawn_and_it_is_said(tmp_path: Path) -> None:
     files, missing = save_all(frame(*(run(f"method_{index:02}", 4, 0) for index in range(25))), tmp_path)
     assert "rank_versus_accuracy: 25 lines are too many to tell apart" in missing[0]

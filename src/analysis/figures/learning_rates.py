@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from src.analysis.figures.style import DASHES, MARKERS, Look, finish, focus, legend_below, looks, panels
 
+BROKEN = 0.5  # of the trials may be left out: rates at which training breaks down tell nothing more
 COLUMNS = 4
 RING: dict[str, Any] = {"s": 60, "facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
 
@@ -32,7 +33,7 @@ def learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
         colour = looks(trials["adapter"])[str(method)]["color"]
         _draw(own, rows, {cell: look | {"color": colour} for cell, look in line_of.items()}, trials["validation"].min())
         own.set_title(str(method), pad=3)
-        focus(own, rows["validation"].dropna())
+        focus(own, rows["validation"].dropna(), few=BROKEN)
         label = f"validation ({'%' if unit == 'share' else unit})"
         finish(own, rows["axis"].iloc[0], label if own in axes[::COLUMNS] else "")
     lines = {cell: Line2D([], [], color="black", **look) for cell, look in line_of.items()} if len(line_of) > 1 else {}

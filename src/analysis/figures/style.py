@@ -23,6 +23,7 @@ WIDTH = 3.4  # inches, a column of a paper; two of them for panels side by side
 HEIGHT = 2.4  # inches, without the legend
 LEGEND_LINE = 0.15  # inches
 FAR = 1.5  # times as long as what most need must an axis be to be cut
+FEW = 0.15  # of all values may be left out of an axis, where a caller names no other share
 LABEL_CHARACTERS = 30  # of a line in the legend
 TEXT: dict[Any, Any] = {
     "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
@@ -115,10 +116,11 @@ def finish(axes: Axes, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def focus(axes: Axes, values: "pd.Series[float]") -> str:
+def focus(axes: Axes, values: "pd.Series[float]", few: float = FEW) -> str:
     """Show the values that most are near, where a few far off would press all others together.
 
-    The axis reaches three times as far below the highest value as the median does, and as far above the lowest.
+    The axis reaches three times as far below the highest value as the median does, and as far above the lowest; where
+    more than a share `few` of the values would lie outside, it shows all.
 
     Returns:
         What to write of the values that it leaves out, empty where it leaves out none.
@@ -128,8 +130,10 @@ def focus(axes: Axes, values: "pd.Series[float]") -> str:
     if not 0 < FAR * (high - low) < highest - lowest:
         return ""
     margin = 0.12 * (high - low)
-    axes.set_ylim(low - margin, high + margin)
     outside = int(((values < low - margin) | (values > high + margin)).sum())
+    if outside > few * len(values):
+        return ""
+    axes.set_ylim(low - margin, high + margin)
     return f"{outside} point{'s' if outside > 1 else ''} outside the axis" if outside else ""
 
 
