@@ -22,8 +22,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from src.config import Config
-from src.models import find_weights
+from src.config.schema import Config
+from src.models.base_model import find_weights
 from src.run import CONF
 from src.tasks.base import load_task
 

@@ -11,8 +11,8 @@ Exit status: 0 if the export is there, 2 for a mistake in what was asked.
 import argparse
 from pathlib import Path
 
-from src.composition import user_errors
-from src.stored_run import finished_run
+from src.config.composition import user_errors
+from src.results.stored_run import finished_run
 
 
 def main() -> None:

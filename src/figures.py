@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from src.analysis.arguments import options, runs_in
+from src.analysis.collect import runs_in
 from src.analysis.figures.save import save_all
-from src.composition import user_errors
+from src.config.arguments import options
+from src.config.composition import user_errors
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from src.composition import user_errors
-from src.config import CountConfig
-from src.counting import count_configs, ledger_of
+from src.config.composition import user_errors
+from src.config.schema import CountConfig
 from src.errors import UserError
 from src.quiet import quiet_warnings
+from src.studies.counting import count_configs, ledger_of
 
 if TYPE_CHECKING:
     from src.adapters.ledger import Ledger

@@ -6,13 +6,14 @@ without a network.
 
 from pathlib import Path
 
-from src.analysis.arguments import options, runs_in
+from src.analysis.collect import runs_in
 from src.analysis.comparison import compare
 from src.analysis.report.data import report_data
 from src.analysis.report.page import page
-from src.analysis.study_tables import made_tables
-from src.composition import user_errors
-from src.results.store import replacing
+from src.config.arguments import options
+from src.config.composition import user_errors
+from src.files import replacing
+from src.studies.study_tables import made_tables
 
 
 def main() -> None:

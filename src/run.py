@@ -15,10 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.composition import CONF, interruptible, user_errors
-from src.config import Config
-from src.lifecycle import run
-from src.sweep import Plan
+from src.config.composition import CONF, interruptible, user_errors
+from src.config.schema import Config
+from src.running.lifecycle import run
+from src.running.sweep import Plan
 
 sys.path.append(str(Path(__file__).parent / "plugins"))  # Hydra takes plugins from a package hydra_plugins alone
 

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.analysis.arguments import options, runs_in
-from src.analysis.collect import collect
+from src.analysis.collect import collect, runs_in
 from src.analysis.comparison import compare
 from src.analysis.formats import Table, latex, markdown
-from src.analysis.parameter_counts import parameter_counts, readable_counts
-from src.analysis.study_tables import CLAIMS, PAPER, counted, made_tables, papers_own
 from src.analysis.tables import TABLES
-from src.composition import user_errors
+from src.config.arguments import options
+from src.config.composition import user_errors
 from src.errors import UserError, nearest_first
+from src.files import replacing
 from src.quiet import quiet_libraries
-from src.results.store import replacing
+from src.studies.parameter_counts import parameter_counts, readable_counts
+from src.studies.study_tables import CLAIMS, PAPER, counted, made_tables, papers_own
 
 MAIN, COUNTS = "comparison", "parameter_counts"
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from src.analysis.terminal import print_runs
-from src.composition import interruptible, sweep_configs, user_errors
-from src.config import Config
-from src.lifecycle import run
-from src.results.store import RESULT, is_done, is_held, write_json
-from src.sweep import Plan, print_warnings
-from src.tuning import Cell, Trial, cells, folder_of, further, grid, outcome, record_of
+from src.config.composition import interruptible, sweep_configs, user_errors
+from src.config.schema import Config
+from src.files import write_json
+from src.results.store import RESULT, is_done, is_held
+from src.running.lifecycle import run
+from src.running.sweep import Plan, print_warnings
+from src.running.tuning import Cell, Trial, cells, folder_of, further, grid, outcome, record_of
 
 POLL_SECONDS = 2.0
 

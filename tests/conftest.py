@@ -14,7 +14,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src.config import Config
+from src.config.schema import Config
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = Path(os.environ.get("TASK_DATA", ROOT.parent / "shared" / "data"))  # original files; see CONTRIBUTING.md

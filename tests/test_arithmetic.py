@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
 from src.metrics import score
 from src.metrics.boxed import last_boxed

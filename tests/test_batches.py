@@ -5,8 +5,8 @@ from itertools import chain
 import pytest
 import torch
 
-from src.config import TaskConfig
-from src.models import character_tokenizer, load_base
+from src.config.schema import TaskConfig
+from src.models.base_model import character_tokenizer, load_base
 from src.training.batches import LengthBuckets, by_length, collate, encode, pad, shortened
 from tests.conftest import composed
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from src.config import Config
-from src.identity import identity
+from src.config.schema import Config
 from src.metrics import Score
-from src.models import load_base
+from src.models.base_model import load_base
+from src.results.identity import identity
 from src.training.batches import encoded_splits
 from src.training.device import find_device
 from src.training.trainer import Recipe, train
@@ -17,7 +17,7 @@ from tests.conftest import composed
 
 def trained(config: Config, scores: list[float], *, higher_is_better: bool) -> tuple[Any, Any, list[Any]]:
     """Train with validations that give the scores one after the other; also the states that they saw."""
-    from src.execute import _place
+    from src.running.execute import _place
 
     device = find_device("fp32")
     base = load_base(config.model, num_labels=0, attention=device.attention)

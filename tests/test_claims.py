@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from src.analysis import claims as module
-from src.analysis.claims import Claim, claims, claims_table, readable_claims, verdict
 from src.analysis.collect import collect
 from src.analysis.comparison import compare
 from src.analysis.statistics import PairedTest
-from src.composition import CONF, sweep_configs
-from src.config import Config
+from src.config.composition import CONF, sweep_configs
+from src.config.schema import Config
 from src.errors import UserError
+from src.studies.claims import Claim, claims, claims_table, readable_claims, verdict
 from tests.conftest import ROOT
 
 STUDIES = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/claims.yaml"))

@@ -1,5 +1,6 @@
 """The configuration refuses what can't be run and fills in what depends on other values."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -190,3 +191,14 @@ def test_a_text_longer_than_the_model_reads_is_refused(overrides: list[str], mes
 def test_only_a_language_model_is_validated_by_its_loss(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         composed(*overrides)
+
+
+def test_every_field_of_the_configuration_is_explained_where_it_stands() -> None:
+    for file, names in {"src/config/schema.py": None, "src/judging/client.py": ["JudgeConfig"]}.items():
+        lines = (ROOT / file).read_text().splitlines()
+        classes = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef)]
+        for own in classes:
+            fields = [node for node in own.body if isinstance(node, ast.AnnAssign)]
+            for node in fields if names is None or own.name in names else []:
+                above, line = lines[node.lineno - 2].strip(), lines[node.lineno - 1]
+                assert "  # " in line or above.startswith("# "), f"{own.name}: {line.strip()}"

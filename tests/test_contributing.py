@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from src.adapters.base import Adapter
 from src.analysis.collect import collect
-from src.config import Config
-from src.lifecycle import run
+from src.config.schema import Config
 from src.results.store import read_record
-from src.sweep import Plan
+from src.running.lifecycle import run
+from src.running.sweep import Plan
 from src.tasks.base import SPLITS, TaskData
 from src.tasks.source import Source
 from tests.conftest import ROOT

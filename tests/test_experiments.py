@@ -11,12 +11,12 @@ import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from src.analysis.paper_tables import paper_of, paper_table, reported_rows
-from src.analysis.parameter_counts import Counted
-from src.analysis.study_tables import counted
-from src.composition import CONF, sweep_configs, sweep_jobs
-from src.config import Config
+from src.config.composition import CONF, sweep_configs, sweep_jobs
+from src.config.schema import Config
 from src.results.store import read_all
+from src.studies.paper_tables import paper_of, paper_table, reported_rows
+from src.studies.parameter_counts import Counted
+from src.studies.study_tables import counted
 from tests.conftest import REAL_DATA, ROOT, composed, real_data, run_program
 from tests.test_generative_tasks import attempt, of_task, stories
 

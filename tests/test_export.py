@@ -15,18 +15,19 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from src import export as program
-from src.assemble import restored
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
 from src.exporting import export as exporting
 from src.exporting import peft_adapter
 from src.exporting.export import Export, export
-from src.identity import identity
-from src.lifecycle import run
-from src.models import find_weights, load_base
-from src.results.store import ADAPTER, RESULT, read_all, read_record, write_json
-from src.stored_run import command, config_of, finished_run
-from src.sweep import Plan
+from src.files import write_json
+from src.models.base_model import find_weights, load_base
+from src.results.identity import identity
+from src.results.store import ADAPTER, RESULT, read_all, read_record
+from src.results.stored_run import command, config_of, finished_run
+from src.running.assemble import restored
+from src.running.lifecycle import run
+from src.running.sweep import Plan
 from src.tasks.base import load_task
 from tests.conftest import ROOT, TINY, composed
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
-from src.models import load_base
+from src.models.base_model import load_base
 from src.results.store import read_record
 from src.training.device import find_device
 from src.training.forgetting import IGNORED, general_loss, general_text, text_loss

@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 import torch
 
-from src.config import Config
-from src.execute import execute
-from src.lifecycle import run
+from src.config.schema import Config
 from src.metrics import Score
-from src.models import load_base
+from src.models.base_model import load_base
 from src.results.store import PREDICTIONS, Record, read_record
-from src.sandbox import BACKENDS, why_not_isolating
-from src.sweep import Plan
+from src.running.execute import execute
+from src.running.lifecycle import run
+from src.running.sweep import Plan
+from src.sandbox.outside import BACKENDS, why_not_isolating
 from src.tasks.base import load_task
 from src.training.batches import encoded_splits
 from src.training.device import find_device

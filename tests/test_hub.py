@@ -38,8 +38,8 @@ runpy.run_module("src.run", run_name="__main__", alter_sys=True)
 COMPOSE = """
 import sys
 from hydra import compose, initialize_config_dir
-from src.composition import CONF, user_errors
-from src.config import Config
+from src.config.composition import CONF, user_errors
+from src.config.schema import Config
 with initialize_config_dir(CONF, version_base="1.3"):
     config = Config.from_hydra(compose("config", sys.argv[1:]))
 """
@@ -49,7 +49,7 @@ splits = load_task(config).data.splits
 print({{split: len(rows) for split, rows in splits.items()}}, splits["test"])
 """
 FIND = f"""{COMPOSE}
-from src.models import find_weights
+from src.models.base_model import find_weights
 with user_errors():
     print(find_weights(config.model))
 """

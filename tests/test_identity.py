@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from src.config import Config
-from src.identity import identity, run_folder
+from src.config.schema import Config
+from src.results.identity import identity, run_folder
 from tests.conftest import composed
 
 

@@ -11,9 +11,10 @@ from src.adapters.base import Adapter, Setup
 from src.adapters.inject import Placed, adapters, find_targets, place
 from src.adapters.lora import LoRA
 from src.adapters.lora_fa import LoRAFA
-from src.config import ROLES, ModelConfig
+from src.config.checks import ROLES
+from src.config.schema import ModelConfig
 from src.errors import UserError
-from src.models import load_base
+from src.models.base_model import load_base
 
 YAML = Path(__file__).parents[1] / "conf" / "model" / "tiny_llama.yaml"
 

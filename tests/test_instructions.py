@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from src import execute as execution
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
 from src.judging.judge import ANSWERS, ASKS, JUDGMENTS, read_judgments, read_rows
-from src.lifecycle import run
 from src.metrics import score
 from src.results.store import ADAPTER, FIT, PREDICTIONS, Record, read_record
-from src.sweep import Plan
+from src.running import execute as execution
+from src.running.lifecycle import run
+from src.running.sweep import Plan
 from src.tasks.base import load_task
 from tests import test_judge
 from tests.conftest import as_on_the_hub, composed, real_data, run_program

@@ -9,8 +9,8 @@ import pytest
 from src.analysis.item_scores import item_scores
 from src.errors import UserError
 from src.metrics import Score, score
-from src.record import write_predictions
 from src.results.store import PREDICTIONS, read_record
+from src.running.record import write_predictions
 from src.training.scoring import Scored
 from tests.conftest import ROOT
 

@@ -15,8 +15,9 @@ from src.adapters.ledger import Ledger, count
 from src.adapters.lora import LoRA
 from src.adapters.lora_fa import LoRAFA
 from src.adapters.lora_xs import LoRAXS
-from src.config import ROLES, ModelConfig
-from src.models import load_base
+from src.config.checks import ROLES
+from src.config.schema import ModelConfig
+from src.models.base_model import load_base
 
 YAML = Path(__file__).parents[1] / "conf" / "model" / "tiny_llama.yaml"
 

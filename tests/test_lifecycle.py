@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from src import execute as execution
-from src.config import Config
-from src.lifecycle import run
+from src.config.schema import Config
 from src.results.store import ADAPTER, CLAIM, CONFIG, PREDICTIONS, TRACEBACK, read_record
-from src.sweep import Plan
+from src.running import execute as execution
+from src.running.lifecycle import run
+from src.running.sweep import Plan
 from src.training.trainer import Diverged
 
 Make = Callable[..., Config]

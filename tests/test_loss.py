@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from src.models import load_base
+from src.models.base_model import load_base
 from src.training.batches import collate
 from src.training.loss import answer_logits, mean_loss
 from tests.conftest import composed
@@ -64,7 +64,7 @@ def test_the_model_gives_all_its_logits_again_afterwards() -> None:
 def test_what_a_method_puts_before_the_text_has_no_part_in_the_loss(method: str) -> None:
     from src.adapters.base import Setup
     from src.adapters.inject import place
-    from src.assemble import method_of
+    from src.running.assemble import method_of
 
     config = composed("model=tiny_llama", "task=reverse_words", f"adapter=peft/{method}", "rank=5")
     setup = Setup(rank=5, config=config.adapter.config, generator=torch.Generator().manual_seed(0))

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from transformers import PreTrainedModel
 
 from src.adapters.inject import find_targets
-from src.config import ModelConfig
+from src.config.schema import ModelConfig
 from src.errors import UserError
-from src.models import empty_model, find_weights, load_base
+from src.models.base_model import empty_model, find_weights, load_base
 
 YAMLS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.models import character_tokenizer, find_weights, load_base
+from src.models.base_model import character_tokenizer, find_weights, load_base
 from tests.conftest import composed
 
 
@@ -27,7 +27,7 @@ def test_finding_the_weights_needs_no_heavy_import() -> None:
     import subprocess
 
     code = (
-        "import sys; from tests.conftest import composed; from src.models import find_weights;"
+        "import sys; from tests.conftest import composed; from src.models.base_model import find_weights;"
         "find_weights(composed().model); assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from src.config import Config, TaskConfig
+from src.config.schema import Config, TaskConfig
 from src.errors import UserError
-from src.identity import identity, run_folder
+from src.results.identity import identity, run_folder
 from src.results.store import read_all
 from src.tasks.base import LoadedTask, _three_splits, load_task
 from src.tasks.overlap import Overlap, normalised, overlap

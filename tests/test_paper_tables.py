@@ -9,7 +9,11 @@ import pytest
 
 from src.analysis.collect import COLUMNS, settings
 from src.analysis.comparison import compare
-from src.analysis.paper_tables import (
+from src.config.composition import sweep_configs
+from src.config.schema import Config
+from src.results.identity import identity
+from src.results.store import RESULT
+from src.studies.paper_tables import (
     ROW,
     Paper,
     Place,
@@ -19,12 +23,8 @@ from src.analysis.paper_tables import (
     readable_paper_table,
     reported_rows,
 )
-from src.analysis.parameter_counts import Counted
-from src.analysis.study_tables import counted
-from src.composition import sweep_configs
-from src.config import Config
-from src.identity import identity
-from src.results.store import RESULT
+from src.studies.parameter_counts import Counted
+from src.studies.study_tables import counted
 from tests.conftest import ROOT, run_program
 
 STUDY = "target_sets_distilbert"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from src.adapters.ledger import Ledger
-from src.counting import count_configs, layer_sum, ledger_of
-from src.models import empty_model
+from src.models.base_model import empty_model
+from src.studies.counting import count_configs, layer_sum, ledger_of
 from tests.conftest import run_program
 
 BOTH_HEADS = "model=distilbert"

@@ -16,7 +16,7 @@ import pytest
 from src.errors import UserError
 from src.metrics import score
 from src.metrics.pass_at_k.pass_at_k import STOPS, completion_of, estimate, program_of, verdicts
-from src.sandbox import BACKENDS, isolating_backend, why_not_isolating
+from src.sandbox.outside import BACKENDS, isolating_backend, why_not_isolating
 from tests.conftest import real_data
 
 ANSWER = {

@@ -22,14 +22,14 @@ from src.adapters.inject import Placed, adapters, place
 from src.adapters.ledger import count
 from src.adapters.lora import LoRA
 from src.adapters.peft_bridge import PeftBridge, peft_config
-from src.assemble import empty_setup, method_of, place_empty
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
-from src.execute import execute
-from src.models import load_base
+from src.models.base_model import load_base
 from src.results.store import ADAPTER
+from src.running.assemble import empty_setup, method_of, place_empty
+from src.running.execute import execute
+from src.running.sweep import Plan
 from src.streams import stream_generator
-from src.sweep import Plan
 from tests.conftest import ROOT, TINY, composed, run_program
 
 YAMLS = {path.stem for path in (ROOT / "conf/adapter/peft").glob("*.yaml")}
@@ -404,7 +404,7 @@ def test_the_command_line_answers_with_three_lines_and_status_2(arguments: list[
 
 def test_checking_a_run_without_the_bridge_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from src.sweep import Plan; from tests.conftest import TINY, composed;"
+        "import sys; from src.running.sweep import Plan; from tests.conftest import TINY, composed;"
         "Plan.of([composed(*TINY, 'adapter=lora')]);"
         "heavy = {'torch', 'peft', 'transformers'} & set(sys.modules); assert not heavy, heavy"
     )

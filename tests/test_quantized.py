@@ -14,18 +14,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src import quantization
 from src.adapters.calibrate import update_directions
 from src.adapters.inject import adapters
 from src.adapters.ledger import count
 from src.adapters.lora import LoRA
-from src.adapters.quantized import dense_weight, replace_weight
-from src.assemble import place_empty
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
-from src.execute import execute
-from src.models import load_base
+from src.models import quantization
+from src.models.base_model import load_base
+from src.models.dense_weight import dense_weight, replace_weight
 from src.results.store import ADAPTER, Record
+from src.running.assemble import place_empty
+from src.running.execute import execute
 from src.streams import stream_generator
 from src.training.batches import collate, encoded_splits
 from tests.conftest import ROOT, TINY, composed
@@ -167,7 +167,7 @@ def test_every_linear_layer_but_the_head_is_quantised(kind: str) -> None:
 def test_weights_are_those_that_transformers_quantises_on_loading(kind: str) -> None:
     from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
-    from src.models import find_weights
+    from src.models.base_model import find_weights
 
     options: dict[str, Any] = {
         "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
@@ -256,7 +256,7 @@ METHODS = ["lora", "lora_sb", "pissa", "dora", "vera", "lora_fa", "lora_xs", "dy
 def test_a_whole_run_trains_only_the_adapter_and_scores_what_it_saved(
     tiny: Make, tmp_path: Path, monkeypatch: Any, kind: str, adapter: str
 ) -> None:
-    from src import execute as execution
+    from src.running import execute as execution
 
     short = ["trainer.max_steps=3", "trainer.precision=fp32"]
     config = tiny(f"adapter={adapter}", "rank=4", f"quantization={kind}", *short)

@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from src.analysis.claims import claims_table, readable_claims
 from src.analysis.collect import collect
 from src.analysis.comparison import compare, comparison
 from src.analysis.formats import markdown
 from src.analysis.tables.comparison_table import readable
 from src.analysis.tables.rank_versus_accuracy import rank_versus_accuracy
-from src.identity import run_folder
+from src.results.identity import run_folder
 from src.results.store import PREDICTIONS, read_all
+from src.studies.claims import claims_table, readable_claims
 from tests.conftest import ROOT, composed, run_program
 
 NINE_RUNS = ROOT / "results/nine_runs"

@@ -7,9 +7,9 @@ import pytest
 
 from src.adapters.ledger import Ledger
 from src.analysis.formats import latex
-from src.analysis.parameter_counts import DIFFERENT, EQUAL, NOT_FIXED, ROUNDED, compare, readable_counts
-from src.analysis.reported import COUNT, FOLDER, read, readings, reported, reported_counts
-from src.counting import count_configs
+from src.studies.counting import count_configs
+from src.studies.parameter_counts import DIFFERENT, EQUAL, NOT_FIXED, ROUNDED, compare, readable_counts
+from src.studies.reported import COUNT, FOLDER, read, readings, reported, reported_counts
 from tests.conftest import ROOT
 
 COMMITTED = ROOT / "results" / "tables" / "parameter_counts.csv"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from src import sandbox
 from src.errors import UserError
-from src.sandbox import BACKENDS, MAX_PROCESSES, TEMPORARY_BYTES, Outcome, run_isolated, why_not_isolating
+from src.sandbox import outside as sandbox
+from src.sandbox.outside import BACKENDS, MAX_PROCESSES, TEMPORARY_BYTES, Outcome, run_isolated, why_not_isolating
 from tests.conftest import ROOT
 
 Runs = Callable[..., Outcome]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from src.config import SourceConfig, TaskConfig
+from src.config.schema import SourceConfig, TaskConfig
 from src.errors import UserError
 from src.tasks.source import READERS, Record, Source, read
 from tests.conftest import as_on_the_hub, run_program

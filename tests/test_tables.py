@@ -12,13 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.analysis.arguments import runs_in
-from src.analysis.collect import READS_SCHEMA, collect
+from src.analysis.collect import READS_SCHEMA, collect, runs_in
 from src.analysis.comparison import compare, comparison
 from src.analysis.formats import latex, markdown
 from src.analysis.older_rows import OLDER_ROWS
 from src.analysis.statistics import seed_error
-from src.analysis.study_tables import made_tables
 from src.analysis.tables import TABLES
 from src.analysis.tables.comparison_table import comparison_table, readable
 from src.analysis.tables.equal_parameters import equal_parameters
@@ -30,6 +28,7 @@ from src.analysis.tables.target_sets import target_sets
 from src.errors import UserError
 from src.report import write_report
 from src.results.store import CLAIM, CONFIG, PREDICTIONS, RESULT
+from src.studies.study_tables import made_tables
 from tests.conftest import ROOT, run_program
 
 TEMPLATE = next((ROOT / "results/nine_runs/runs").rglob(f"lora-r8-*-s0-*/{RESULT}"))
@@ -132,7 +131,7 @@ def test_a_run_without_a_record_yet_is_not_finished(store: Store, tmp_path: Path
 
 
 def test_records_of_another_schema_are_rows_that_say_so(store: Store, tmp_path: Path) -> None:
-    from src.record import SCHEMA_VERSION
+    from src.running.record import SCHEMA_VERSION
 
     assert READS_SCHEMA == SCHEMA_VERSION
     store(schema_version=SCHEMA_VERSION + 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config import Config, TaskConfig
+from src.config.schema import Config, TaskConfig
 from src.errors import UserError
 from src.tasks import docstrings, reverse_words
 from src.tasks.base import TaskData, _load, load_task

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from src.config import TrackingConfig
+from src.config.schema import TrackingConfig
 from src.errors import UserError
-from src.tracking import tracked
+from src.running.tracking import tracked
 
 
 def settings(mode: str) -> TrackingConfig:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src import assemble
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
-from src.execute import _first_of_each_set, execute
-from src.models import load_base
+from src.models.base_model import load_base
 from src.results.store import ADAPTER, FIT, PREDICTIONS, Record
+from src.running import assemble
+from src.running.execute import _first_of_each_set, execute
 from src.streams import stream_generator
 from src.tasks.base import load_task
 from src.training import trainer as training
@@ -203,11 +203,11 @@ def test_a_run_that_failed_at_scoring_goes_on_from_its_adapter(
         raise RuntimeError("no memory left")
 
     with monkeypatch.context() as failing:
-        failing.setattr("src.execute.restored", refuse)
+        failing.setattr("src.running.execute.restored", refuse)
         with pytest.raises(RuntimeError, match="no memory left"):
             run(config, tmp_path / "cut")
     assert (tmp_path / "cut" / FIT).exists()
-    monkeypatch.setattr("src.execute.train", refuse)  # a second training would fail
+    monkeypatch.setattr("src.running.execute.train", refuse)  # a second training would fail
     again = run(config, tmp_path / "cut")
     parts = ("metrics", "history", "parameters", "scaling", "memory", "identity")
     assert {part: again[part] for part in parts} == {part: whole[part] for part in parts}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from src.composition import sweep_configs
-from src.config import Config
+from src.config.composition import sweep_configs
+from src.config.schema import Config
 from src.errors import UserError
 from src.results.store import read_all
-from src.tuning import Cell, Trial, at_rate, best, cells, further, grid, rate
+from src.running.tuning import Cell, Trial, at_rate, best, cells, further, grid, rate
 from tests.conftest import TINY, composed, run_program
 
 

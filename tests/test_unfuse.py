@@ -9,10 +9,10 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from src.config import ModelConfig
+from src.config.schema import ModelConfig
 from src.errors import UserError
-from src.models import character_tokenizer, load_base
-from src.unfuse import Split, fused_state_dict, unfuse
+from src.models.base_model import character_tokenizer, load_base
+from src.models.unfuse import Split, fused_state_dict, unfuse
 
 FUSED = {"transformer.h.*.attn.c_attn": ["query", "key", "value"]}
 IDS = torch.arange(22).reshape(2, 11)

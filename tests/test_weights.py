@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
-from src.identity import run_folder
-from src.models import find_weights, load_base
-from src.weights import checksum, local_checksum, weight_files
+from src.models.base_model import find_weights, load_base
+from src.models.weights import checksum, local_checksum, weight_files
+from src.results.identity import run_folder
 from tests.conftest import composed, real_data
 
 STORIES = ["model=stories260k", "task=reverse_words", "trainer=smoke", "tracking=none"]

@@ -7,13 +7,15 @@ parameters train; an `Adapter` is the `Method` that wraps linear layers one by o
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
 
-from src.config import AdaptedModel
 from src.errors import UserError, nearest_first
+
+if TYPE_CHECKING:
+    from src.config.schema import AdaptedModel
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Method(ABC):
     needs_gradient: ClassVar[bool] = False
 
     @classmethod
-    def check(cls, config: AdaptedModel) -> None:
+    def check(cls, config: "AdaptedModel") -> None:
         """Check `adapter.config` before any model is loaded; called where there is one.
 
         Raises:

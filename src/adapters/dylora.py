@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, scaled_product
-from src.adapters.quantized import dense_weight
 from src.errors import UserError
+from src.models.dense_weight import dense_weight
 
 
 class DyLoRA(Adapter):

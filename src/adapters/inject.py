@@ -2,16 +2,19 @@
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from src.adapters.base import Adapter, Method, Setup
-from src.config import ModelConfig
 from src.errors import UserError, nearest_first
 
+if TYPE_CHECKING:
+    from src.config.schema import ModelConfig
 
-def find_targets(model: nn.Module, config: ModelConfig, roles: list[str]) -> list[str]:
+
+def find_targets(model: nn.Module, config: "ModelConfig", roles: list[str]) -> list[str]:
     """Names of the modules that play `roles`, in the model's own order.
 
     Raises:
@@ -35,7 +38,7 @@ def find_targets(model: nn.Module, config: ModelConfig, roles: list[str]) -> lis
     return [name for name in modules if name in found]
 
 
-def _check_size(module: nn.Module, name: str, config: ModelConfig, role: str) -> None:
+def _check_size(module: nn.Module, name: str, config: "ModelConfig", role: str) -> None:
     expected = config.roles[role]
     size = (getattr(module, "out_features", None), getattr(module, "in_features", None))
     if size != (expected.out_features, expected.in_features):

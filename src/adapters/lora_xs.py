@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, scaled_product
-from src.adapters.quantized import dense_weight
+from src.models.dense_weight import dense_weight
 
 INITIAL_STD = 1e-5
 

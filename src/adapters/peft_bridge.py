@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import peft
 import torch
@@ -26,8 +26,10 @@ from torch import Tensor, nn
 
 from src.adapters.base import Method, Setup
 from src.adapters.inject import stored_tensors
-from src.config import AdaptedModel
 from src.errors import UserError, nearest_first
+
+if TYPE_CHECKING:
+    from src.config.schema import AdaptedModel
 
 # What a config class's fields get where the yaml doesn't set them.
 DEFAULTS = {
@@ -46,7 +48,7 @@ class PeftBridge(Method):
     """Whatever method the config class in `adapter.config._target_` stands for."""
 
     @classmethod
-    def check(cls, config: AdaptedModel) -> None:
+    def check(cls, config: "AdaptedModel") -> None:
         """Build PEFT's config from what the yamls say, and compare the method's axes with what it takes."""
         roles = {role: own.module.split(" | ") for role, own in config.model.roles.items()}
         setup = Setup(
@@ -178,7 +180,7 @@ def _looked_up(reference: str, known: dict[str, Any]) -> Any:
     return known[name]
 
 
-def _check_axes(config: AdaptedModel, arguments: dict[str, Any]) -> None:
+def _check_axes(config: "AdaptedModel", arguments: dict[str, Any]) -> None:
     """Make sure that the axes in the yaml are those that change the method, since they make runs differ."""
     taken = [axis for axis in AXES if f"run:{axis}" in arguments.values()]
     own = ["target"] if config.adapter.roles else []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, Setup, parameter_beside
-from src.adapters.quantized import dense_weight
+from src.models.dense_weight import dense_weight
 
 INITIAL_D = 0.1
 

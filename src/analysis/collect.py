@@ -186,3 +186,18 @@ def check_one_version(runs: pd.DataFrame, results_dir: Path) -> None:
             f"{results_dir} holds results of several versions of the code, whose numbers differ: {held}.\n"
             "Keep one version a folder: move the others to a folder of their own."
         )
+
+
+def runs_in(results_dir: Path) -> pd.DataFrame:
+    """The runs under a results folder.
+
+    Raises:
+        UserError: it holds none, or those of several versions of the code.
+    """
+    frame = collect(results_dir)
+    if frame.empty:
+        raise UserError(
+            f"{results_dir} holds no runs.\nMake some with `python -m src.run`, or name a folder with results_dir=..."
+        )
+    check_one_version(frame, results_dir)
+    return frame

@@ -17,15 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.assemble import restored
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError, nearest_first
 from src.exporting import merged_model, peft_adapter
 from src.exporting.format import Format, Source, Written
-from src.models import BaseModel, load_base
-from src.quantization import check_quantization
-from src.results.store import ADAPTER, Record, write_json
-from src.stored_run import finished_run
+from src.files import write_json
+from src.models.base_model import BaseModel, load_base
+from src.models.quantization import check_quantization
+from src.results.store import ADAPTER, Record
+from src.results.stored_run import finished_run
+from src.running.assemble import restored
 from src.tasks.base import Row, load_task
 from src.training.batches import collate, encode
 from src.training.device import find_device

@@ -9,8 +9,8 @@ import transformers
 from torch import nn
 
 from src.adapters.inject import Placed
-from src.config import Config
-from src.models import AUTO_CLASSES, BaseModel
+from src.config.schema import Config
+from src.models.base_model import AUTO_CLASSES, BaseModel
 from src.tasks.base import Row
 
 

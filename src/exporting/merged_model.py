@@ -8,14 +8,14 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from src.adapters.inject import Placed, adapters
-from src.assemble import fresh_model, place_empty
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
 from src.exporting.format import Source, Written, auto_class, plain_model
-from src.quantization import dequantize
+from src.models.quantization import dequantize
+from src.models.unfuse import fused_state_dict
+from src.running.assemble import fresh_model, place_empty
 from src.tasks.base import Row
 from src.training.batches import encode
-from src.unfuse import fused_state_dict
 
 
 def refuse(config: Config) -> None:

@@ -19,12 +19,12 @@ from torch import nn
 from src.adapters.base import Adapter, LoRAFactors
 from src.adapters.inject import adapters
 from src.adapters.peft_bridge import TASK_TYPES
-from src.adapters.quantized import dense_weight
-from src.assemble import fresh_model
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
 from src.exporting.format import Source, Written, auto_class, plain_model
-from src.models import find_weights, load_base
+from src.models.base_model import find_weights, load_base
+from src.models.dense_weight import dense_weight
+from src.running.assemble import fresh_model
 from src.tasks.base import Row
 
 ADAPTER_NAME = "default"  # PEFT's for a model's first adapter

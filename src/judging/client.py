@@ -29,19 +29,14 @@ SHOWN_CHARACTERS = 300  # of what a server says
 
 @dataclass
 class JudgeConfig:
-    """The model that rates answers: its server, its name there, and how patiently and how widely it is asked.
+    """The model that rates answers, and how it is asked: timeout, retries and concurrency."""
 
-    `base_url` is the address to which "/chat/completions" is added. `key_variable` names the environment variable
-    that holds the key; a server on one's own machine needs none. `retries` counts the tries after the first,
-    `workers` the questions that are under way at the same time.
-    """
-
-    base_url: str | None = None
-    model: str = "gpt-4"
-    key_variable: str = "OPENAI_API_KEY"
-    timeout_seconds: float = 60
-    retries: int = 4
-    workers: int = 4
+    base_url: str | None = None  # the address to which "/chat/completions" is added
+    model: str = "gpt-4"  # its name there
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable with the key; a server of one's own needs none
+    timeout_seconds: float = 60  # for an answer
+    retries: int = 4  # tries after the first
+    workers: int = 4  # questions under way at the same time
 
 
 def check_judge(config: JudgeConfig) -> None:

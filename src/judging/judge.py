@@ -23,8 +23,8 @@ from statistics import fmean
 from typing import Any
 
 from src.errors import UserError
+from src.files import replacing
 from src.judging.client import SHOWN_CHARACTERS, Client, JudgeConfig, Stopped
-from src.results.store import replacing
 
 JUDGMENTS, ANSWERS = "judgments.jsonl", "answers.jsonl"
 TURNS = (1, 2)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.identity import RESULTS_VERSION
 
+# Raise this by one with every change that moves numbers, and mark the change in CHANGELOG.md.
+RESULTS_VERSION = 1
 RESULT, CLAIM, CONFIG = "result.json", "claim.json", "config.json"
 ADAPTER, PREDICTIONS, TRACEBACK = "adapter.safetensors", "predictions.parquet", "traceback.txt"
 FIT = "fit.json"
@@ -86,24 +87,6 @@ def check_writable(results_dir: Path) -> None:
                 f"({record['run_id']}); this is version {RESULTS_VERSION}, whose numbers differ.\n"
                 f"Choose a fresh folder with results_dir=..., or check out the code they came from ({revision})."
             )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` so that the file appears whole or not at all."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, and move it into place if all went well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from src.config import Config, TaskConfig, task_config
+from src.config.schema import Config, TaskConfig, task_config
 from src.errors import UserError
 from src.tasks.overlap import Overlap, input_text, normalised, overlap
 from src.tasks.source import Source

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from src.config import SourceConfig, TaskConfig
+from src.config.schema import SourceConfig, TaskConfig
 from src.errors import UserError, nearest_first
 from src.hub import hub_folder
 

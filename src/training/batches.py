@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
-from src.config import Config, TaskConfig, task_config
+from src.config.schema import Config, TaskConfig, task_config
 from src.tasks.base import LoadedTask, Row, load_task
 
 IGNORED = -100  # label of a token that has no part in the loss

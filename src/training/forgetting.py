@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from src.config import GENERAL_TEXT, Config, ModelConfig, model_config
-from src.models import BaseModel, find_weights
+from src.config.checks import GENERAL_TEXT
+from src.config.schema import Config, ModelConfig, model_config
+from src.models.base_model import BaseModel, find_weights
 from src.training.batches import IGNORED
 from src.training.device import Device
 from src.training.loss import answer_logits

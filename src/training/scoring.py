@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from src.config import LOSS, TaskConfig
+from src.config.checks import LOSS
+from src.config.schema import TaskConfig
 from src.metrics import Score, score
 from src.tasks.base import Row
 from src.training.batches import Example, by_length, collate, pad, shortened

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from src.adapters.inject import Placed, adapters
-from src.config import TrainerConfig
+from src.config.schema import TrainerConfig
 from src.metrics import Score
 from src.streams import stream_generator, stream_seed
 from src.training.batches import Example, LengthBuckets, collate

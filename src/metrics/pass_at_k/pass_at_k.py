@@ -1,7 +1,7 @@
 """pass@k: the chance that at least one of k sampled programs passes a problem's tests. Higher is better.
 
 Chen et al. 2021, arXiv 2107.03374v2. Programs are put together and judged as in openai/human-eval (execution.py), but
-run in `src.sandbox`, with the standard library only: a completion that imports numpy does not pass.
+run in `src.sandbox.outside`, with the standard library only: a completion that imports numpy does not pass.
 """
 
 import ast
@@ -19,7 +19,7 @@ import evaluate
 
 from src.errors import UserError
 from src.metrics.items import mean_of_items
-from src.sandbox import isolating_backend, run_isolated
+from src.sandbox.outside import isolating_backend, run_isolated
 
 # Chen et al. 2021, section 3.2, then the two that bigcode-evaluation-harness adds (bigcode_eval/tasks/humaneval.py)
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```")
@@ -76,7 +76,7 @@ def check_allowed(allow_code_execution: bool) -> None:
     if not allow_code_execution:
         raise UserError(
             "task.metric=pass_at_k runs code that a model wrote, which nobody has read, and that was not allowed.\n"
-            "It runs in a sandbox without network, files or secrets; src/sandbox.py says what that protects from.\n"
+            "It runs in a sandbox without network, files or secrets; src/sandbox says what it protects from.\n"
             "To allow it, set task.allow_code_execution=true."
         )
     isolating_backend()

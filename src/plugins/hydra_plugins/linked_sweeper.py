@@ -15,7 +15,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
-from src.composition import sweep_jobs
+from src.config.composition import sweep_jobs
 
 
 class LinkedSweeper(BasicSweeper):

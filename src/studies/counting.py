@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from src.composition import CONF, sweep_jobs
-from src.config import AdaptedModel, CountConfig, model_config
+from src.config.composition import CONF, sweep_jobs
+from src.config.schema import AdaptedModel, CountConfig, model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,11 +48,11 @@ def ledger_of(config: CountConfig, *, keep_model: bool = True) -> "Ledger":
     Raises:
         UserError: the method can't be placed on this model.
     """
-    from src.models import empty_model, import_modelling
+    from src.models.base_model import empty_model, import_modelling
 
     import_modelling()
     from src.adapters.ledger import count
-    from src.assemble import place_empty
+    from src.running.assemble import place_empty
 
     if keep_model:
         model = copy.deepcopy(_kept_model(json.dumps(asdict(config.model), sort_keys=True), config.num_labels))
@@ -63,7 +63,7 @@ def ledger_of(config: CountConfig, *, keep_model: bool = True) -> "Ledger":
 
 @lru_cache(maxsize=1)
 def _kept_model(config_json: str, num_labels: int) -> "PreTrainedModel":
-    from src.models import empty_model
+    from src.models.base_model import empty_model
 
     return empty_model(model_config(json.loads(config_json)), num_labels=num_labels)
 
@@ -71,7 +71,7 @@ def _kept_model(config_json: str, num_labels: int) -> "PreTrainedModel":
 def layer_sum(config: CountConfig) -> str:
     """A linear method's count spelled out, as in "24 layers x (query 16,384 + value 16,384)"; empty for others."""
     from src.adapters.base import Adapter
-    from src.assemble import method_of
+    from src.running.assemble import method_of
 
     method = method_of(config)
     if not issubclass(method, Adapter):

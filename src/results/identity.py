@@ -11,11 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.config import Config, ModelConfig, TaskConfig, TrainerConfig
+from src.config.schema import Config, ModelConfig, TaskConfig, TrainerConfig
 from src.metrics import ASKS_A_JUDGE
+from src.results.store import RESULTS_VERSION
 
-# Raise this by one with every change that moves numbers, and mark the change in CHANGELOG.md.
-RESULTS_VERSION = 1
 MODEL_KEYS = ("hub_id", "weights_sha256", "init_seed", "head", "config", "roles")
 TASK_KEYS = ("name", "loader", "architecture", "metric", "max_length", "max_new_tokens", "options")
 # Decisive too, but no part of the identity at their defaults. A task's rows are in the fingerprint of its data.

@@ -15,15 +15,16 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from src.composition import job_configs, user_errors
-from src.config import Config
-from src.identity import run_folder
+from src.config.composition import job_configs, user_errors
+from src.config.schema import Config
+from src.files import write_json
 from src.judging.client import check_judge
 from src.metrics import ASKS_A_JUDGE
-from src.models import find_weights
-from src.quantization import check_quantization
-from src.results.store import check_writable, is_done, read_record, write_json
-from src.sandbox import isolating_backend
+from src.models.base_model import find_weights
+from src.models.quantization import check_quantization
+from src.results.identity import run_folder
+from src.results.store import check_writable, is_done, read_record
+from src.sandbox.outside import isolating_backend
 from src.tasks.base import load_task
 
 PLAN = "plan.json"
@@ -53,8 +54,8 @@ class Plan:
         for judge in (own.task.judge for own in configs if own.task.metric in ASKS_A_JUDGE and own.trainer.score_test):
             check_judge(judge)
         for config in (own for own in configs if own.adapter.config):
-            from src.assemble import method_of  # heavy, and only a bridge to another library needs it
             from src.quiet import quiet_libraries
+            from src.running.assemble import method_of  # heavy, and only a bridge to another library needs it
 
             quiet_libraries()
             method_of(config).check(config)

@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from src.analysis.claims import EXPERIMENTS
 from src.analysis.collect import settings
-from src.analysis.parameter_counts import Counted
-from src.analysis.reported import Reading, read, readings, reported
 from src.analysis.statistics import bootstrap_intervals
-from src.composition import sweep_configs
-from src.config import Config
-from src.counting import count_configs, missing_axis
-from src.identity import identity
+from src.config.composition import sweep_configs
+from src.config.schema import Config
+from src.results.identity import identity
 from src.results.store import read_record
+from src.studies.claims import EXPERIMENTS
+from src.studies.counting import count_configs, missing_axis
+from src.studies.parameter_counts import Counted
+from src.studies.reported import Reading, read, readings, reported
 
 REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE, NOT_RUN = "reproduced", "not reproduced", "not comparable", "not run"
 SPREAD = " (+/-)"  # ends the metric of a row that holds the spread of the row of the same name without it

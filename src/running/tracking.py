@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from src.config import TrackingConfig
+from src.config.schema import TrackingConfig
 from src.errors import UserError
 
 

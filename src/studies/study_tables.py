@@ -5,15 +5,15 @@ from functools import partial
 
 import pandas as pd
 
-from src.analysis.claims import claims_table, readable_claims
 from src.analysis.comparison import Comparison
 from src.analysis.formats import Table
 from src.analysis.older_rows import older_rows
-from src.analysis.paper_tables import paper_table, readable_paper_table
-from src.analysis.parameter_counts import Counted
 from src.analysis.tables import TABLES, MakeTable
-from src.counting import count_configs, layer_sum, ledger_of, missing_axis
 from src.quiet import quiet_libraries
+from src.studies.claims import claims_table, readable_claims
+from src.studies.counting import count_configs, layer_sum, ledger_of, missing_axis
+from src.studies.paper_tables import paper_table, readable_paper_table
+from src.studies.parameter_counts import Counted
 
 CLAIMS, PAPER = "claims", "paper"
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
-from src.identity import identity, run_folder
+from src.results.identity import identity, run_folder
 from src.results.store import Record, read_record
 from src.tasks.base import load_task
 

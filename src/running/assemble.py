@@ -10,8 +10,8 @@ from torch import nn
 
 from src.adapters.base import Method, Setup
 from src.adapters.inject import Placed, find_targets, place
-from src.config import AdaptedModel, Config
-from src.models import BaseModel
+from src.config.schema import AdaptedModel, Config
+from src.models.base_model import BaseModel
 from src.streams import stream_generator
 
 

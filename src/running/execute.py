@@ -20,13 +20,15 @@ from src.adapters.base import UpdateDirection
 from src.adapters.calibrate import update_directions
 from src.adapters.inject import Placed, adapters, place
 from src.adapters.ledger import Ledger, closed_form, count
-from src.assemble import empty_setup, fresh_model, method_of, restored
-from src.config import LOSS, Config
+from src.config.checks import LOSS
+from src.config.schema import Config
 from src.errors import UserError
+from src.files import replacing
 from src.metrics import ASKS_A_JUDGE, RUNS_CODE
-from src.models import BaseModel, load_base
-from src.record import Fit, finished_record, write_predictions
-from src.results.store import ADAPTER, PREDICTIONS, Record, replacing
+from src.models.base_model import BaseModel, load_base
+from src.results.store import ADAPTER, PREDICTIONS, Record
+from src.running.assemble import empty_setup, fresh_model, method_of, restored
+from src.running.record import Fit, finished_record, write_predictions
 from src.streams import stream_generator, stream_seed
 from src.tasks.base import LoadedTask, Row, load_task
 from src.training.batches import Example, by_length, collate, encoded_splits

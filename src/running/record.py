@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.config import Config
-from src.identity import RESULTS_VERSION, identity
+from src.config.schema import Config
+from src.files import replacing, write_json
+from src.results.identity import identity
 from src.results.provenance import provenance
-from src.results.store import ADAPTER, FIT, Record, replacing, write_json
+from src.results.store import ADAPTER, FIT, RESULTS_VERSION, Record
 from src.streams import STREAMS, stream_seed
 from src.tasks.base import LoadedTask
 from src.training.batches import Example

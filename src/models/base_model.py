@@ -14,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import ModelConfig, model_config
+from src.config.schema import ModelConfig, model_config
 from src.errors import UserError, nearest_first
 from src.hub import hub_folder
-from src.quantization import quantize
-from src.weights import checksum, local_checksum, weight_files
+from src.models.quantization import quantize
+from src.models.weights import checksum, local_checksum, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -226,7 +226,7 @@ def _described(config: ModelConfig, **extra: Any) -> "PreTrainedConfig":
 
 def _unfused(model: "PreTrainedModel", config: ModelConfig) -> "PreTrainedModel":
     if config.fused:
-        from src.unfuse import unfuse
+        from src.models.unfuse import unfuse
 
         unfuse(model, config.fused)
     return model

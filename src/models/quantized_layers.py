@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.adapters.quantized import dense_weight
+from src.models.dense_weight import dense_weight
 
 
 class NF4Linear(bnb.nn.Linear4bit):

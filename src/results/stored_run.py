@@ -11,10 +11,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.composition import CONF
-from src.config import Config, RoleConfig, SourceConfig
+from src.config.composition import CONF
+from src.config.schema import Config, RoleConfig, SourceConfig
 from src.errors import UserError
-from src.identity import identity
+from src.results.identity import identity
 from src.results.store import ADAPTER, CLAIM, RESULT, Record, read_record
 
 

@@ -5,24 +5,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError
-from src.identity import RESULTS_VERSION, identity, run_folder
-from src.progress import RunLine
+from src.files import write_json
+from src.results.identity import identity, run_folder
 from src.results.store import (
     CONFIG,
     FIT,
     PREDICTIONS,
     RESULT,
+    RESULTS_VERSION,
     TRACEBACK,
     Record,
     claimed,
     is_done,
-    write_json,
 )
-from src.sweep import Plan
+from src.running.progress import RunLine
+from src.running.sweep import Plan
+from src.running.tuning import rate
 from src.tasks.base import load_task
-from src.tuning import rate
 
 
 def run(config: Config, plan: Plan) -> str:
@@ -71,8 +72,8 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
     from src.quiet import quiet_libraries
 
     quiet_libraries()
-    from src.execute import execute
-    from src.tracking import tracked
+    from src.running.execute import execute
+    from src.running.tracking import tracked
 
     tracking = tracked(
         config.tracking,

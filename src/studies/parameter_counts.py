@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from src.adapters.ledger import Ledger
-from src.analysis.reported import PERCENT, UNITS, note, read, readings, reported_counts
+from src.studies.reported import PERCENT, UNITS, note, read, readings, reported_counts
 
 EQUAL, ROUNDED, DIFFERENT, NOT_FIXED = "equal", "equal after rounding", "different", "not fixed"
 

@@ -18,10 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import Config
+from src.config.schema import Config
 from src.errors import UserError, nearest_first
 
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
+CONF = str(Path(__file__).resolve().parents[2] / "conf")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 

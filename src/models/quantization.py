@@ -76,7 +76,7 @@ def dequantize(model: "PreTrainedModel") -> None:
 def _plain(layer: "nn.Linear") -> "nn.Linear":
     from torch import nn
 
-    from src.adapters.quantized import dense_weight
+    from src.models.dense_weight import dense_weight
 
     plain = nn.Linear(layer.in_features, layer.out_features, device="meta")  # draws no random numbers there
     plain.weight, plain.bias = nn.Parameter(dense_weight(layer)), layer.bias
@@ -94,6 +94,6 @@ def _try(kind: str) -> None:
 
 
 def _layer_class(kind: str) -> Any:
-    from src.adapters.quantized_layers import Int8Linear, NF4Linear
+    from src.models.quantized_layers import Int8Linear, NF4Linear
 
     return {"nf4": NF4Linear, "int8": Int8Linear}[kind]

@@ -1,4 +1,4 @@
-"""The inside of `src.sandbox`: builds the walls where bubblewrap has not, gives up all rights, runs the program.
+"""The inside of `outside.py`: builds the walls where bubblewrap has not, gives up all rights, runs the program.
 
 Runs as a script of its own (`python -c <this text>`) with the standard library only. Its job comes on standard input
 and its report leaves on standard output: a line that it started, then the job's token if the program reached its end,

@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src import sandboxed
 from src.errors import UserError
+from src.sandbox import inside
 
 BACKENDS = ("bubblewrap", "namespaces")
 MEMORY_BYTES = 512 * 2**20  # of each process
@@ -88,7 +88,7 @@ def isolating_backend() -> str:
 
 
 def _job(program: str, token: bytes, timeout_seconds: float, memory_bytes: int) -> dict[str, Any]:
-    """What `src.sandboxed` is told, but for the walls."""
+    """What `src.sandbox.inside` is told, but for the walls."""
     import resource  # no part of Windows' Python, which gets as far as being refused
 
     limits = [
@@ -186,7 +186,7 @@ def _run(program: str, timeout_seconds: float, memory_bytes: int, backend: str) 
     token = secrets.token_hex(16).encode()
     job = _job(program, token, timeout_seconds, memory_bytes)
     paths, links = _view()
-    command = [_interpreter(), "-P", "-s", "-S", "-B", "-c", Path(sandboxed.__file__).read_text()]
+    command = [_interpreter(), "-P", "-s", "-S", "-B", "-c", Path(inside.__file__).read_text()]
     if backend == "bubblewrap":
         with _sent(_filter()) as rules:
             command = [*_bubblewrap(paths, links, rules, as_root=job["user"] is not None), *command]
@@ -196,9 +196,9 @@ def _run(program: str, timeout_seconds: float, memory_bytes: int, backend: str) 
         walls = {"paths": paths, "links": links, "devices": DEVICES, "temporary": temporary}
         job |= {"walls": walls, "filter": _filter()}
         report, errors, status = _execute(command, job, timeout_seconds + START_SECONDS)
-    if not report.startswith(sandboxed.STARTED):
+    if not report.startswith(inside.STARTED):
         raise UserError(f"The sandbox ({backend}) did not start: {errors or f'exit status {status}'}")
-    return _outcome(report.removeprefix(sandboxed.STARTED), token, status, timeout_seconds)
+    return _outcome(report.removeprefix(inside.STARTED), token, status, timeout_seconds)
 
 
 @contextlib.contextmanager
@@ -264,7 +264,7 @@ def _waiting(pipe: int) -> bytes:
 
 def _outcome(report: bytes, token: bytes, status: int, timeout_seconds: float) -> Outcome:
     """Read a report: the token, and it alone, proves the end."""
-    if status == sandboxed.TIMED_OUT or status < 0:
+    if status == inside.TIMED_OUT or status < 0:
         return Outcome(ended=False, reason=f"stopped after {timeout_seconds:g} s", timed_out=True)
     if report == token:
         return Outcome(ended=True)

@@ -1,0 +1,1 @@
+"""The configuration: its fields, its rules, and Hydra."""

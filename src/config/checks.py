@@ -1,0 +1,180 @@
+"""The rules for values and combinations that need no model, no data and no heavy import."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src.errors import UserError, nearest_first
+from src.metrics import RUNS_CODE, check_known
+
+if TYPE_CHECKING:
+    from src.config.schema import AdaptedModel, Config, TaskConfig
+
+ROLES = ("query", "key", "value", "output", "ffn_up", "ffn_down", "gate")
+PRECISIONS = ("auto", "bf16", "fp32")
+SCHEDULES = ("linear", "cosine", "constant")
+TRACKING_MODES = ("offline", "online", "none")
+QUANTIZATIONS = ("none", "nf4", "int8")
+PROTOCOLS = ("strict", "paper")
+DTYPES = ("float32", "bfloat16")
+GENERAL_TEXT = "pydoc"  # the text for forgetting that every Python has
+CHECKPOINTS = ("last", "best_validation")
+LOSS = "loss"  # the one validation metric that isn't computed from texts
+FORMATS = ("table", "csv", "json")
+
+
+def check_choice(key: str, given: str, allowed: Iterable[str]) -> None:
+    """Refuse a value that is none of those allowed."""
+    if given not in allowed:
+        raise UserError(f"{key}={given} is not known.\nAllowed: {', '.join(nearest_first(given, allowed))}.")
+
+
+def check_least(smallest: dict[str, tuple[float, float]]) -> None:
+    """Refuse numbers below their least; by key, the number and the least."""
+    for key, (given, least) in smallest.items():
+        if given < least:
+            raise UserError(f"{key}={given} is too small.\nAllowed: {least} or more.")
+
+
+def check_choices(config: "Config") -> None:
+    """Refuse unknown names, and a model of another architecture than the task's."""
+    check_choice("trainer.precision", config.trainer.precision, PRECISIONS)
+    check_choice("trainer.schedule", config.trainer.schedule, SCHEDULES)
+    check_choice("trainer.checkpoint", config.trainer.checkpoint, CHECKPOINTS)
+    check_choice("tracking.mode", config.tracking.mode, TRACKING_MODES)
+    check_choice("quantization", config.quantization, QUANTIZATIONS)
+    check_choice("protocol", config.protocol, PROTOCOLS)
+    check_choice("model.dtype", config.model.dtype, DTYPES)
+    for metric in (config.task.metric, *config.task.more_metrics):
+        check_known(metric)
+    if config.task.validation_metric is not None:
+        check_choice("task.validation_metric", config.task.validation_metric, [LOSS])
+        if config.task.architecture != "causal_lm":
+            raise UserError("task.validation_metric=loss is of a written answer's tokens.\nAllowed here: null.")
+    if config.model.architecture != config.task.architecture:
+        raise UserError(
+            f"task={config.task.name} needs a {config.task.architecture}, "
+            f"model={config.model.name} is a {config.model.architecture}.\n"
+            "Choose a model and a task of the same architecture (see conf/model and conf/task)."
+        )
+
+
+def check_precision(config: "Config") -> None:
+    """Refuse base weights in fewer bits where something has to be trained in them."""
+    if config.adapter.trains_base and config.quantization != "none":
+        raise UserError(
+            f"adapter={config.adapter.name} trains weights of the base model; quantization={config.quantization} "
+            "freezes them in fewer bits.\nAllowed: quantization=none, or a method that adds its own weights."
+        )
+    trained = f"adapter={config.adapter.name} trains weights of the base model" if config.adapter.trains_base else None
+    trained = f"model={config.model.name} has a head to train" if config.model.head else trained
+    if trained and config.model.dtype != "float32":
+        raise UserError(f"{trained}, for which model.dtype={config.model.dtype} is too coarse.\nAllowed: float32.")
+
+
+def check_length(config: "Config") -> None:
+    """Refuse texts longer than the model can read, where its yaml says how long that is."""
+    task, sizes = config.task, {**config.model.sizes, **config.model.config}
+    longest = sizes.get("max_position_embeddings") or sizes.get("n_positions")
+    if longest and task.max_length + task.max_new_tokens > longest:
+        raise UserError(
+            f"task={task.name} needs {task.max_length + task.max_new_tokens} tokens (task.max_length={task.max_length} "
+            f"and task.max_new_tokens={task.max_new_tokens}); model={config.model.name} reads {longest}.\n"
+            "Lower one of the two."
+        )
+
+
+def check_sampling(task: "TaskConfig") -> None:
+    """Refuse several texts a prompt where they would be equal, or where the metric takes one."""
+    if task.samples > 1 and not (task.temperature > 0 and task.metric in RUNS_CODE):
+        raise UserError(
+            f"task.samples={task.samples} texts a prompt are for {', '.join(RUNS_CODE)}, drawn at a temperature; "
+            f"this is {task.metric} at task.temperature={task.temperature:g}.\n"
+            "Set task.samples=1, or task.temperature above 0."
+        )
+    k = task.metric_options.get("k", 1)
+    if not 1 <= k <= task.samples:
+        raise UserError(f"task.metric_options.k={k} can't be had of task.samples={task.samples}.\nAllowed: 1 to that.")
+
+
+def check_text(given: str) -> None:
+    """Refuse a text for forgetting that isn't there."""
+    if given not in ("none", GENERAL_TEXT) and not Path(given).is_file():
+        raise UserError(
+            f"forgetting={given} is no file.\nAllowed: {GENERAL_TEXT} (text that comes with Python), a text file, none."
+        )
+
+
+def check_permissions(config: "Config") -> None:
+    """Refuse a task that runs a model's code, unless the user agreed."""
+    if config.task.metric in RUNS_CODE and not config.task.allow_code_execution:
+        raise UserError(
+            f"task={config.task.name} runs code that a model wrote and nobody has read, in a sandbox without network, "
+            "files or secrets (src/sandbox/outside.py says what it protects from).\n"
+            "Set task.allow_code_execution=true to agree, or trainer.score_test=false to train alone."
+        )
+
+
+def check_numbers(config: "Config") -> None:
+    """Refuse numbers out of their ranges."""
+    trainer = config.trainer
+    check_least(
+        {
+            "seed": (config.seed, 0),
+            "trainer.max_steps": (trainer.max_steps, 1),
+            "trainer.batch_size": (trainer.batch_size, 1),
+            "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
+            "trainer.eval_every": (trainer.eval_every, 1),
+            "trainer.calibration_samples": (trainer.calibration_samples, 1),
+            "trainer.eval_limit": (1 if trainer.eval_limit is None else trainer.eval_limit, 1),
+            "trainer.weight_decay": (trainer.weight_decay, 0),
+            "trainer.warmup_ratio": (trainer.warmup_ratio, 0),
+            "task.max_length": (config.task.max_length, 2),
+            "tuning.trials": (config.tuning.trials, 3),
+            "tuning.extensions": (config.tuning.extensions, 0),
+            "tuning.seed": (config.tuning.seed, 0),
+            "task.samples": (config.task.samples, 1),
+            "task.temperature": (config.task.temperature, 0),
+        }
+    )
+    if config.tuning.trials % 2 == 0:
+        raise UserError(
+            f"tuning.trials={config.tuning.trials} is even.\nAllowed: odd numbers; the middle is the prior."
+        )
+    for key, rate in (("lr", config.lr), ("alpha", config.alpha), ("trainer.head_lr", trainer.head_lr)):
+        if rate is not None and not rate > 0:
+            raise UserError(f"{key}={rate} can't train anything.\nAllowed: a number above 0.")
+
+
+def check_roles(config: "AdaptedModel") -> None:
+    """Refuse a target with roles that don't exist, that the model doesn't have, or with none."""
+    asked = f"target={config.target.name}" if config.has_axis("target") else f"adapter={config.adapter.name}"
+    optional = config.target.optional_roles if config.has_axis("target") else []
+    for role in [*config.target_roles(), *optional]:
+        if role not in ROLES:
+            raise UserError(
+                f"{asked} names the role '{role}', which doesn't exist.\n"
+                f"Allowed: {', '.join(nearest_first(role, ROLES))}."
+            )
+    missing = [role for role in config.target_roles() if role not in config.model.roles]
+    if missing:
+        raise UserError(
+            f"{asked} needs {', '.join(missing)}, which model={config.model.name} doesn't have.\n"
+            f"It has: {', '.join(config.model.roles)}.\n"
+            f"Choose another target, or set target.roles=[...] to roles that the model has."
+        )
+    if not config.target_roles():
+        raise UserError(f"{asked} names no role.\nAllowed: {', '.join(config.model.roles)}.")
+
+
+def check_rank(config: "AdaptedModel") -> None:
+    """Refuse a rank above the size of a matrix that it is for."""
+    for role in config.target_roles():
+        size = config.model.roles[role]
+        largest = min(size.out_features, size.in_features)
+        if config.rank > largest:
+            raise UserError(
+                f"rank={config.rank} is above the size of {config.model.name}'s {role} matrix "
+                f"({size.out_features} x {size.in_features}).\n"
+                f"Allowed with target={config.target.name}: 1 to {largest}."
+            )

@@ -1,0 +1,1 @@
+"""Running a program that nobody has read: what is done outside, and inside."""

@@ -1,0 +1,1 @@
+"""What sources claim and report, beside what is measured and counted here."""

@@ -1,0 +1,59 @@
+"""Which rooms of the code know of which: seen in a fresh process each, by what an import brings with it."""
+
+import ast
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import src
+from tests.conftest import ROOT
+
+PURE = ["src.adapters", "src.metrics", "src.analysis", "src.analysis.statistics"]
+COMMANDS = {"run", "tune", "tables", "figures", "report", "params", "export"}
+LEAVES = {"errors", "files", "hub", "quiet", "streams"}
+
+
+def modules_of(package: str) -> list[str]:
+    """The package's name and those of all modules in it."""
+    path = ROOT / package.replace(".", "/")
+    if not path.is_dir():
+        return [package]
+    return [package, *(module.name for module in pkgutil.walk_packages([str(path)], f"{package}."))]
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_methods_metrics_and_analysis_know_nothing_of_hydra_and_the_config(package: str) -> None:
+    look = (
+        "sorted(name for name in sys.modules if name.split('.')[0] in ('hydra', 'omegaconf') or name == 'src.config')"
+    )
+    code = f"import sys, {', '.join(modules_of(package))}\nprint({look})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of `src` that a file imports when it is imported itself: not in functions, not for types alone."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src"):
+            found |= {str(node.module), *(f"{node.module}.{name.name}" for name in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names if name.name.startswith("src")}
+    return found
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    names = {module.name for module in pkgutil.walk_packages([str(ROOT / "src")], f"{src.__name__}.")}
+    path_of = {name: ROOT / (name.replace(".", "/") + ".py") for name in names}
+    needs = {name: imports(path) & names for name, path in path_of.items() if path.exists()}
+    while leaves := {name for name, needed in needs.items() if not needed & needs.keys()}:
+        needs = {name: needed for name, needed in needs.items() if name not in leaves}
+    assert not needs
+
+
+def test_the_loose_files_are_commands_and_leaves() -> None:
+    assert {path.stem for path in (ROOT / "src").glob("*.py")} == COMMANDS | LEAVES | {"__init__"}
+    assert all(imports(ROOT / f"src/{name}.py") <= {"src.errors", "src.errors.UserError"} for name in LEAVES)
