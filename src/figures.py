@@ -4,12 +4,13 @@ from pathlib import Path
 
 from src.analysis.collect import runs_in
 from src.analysis.figures.save import save_all
-from src.config.arguments import options
+from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
 
 
 def main() -> None:
     """Draw every figure into `<results_dir>/figures`, say where they are, and which ones there is nothing for."""
+    answer_help(__doc__)
     with user_errors():
         results_dir = Path(options(results_dir="results")["results_dir"])
         runs = runs_in(results_dir)

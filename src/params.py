@@ -10,6 +10,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from src.config.arguments import answer_help
 from src.config.composition import user_errors
 from src.config.schema import CountConfig
 from src.errors import UserError
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> None:
 
     In a sweep a method that doesn't fit a model is named after the rows that could be counted; the status is then 1.
     """
+    answer_help(__doc__, arguments)
     quiet_warnings()
     sweep = bool({"-m", "--multirun"} & set(arguments))
     with user_errors(CountConfig):

@@ -10,7 +10,7 @@ from src.analysis.collect import runs_in
 from src.analysis.comparison import compare
 from src.analysis.report.data import report_data
 from src.analysis.report.page import page
-from src.config.arguments import options
+from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
 from src.files import replacing
 from src.studies.study_tables import made_tables
@@ -18,6 +18,7 @@ from src.studies.study_tables import made_tables
 
 def main() -> None:
     """Write `<results_dir>/report.html` and say where it is."""
+    answer_help(__doc__)
     with user_errors():
         results_dir = Path(options(results_dir="results")["results_dir"])
         path = write_report(results_dir)

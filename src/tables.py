@@ -14,7 +14,7 @@ from src.analysis.collect import collect, runs_in
 from src.analysis.comparison import compare
 from src.analysis.formats import Table, latex, markdown
 from src.analysis.tables import TABLES
-from src.config.arguments import options
+from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
 from src.errors import UserError, nearest_first
 from src.files import replacing
@@ -27,6 +27,7 @@ MAIN, COUNTS = "comparison", "parameter_counts"
 
 def main() -> None:
     """Write the tables asked for to `<results_dir>/tables`, and print the comparison, or the one that is named."""
+    answer_help(__doc__)
     with user_errors():
         given = options(results_dir="", table="")
         asked, results_dir = given["table"], Path(given["results_dir"] or "results")

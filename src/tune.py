@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from src.analysis.terminal import print_runs
+from src.config.arguments import answer_help
 from src.config.composition import interruptible, sweep_configs, user_errors
 from src.config.schema import Config
 from src.files import write_json
@@ -153,6 +154,7 @@ def _shown(trial: Trial, *, chosen: bool) -> str:
 
 def main() -> None:
     """Tune and run what the command line asks for; a user's mistake ends the program with status 2."""
+    answer_help(__doc__)
     with user_errors():
         configs = [Config.from_hydra(job) for job in sweep_configs(sys.argv[1:])]
         print_warnings(configs)

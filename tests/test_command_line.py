@@ -151,3 +151,10 @@ def test_a_table_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Pat
     done = run_program("src.tables", f"results_dir={tmp_path}", "table=comparisons")
     assert done.returncode == 2
     assert done.stderr.startswith("error: table=comparisons is not known.\nAllowed: comparison, ")
+
+
+@pytest.mark.parametrize("command", ["run", "tune", "tables", "figures", "report", "params", "export"])
+def test_every_command_has_help(command: str) -> None:
+    done = run_program(f"src.{command}", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"src.{command}" in done.stdout or command == "run"

@@ -1,10 +1,18 @@
 """The command lines of the programs that read results: `results_dir=...`, in the manner of `src.run`."""
 
 import sys
+from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
 from src.errors import UserError, nearest_first
+
+
+def answer_help(text: str | None, arguments: Sequence[str] | None = None) -> None:
+    """Print a program's docstring and end it with status 0, where its command line asks for help."""
+    if {"-h", "--help"} & set(sys.argv[1:] if arguments is None else arguments):
+        print((text or "").strip())
+        sys.exit(0)
 
 
 def options(**defaults: str) -> dict[str, str]:
