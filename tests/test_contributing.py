@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter
@@ -21,11 +21,12 @@ from tests.conftest import ROOT
 class InputScale(Adapter):
     """y = base(x * scale): a method that this project doesn't have."""
 
-    def __init__(
-        self, base_layer: nn.Linear, *, rank: int, alpha: float, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(base_layer, rank=rank, alpha=alpha)
-        self.scale = nn.Parameter(torch.ones(self.in_features))
+    def create(self) -> None:
+        self.scale = self.parameter(self.in_features)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        self.scale.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x * self.scale, self.base_layer.weight, self.base_layer.bias)

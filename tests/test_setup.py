@@ -39,6 +39,11 @@ esac
 """
 
 
+def heeding_interrupts() -> None:
+    """Let a process be interrupted, also where the tests run in the background of a script, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Machine:
     """A folder with a clone's files, and a path that holds the tools of any system and the Pythons put there."""
 
@@ -66,7 +71,8 @@ class Machine:
         """Begin `sh setup.sh` in a process group of its own."""
         environment = {"PATH": str(self.bin), "TMPDIR": str(self.clone.parent)} | variables
         return subprocess.Popen(["sh", "setup.sh"], cwd=self.clone, env=environment, text=True, start_new_session=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                preexec_fn=heeding_interrupts)  # fmt: skip
 
     def setup(self, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run `sh setup.sh` to its end."""
@@ -225,9 +231,11 @@ def test_a_library_that_this_machine_lacks_does_not_stop_the_rest(machine: Machi
 def installing(machine: Machine) -> Iterator["subprocess.Popen[str]"]:
     """A setup in whose middle pip waits."""
     machine.add("python3.12", (3, 12))
-    machine.pip.write_text(f'touch "{machine.clone}/pip-began"\nsleep 600\n')
+    began = machine.clone / "pip-began"
+    waits = f"import pathlib, time; pathlib.Path('{began}').touch(); time.sleep(600)"
+    machine.pip.write_text(f'exec "{sys.executable}" -c "{waits}"\n')  # exec: nothing forked could miss the signal
     process = machine.start()
-    assert waited((machine.clone / "pip-began").exists)
+    assert waited(began.exists)
     machine.pip.write_text(PIP_WORKS)
     yield process
     if process.poll() is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import UserError, nearest_first
+from src.models.dense_weight import dense_weight
 
 if TYPE_CHECKING:
     from src.config.schema import AdaptedModel
@@ -92,14 +93,17 @@ class LoRAFactors:
 class Adapter(nn.Module, Method):
     """A linear adapter: wraps a frozen `nn.Linear` as `base_layer` and changes what it computes.
 
-    Subclasses set the tensors in `__init__` (empty where `generator` is None) and implement `reset_parameters`,
-    `forward`, `merged_weight` and `expected_trainable`; the other methods have defaults that suit most.
+    A method's file says what that method differs in: `create` makes its tensors and takes its options,
+    `reset_parameters` sets them to its start, `forward`, `lora_factors` or `merged_weight`, and `expected_trainable`.
+    The other methods have defaults that suit most.
 
     Args:
         base_layer: the layer to wrap, weight (out_features, in_features), quantised or not; it is frozen.
         rank: inner dimension, 1 to min(out_features, in_features).
         alpha: numerator of `scaling`, by default alpha / rank.
         dropout: probability of dropping an element of the adapter's input while training.
+        generator: source of the start's random numbers; None leaves the tensors at zero, for a state to be loaded.
+        options: the method's own, the keywords of its `create`.
 
     Attributes:
         lr_ratios: how many times the method's learning rate a parameter of that name gets, where it isn't 1.
@@ -110,8 +114,19 @@ class Adapter(nn.Module, Method):
 
     any_rank: ClassVar[bool] = False  # the rank may exceed the layer's size
     nested: ClassVar[bool] = False  # one training gives an adapter of every smaller rank too: see `truncate`
+    has_dropout: ClassVar[bool] = True
 
-    def __init__(self, base_layer: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0) -> None:
+    @final
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
         largest = min(base_layer.in_features, base_layer.out_features)
         if rank < 1 or (rank > largest and not self.any_rank):
@@ -121,10 +136,21 @@ class Adapter(nn.Module, Method):
             )
         self.base_layer = base_layer.requires_grad_(False)
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.rank = rank
+        self.rank, self.alpha = rank, alpha
         self.scaling = self.scaling_of(alpha, rank)
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         self.lr_ratios: dict[str, float] = {}
+        self.create(**options)
+        if generator is not None:
+            self.reset_parameters(generator)
+
+    @abstractmethod
+    def create(self) -> None:
+        """Make the tensors, of zeros; a method's options are the keywords of its own, typed and with defaults."""
+
+    @abstractmethod
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Set the tensors to the method's start."""
 
     @classmethod
     @final
@@ -144,9 +170,9 @@ class Adapter(nn.Module, Method):
 
     @classmethod
     def _check_options(cls, setup: Setup) -> None:
-        arguments = inspect.signature(cls).parameters.values()
-        plain = [own.name for own in arguments if own.annotation in (bool, int, float, str)]
-        known = [name for name in plain if not hasattr(setup, name)]
+        keywords = inspect.signature(cls.create).parameters.values()
+        plain = [own.name for own in keywords if own.annotation in (bool, int, float, str)]
+        known = [name for name in plain if not hasattr(setup, name)] + ["dropout"] * cls.has_dropout
         for option in setup.options:
             if option not in known:
                 allowed = ", ".join(nearest_first(option, known)) or "none"
@@ -189,9 +215,12 @@ class Adapter(nn.Module, Method):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
 
-    @abstractmethod
     def merged_weight(self) -> Tensor:
-        """The one matrix (out_features, in_features) that computes the same as base layer and adapter."""
+        """The one matrix (out_features, in_features) that computes the same: W0 and the update by `lora_factors`."""
+        factors = self.lora_factors()
+        if factors is None or factors.magnitude is not None:
+            raise NotImplementedError(f"{type(self).__name__} must say how it merges.")
+        return dense_weight(self.base_layer) + factors.scaling * factors.B @ factors.A
 
     @staticmethod
     @abstractmethod

@@ -18,7 +18,7 @@ PEFT's drops out the input of the (m / ||V|| - 1) W0 x part as well, and runs th
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, scaled_product
@@ -26,33 +26,19 @@ from src.models.dense_weight import dense_weight
 
 
 class DoRA(Adapter):
-    """Low-rank update of the direction of a weight's rows, with their lengths trained beside it.
-
-    Args:
-        generator: source of A's random numbers; None leaves all that is trained at zero, to be loaded.
-    """
+    """Low-rank update of the direction of a weight's rows, with their lengths trained beside it."""
 
     base_squares: Tensor  # (out_features,), ||W0||^2
 
-    def __init__(
-        self,
-        base_layer: nn.Linear,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
-        self.lora_A = self.parameter(rank, self.in_features)  # (rank, in_features)
-        self.lora_B = self.parameter(self.out_features, rank)  # (out_features, rank)
+    def create(self) -> None:
+        """Make A, B and m, and keep the rows' lengths of W0."""
+        self.lora_A = self.parameter(self.rank, self.in_features)  # (rank, in_features)
+        self.lora_B = self.parameter(self.out_features, self.rank)  # (out_features, rank)
         self.lora_magnitude_vector = self.parameter(self.out_features)  # (out_features,)
-        weight = dense_weight(base_layer).detach()
+        weight = dense_weight(self.base_layer).detach()
         wide = torch.promote_types(weight.dtype, torch.float32)
         squares = torch.linalg.vector_norm(weight, dim=1, dtype=wide).square()
         self.register_buffer("base_squares", squares, persistent=False)
-        if generator is not None:
-            self.reset_parameters(generator)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:

@@ -14,19 +14,17 @@ import math
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, scaled_product
 from src.errors import UserError
-from src.models.dense_weight import dense_weight
 
 
 class DyLoRA(Adapter):
     """Low-rank update of one linear layer, trained to be cut to any smaller rank.
 
     Args:
-        generator: source of A's random numbers; None leaves both matrices at zero, to be loaded.
 
     Attributes:
         scaling: alpha over the rank in use outside training.
@@ -34,23 +32,11 @@ class DyLoRA(Adapter):
 
     nested: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        base_layer: nn.Linear,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
-        self.alpha = alpha
-        self.drawn_rank = rank  # b of this training step
-        self.kept_rank = rank  # b outside training
-        self.lora_A = self.parameter(rank, self.in_features)  # (rank, in_features)
-        self.lora_B = self.parameter(self.out_features, rank)  # (out_features, rank)
-        if generator is not None:
-            self.reset_parameters(generator)
+    def create(self) -> None:
+        """Make A and B, all of whose ranks are in use."""
+        self.drawn_rank = self.kept_rank = self.rank  # b of this training step, and outside training
+        self.lora_A = self.parameter(self.rank, self.in_features)  # (rank, in_features)
+        self.lora_B = self.parameter(self.out_features, self.rank)  # (out_features, rank)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -78,11 +64,6 @@ class DyLoRA(Adapter):
         b = self.drawn_rank if self.training else self.kept_rank
         hidden = F.linear(self.dropout(x), self.lora_A[:b])  # (..., b)
         return scaled_product(self.base_layer(x), hidden, self.lora_B[:, :b], self.scaling_of(self.alpha, b))
-
-    def merged_weight(self) -> Tensor:
-        """W0 + (alpha / b) B[:, :b] A[:b] at the rank in use outside training, (out_features, in_features)."""
-        A, B = self.lora_A[: self.kept_rank], self.lora_B[:, : self.kept_rank]
-        return dense_weight(self.base_layer) + self.scaling * B @ A
 
     def lora_factors(self) -> LoRAFactors:
         """The first rows of A and columns of B, up to the rank in use outside training."""

@@ -11,6 +11,7 @@ and starts at a tenth of the paper's standard deviation; this one does neither.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,30 +30,21 @@ class Houlsby(Adapter):
     Args:
         alpha: unused.
         activation: "gelu" (the authors' code) or "relu".
-        generator: source of the matrices' random numbers; None leaves all at zero, to be loaded.
     """
 
-    def __init__(
-        self,
-        base_layer: nn.Linear,
-        *,
-        rank: int,
-        alpha: float,
-        activation: str = "gelu",
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(base_layer, rank=rank, alpha=alpha)
+    has_dropout: ClassVar[bool] = False
+
+    def create(self, *, activation: str = "gelu") -> None:
+        """Make the matrices and their biases."""
         if activation not in ACTIVATIONS:
             raise UserError(
                 f"adapter.options.activation={activation} is not known.\nAllowed: {', '.join(ACTIVATIONS)}."
             )
         self.activation = ACTIVATIONS[activation]
-        self.down = self.parameter(rank, self.out_features)  # (rank, out_features)
-        self.down_bias = self.parameter(rank)  # (rank,)
-        self.up = self.parameter(self.out_features, rank)  # (out_features, rank)
+        self.down = self.parameter(self.rank, self.out_features)  # (rank, out_features)
+        self.down_bias = self.parameter(self.rank)  # (rank,)
+        self.up = self.parameter(self.out_features, self.rank)  # (out_features, rank)
         self.up_bias = self.parameter(self.out_features)  # (out_features,)
-        if generator is not None:
-            self.reset_parameters(generator)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:

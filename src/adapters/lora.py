@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, scaled_product
 from src.errors import UserError
-from src.models.dense_weight import dense_weight
 
 
 class LoRA(Adapter):
@@ -24,31 +23,18 @@ class LoRA(Adapter):
     Args:
         init: "gaussian" (the paper), or "kaiming" for the uniform initialisation of PEFT's default.
         lr_ratio: LoRA+ (Hayou et al. 2024, https://arxiv.org/abs/2402.12354v2): B's learning rate over A's.
-        generator: source of A's random numbers; None leaves both matrices at zero, to be loaded.
     """
 
-    def __init__(
-        self,
-        base_layer: nn.Linear,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        init: str = "gaussian",
-        lr_ratio: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
+    def create(self, *, init: str = "gaussian", lr_ratio: float = 1.0) -> None:
+        """Make A and B, and take the options."""
         if init not in ("gaussian", "kaiming"):
             raise UserError(f"adapter.options.init={init} is not known.\nAllowed: gaussian, kaiming.")
         if not lr_ratio > 0:
             raise UserError(f"adapter.options.lr_ratio={lr_ratio} can't train B.\nAllowed: a number above 0.")
         self.init = init
         self.lr_ratios = {"lora_B": lr_ratio}
-        self.lora_A = self.parameter(rank, self.in_features)  # (rank, in_features)
-        self.lora_B = self.parameter(self.out_features, rank)  # (out_features, rank)
-        if generator is not None:
-            self.reset_parameters(generator)
+        self.lora_A = self.parameter(self.rank, self.in_features)  # (rank, in_features)
+        self.lora_B = self.parameter(self.out_features, self.rank)  # (out_features, rank)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -65,10 +51,6 @@ class LoRA(Adapter):
         """Map x (..., in_features) to (..., out_features) by Eq. 3: h = W0 x + BA x."""
         hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
         return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
-
-    def merged_weight(self) -> Tensor:
-        """W0 + scaling B A, (out_features, in_features)."""
-        return dense_weight(self.base_layer) + self.scaling * self.lora_B @ self.lora_A
 
     def lora_factors(self) -> LoRAFactors:
         """A and B themselves."""

@@ -14,36 +14,21 @@ A never changes, so the inverse is computed once; PEFT's optimizer of this name 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, scaled_product
-from src.models.dense_weight import dense_weight
 
 
 class LoRAFA(Adapter):
-    """Low-rank update of one linear layer with a frozen random projection.
+    """Low-rank update of one linear layer with a frozen random projection."""
 
-    Args:
-        generator: source of A's random numbers; None leaves both matrices at zero, to be loaded.
-    """
-
-    def __init__(
-        self,
-        base_layer: nn.Linear,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
-        self.lora_A = self.parameter(rank, self.in_features, trained=False)  # (rank, in)
-        self.lora_B = self.parameter(self.out_features, rank)  # (out_features, rank)
+    def create(self) -> None:
+        """Make the frozen A and the trained B."""
+        self.lora_A = self.parameter(self.rank, self.in_features, trained=False)  # (rank, in)
+        self.lora_B = self.parameter(self.out_features, self.rank)  # (out_features, rank)
         self._gram_inverse: Tensor | None = None  # (rank, rank), of the A whose version it carries
         self._gram_version = -1
-        if generator is not None:
-            self.reset_parameters(generator)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -67,10 +52,6 @@ class LoRAFA(Adapter):
             self._gram_inverse, self._gram_version = torch.linalg.inv(A @ A.T), self.lora_A._version
         corrected = self.lora_B.grad.to(self._gram_inverse.dtype) @ self._gram_inverse / self.scaling**2
         self.lora_B.grad.copy_(corrected)
-
-    def merged_weight(self) -> Tensor:
-        """W0 + scaling B A, (out_features, in_features)."""
-        return dense_weight(self.base_layer) + self.scaling * self.lora_B @ self.lora_A
 
     def lora_factors(self) -> LoRAFactors:
         """A and B themselves: what is trained makes no difference."""

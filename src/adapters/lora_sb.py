@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, Setup, UpdateDirection, scaled_product
-from src.models.dense_weight import dense_weight
 
 
 class LoRASB(Adapter):
@@ -30,22 +29,13 @@ class LoRASB(Adapter):
 
     needs_gradient: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        base_layer: nn.Linear,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        direction: UpdateDirection | None = None,
-        step_size: float = 0.0,
-    ) -> None:
-        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
-        self.lora_A = self.parameter(rank, self.in_features, trained=False)  # (rank, in)
-        self.lora_B = self.parameter(self.out_features, rank, trained=False)  # (out, rank)
-        self.lora_R = self.parameter(rank, rank)  # (rank, rank)
+    def create(self, *, direction: UpdateDirection | None = None, step_size: float = 0.0) -> None:
+        """Make the frozen factors and R, and start from the direction where there is one."""
+        self.lora_A = self.parameter(self.rank, self.in_features, trained=False)  # (rank, in)
+        self.lora_B = self.parameter(self.out_features, self.rank, trained=False)  # (out, rank)
+        self.lora_R = self.parameter(self.rank, self.rank)  # (rank, rank)
         if direction is not None:
-            self.reset_parameters(direction, step_size)
+            self.start(direction, step_size)
 
     @classmethod
     def build(cls, base_layer: nn.Linear, name: str, setup: Setup, shared: dict[str, Any]) -> Self:
@@ -54,8 +44,11 @@ class LoRASB(Adapter):
         given: dict[str, Any] = {"direction": direction, "step_size": setup.step_size, **setup.options}
         return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **given)
 
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Nothing is drawn: the start is the direction's."""
+
     @torch.no_grad()
-    def reset_parameters(self, direction: UpdateDirection, step_size: float) -> None:
+    def start(self, direction: UpdateDirection, step_size: float) -> None:
         """Start at the best rank-r approximation of eta times the direction (Algorithm 1)."""
         self.lora_B.copy_(direction.U[:, : self.rank])
         self.lora_A.copy_(direction.Vh[: self.rank])
@@ -71,10 +64,6 @@ class LoRASB(Adapter):
         """Divide R's gradient by scaling^2, all that is left of Eq. 8 with orthonormal factors."""
         if self.lora_R.grad is not None and self.scaling != 1:
             self.lora_R.grad.div_(self.scaling**2)
-
-    def merged_weight(self) -> Tensor:
-        """W0 + scaling B R A, (out_features, in_features)."""
-        return dense_weight(self.base_layer) + self.scaling * self.lora_B @ self.lora_R @ self.lora_A
 
     def lora_factors(self) -> LoRAFactors:
         """R folded into B."""

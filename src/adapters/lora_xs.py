@@ -8,7 +8,7 @@ in the authors' code. R starts near zero, not at it, so the first output is the 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, scaled_product
@@ -18,27 +18,13 @@ INITIAL_STD = 1e-5
 
 
 class LoRAXS(Adapter):
-    """A trained r x r matrix between frozen singular vectors of the layer's own weight.
+    """A trained r x r matrix between frozen singular vectors of the layer's own weight."""
 
-    Args:
-        generator: source of R's random numbers; None leaves all three matrices at zero, to be loaded.
-    """
-
-    def __init__(
-        self,
-        base_layer: nn.Linear,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
-        self.lora_A = self.parameter(rank, self.in_features, trained=False)  # (rank, in)
-        self.lora_B = self.parameter(self.out_features, rank, trained=False)  # (out, rank)
-        self.lora_R = self.parameter(rank, rank)  # (rank, rank)
-        if generator is not None:
-            self.reset_parameters(generator)
+    def create(self) -> None:
+        """Make the frozen factors and R."""
+        self.lora_A = self.parameter(self.rank, self.in_features, trained=False)  # (rank, in)
+        self.lora_B = self.parameter(self.out_features, self.rank, trained=False)  # (out, rank)
+        self.lora_R = self.parameter(self.rank, self.rank)  # (rank, rank)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -52,10 +38,6 @@ class LoRAXS(Adapter):
         """Map x (..., in_features) to (..., out_features) by Eq. 2: h = W0 x + B R A x."""
         hidden = F.linear(F.linear(self.dropout(x), self.lora_A), self.lora_R)  # (..., rank)
         return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
-
-    def merged_weight(self) -> Tensor:
-        """W0 + scaling B R A, (out_features, in_features)."""
-        return dense_weight(self.base_layer) + self.scaling * self.lora_B @ self.lora_R @ self.lora_A
 
     def lora_factors(self) -> LoRAFactors:
         """R folded into B."""

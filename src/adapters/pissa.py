@@ -11,7 +11,7 @@ A quantised base layer takes the residual in its own format, so there the first 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, scaled_product
@@ -19,36 +19,22 @@ from src.models.dense_weight import dense_weight, replace_weight
 
 
 class PiSSA(Adapter):
-    """Low-rank update of one linear layer, in place of the principal part of its weight.
-
-    Args:
-        generator: None leaves all matrices at zero and the base layer as it is, to be loaded; no numbers are drawn.
-    """
+    """Low-rank update of one linear layer, in place of the principal part of its weight."""
 
     removed_A: Tensor  # (rank, in_features), the A_0 that the base layer's weight is without
     removed_B: Tensor  # (out_features, rank), the B_0
 
-    def __init__(
-        self,
-        base_layer: nn.Linear,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
-        self.lora_A = self.parameter(rank, self.in_features)  # (rank, in_features)
-        self.lora_B = self.parameter(self.out_features, rank)  # (out_features, rank)
-        self.initial_A = self.parameter(rank, self.in_features, trained=False)  # (rank, in_features)
-        self.initial_B = self.parameter(self.out_features, rank, trained=False)  # (out_features, rank)
+    def create(self) -> None:
+        """Make the factors, and copies of their start."""
+        self.lora_A = self.parameter(self.rank, self.in_features)  # (rank, in_features)
+        self.lora_B = self.parameter(self.out_features, self.rank)  # (out_features, rank)
+        self.initial_A = self.parameter(self.rank, self.in_features, trained=False)  # (rank, in_features)
+        self.initial_B = self.parameter(self.out_features, self.rank, trained=False)  # (out_features, rank)
         self.register_buffer("removed_A", torch.zeros_like(self.initial_A), persistent=False)
         self.register_buffer("removed_B", torch.zeros_like(self.initial_B), persistent=False)
-        if generator is not None:
-            self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, generator: torch.Generator) -> None:
         """Decompose W0 in float32 and move its principal part into the factors (section 3)."""
         U, S, Vh = torch.linalg.svd(dense_weight(self.base_layer).float(), full_matrices=False)
         roots = (S[: self.rank] / self.scaling).sqrt()  # (rank,)

@@ -6,7 +6,7 @@ Trained: `vera_lambda_d` = d (rank,), which starts at 0.1, and `vera_lambda_b` =
 first output is the base model's. Frozen: W0, its bias, and the random `vera_A` and `vera_B`, one pair for all layers
 of a model. The pair has the size of the largest layer, and a smaller one uses its first columns of A and rows of B,
 as in PEFT. The rank isn't bound by a layer's size: random vectors are cheap, and the paper's ranks go up to 1024.
-There is no scaling and no alpha; d's initial value has their part.
+There is no scaling and alpha is unused; d's initial value has their part.
 """
 
 from typing import Any, ClassVar
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, Setup, parameter_beside
-from src.models.dense_weight import dense_weight
 
 INITIAL_D = 0.1
 
@@ -25,52 +24,45 @@ class VeRA(Adapter):
     """Scaled random projection beside one linear layer.
 
     Args:
-        alpha: unused.
         vera_A: (rank, in_features or more), shared by the layers of a model; without it the layer makes its own.
         vera_B: (out_features or more, rank), likewise.
-        generator: source of the own A's and B's random numbers; None leaves all at zero, to be loaded.
     """
 
     any_rank: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        base_layer: nn.Linear,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        vera_A: nn.Parameter | None = None,
-        vera_B: nn.Parameter | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(base_layer, rank=rank, alpha=alpha, dropout=dropout)
+    def create(self, *, vera_A: nn.Parameter | None = None, vera_B: nn.Parameter | None = None) -> None:
+        """Make d and b beside the projection."""
+        self.draws_projection = vera_A is None or vera_B is None
         if vera_A is None or vera_B is None:
-            own = self.shared_tensors({"": base_layer}, Setup(rank=rank, generator=generator))
-            vera_A, vera_B = own["vera_A"], own["vera_B"]
+            vera_A, vera_B = self.shared_tensors({"": self.base_layer}, Setup(rank=self.rank)).values()
         self.vera_A, self.vera_B = vera_A, vera_B
-        self.vera_lambda_d = self.parameter(rank)  # (rank,)
+        self.vera_lambda_d = self.parameter(self.rank)  # (rank,)
         self.vera_lambda_b = self.parameter(self.out_features)  # (out_features,)
-        if generator is not None:
-            self.reset_parameters()
 
     @classmethod
     def shared_tensors(cls, layers: dict[str, nn.Linear], setup: Setup) -> dict[str, Any]:
-        """Draw one A and one B for all `layers`, Kaiming-uniform in float32 (section 3.3)."""
+        """One A and one B for all `layers`, as large as the largest needs."""
         first = next(iter(layers.values()))
         columns = max(layer.in_features for layer in layers.values())
         rows = max(layer.out_features for layer in layers.values())
         vera_A = parameter_beside(first, setup.rank, columns, trained=False)  # (rank, largest in_features)
         vera_B = parameter_beside(first, rows, setup.rank, trained=False)  # (largest out_features, rank)
         if setup.generator is not None:
-            for shared in (vera_A, vera_B):
-                drawn = nn.init.kaiming_uniform_(torch.empty(shared.shape), generator=setup.generator)
-                shared.data.copy_(drawn)
+            cls.draw(vera_A, vera_B, setup.generator)
         return {"vera_A": vera_A, "vera_B": vera_B}
 
+    @staticmethod
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Set d to its initial value and b to zero (section 3.3)."""
+    def draw(vera_A: Tensor, vera_B: Tensor, generator: torch.Generator) -> None:
+        """Fill the projection, Kaiming-uniform in float32 (section 3.3)."""
+        for matrix in (vera_A, vera_B):
+            matrix.copy_(nn.init.kaiming_uniform_(torch.empty(matrix.shape), generator=generator))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Set d to its initial value and b to zero (section 3.3), and draw a projection that no one shares."""
+        if self.draws_projection:
+            self.draw(self.vera_A, self.vera_B, generator)
         self.vera_lambda_d.fill_(INITIAL_D)
         self.vera_lambda_b.zero_()
 
@@ -80,11 +72,6 @@ class VeRA(Adapter):
         hidden = hidden * self.vera_lambda_d.to(hidden.dtype)
         projected = F.linear(hidden, self.vera_B[: self.out_features])  # (..., out_features)
         return torch.addcmul(self.base_layer(x), projected, self.vera_lambda_b.to(projected.dtype))
-
-    def merged_weight(self) -> Tensor:
-        """W0 + diag(b) B diag(d) A, (out_features, in_features)."""
-        factors = self.lora_factors()
-        return dense_weight(self.base_layer) + factors.B @ factors.A
 
     def lora_factors(self) -> LoRAFactors:
         """The vectors folded into this layer's parts of A and B."""
