@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import yaml
 
-from src.analysis import claims as module
 from src.analysis.collect import collect
 from src.analysis.comparison import compare
 from src.analysis.statistics import PairedTest
 from src.config.composition import CONF, sweep_configs
 from src.config.schema import Config
 from src.errors import UserError
+from src.studies import claims as module
 from src.studies.claims import Claim, claims, claims_table, readable_claims, verdict
 from tests.conftest import ROOT
 

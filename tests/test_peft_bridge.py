@@ -253,6 +253,19 @@ def test_an_answer_after_virtual_tokens_does_not_depend_on_the_other_prompts_of_
 
 
 @pytest.mark.parametrize("adapter", ["prompt_tuning", "prefix_tuning"])
+def test_a_model_that_would_ignore_virtual_tokens_is_refused(adapter: str) -> None:
+    config = config_of([f"adapter=peft/{adapter}", "rank=5"])
+    model = base_model(config)
+    model.forward = lambda input_ids=None, cache=None, **more: (
+        None
+    )  # as of transformers 5.24: another name for the cache
+    with pytest.raises(
+        UserError, match=r"past_key_values, which LlamaForCausalLM of .* doesn't take.\nRun: pip install"
+    ):
+        placed_on(model, config)
+
+
+@pytest.mark.parametrize("adapter", ["prompt_tuning", "prefix_tuning"])
 def test_generation_computes_what_training_does(adapter: str) -> None:
     config = config_of([f"adapter=peft/{adapter}", "rank=5"])
     model: Any = sharp(placed_on(base_model(config), config).model)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from src import files
 from src.errors import UserError
 from src.results import store
 from tests.conftest import ROOT
@@ -18,7 +19,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
 
     def write_half() -> None:
-        with store.replacing(target) as partial:
+        with files.replacing(target) as partial:
             partial.write_text("half")
             raise RuntimeError
 
@@ -29,9 +30,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_number_that_json_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
-    store.write_json(target, {"value": 1})
+    files.write_json(target, {"value": 1})
     with pytest.raises(ValueError, match="JSON"):
-        store.write_json(target, {"value": float("nan")})
+        files.write_json(target, {"value": float("nan")})
     assert json.loads(target.read_text()) == {"value": 1}
 
 
@@ -113,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
 def test_results_of_another_code_version_are_refused_with_their_revision(tmp_path: Path) -> None:
     record = {"run_id": "old-run", "state": "done", "results_version": 0, "provenance": {"git_revision": "f00d"}}
     (tmp_path / "runs/old-run").mkdir(parents=True)
-    store.write_json(tmp_path / "runs/old-run" / store.RESULT, record)
+    files.write_json(tmp_path / "runs/old-run" / store.RESULT, record)
     with pytest.raises(UserError, match=r"code version 0 \(old-run\); this is version \d+(.|\n)*f00d"):
         store.check_writable(tmp_path)
     assert store.read_record(tmp_path / "runs/old-run") == record

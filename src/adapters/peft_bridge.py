@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import peft
 import torch
+import transformers
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
@@ -77,6 +78,7 @@ class PeftBridge(Method):
         _check_base(name, before, _versions(placed))
         _check_method(name, placed, setup)
         if config.is_prompt_learning and task_type == TASK_TYPES["causal_lm"]:
+            _check_cache(name, model)
             _keep_positions(model)
         if setup.generator is not None:
             with _drawing_from(setup.generator), _refusals(f"peft.{name} doesn't run on this model"):
@@ -273,6 +275,16 @@ def _check_method(name: str, placed: Any, setup: Setup) -> None:
         raise UserError(
             f"rank={setup.rank} doesn't fit peft.{name} on these modules: PEFT would take {sorted(taken)} instead.\n"
             "Give a rank that it takes as it is."
+        )
+
+
+def _check_cache(name: str, model: nn.Module) -> None:
+    """Make sure that the model takes what PEFT hands it by that name; by another it is ignored in silence."""
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise UserError(
+            f"peft.{name} hands virtual tokens on as past_key_values, which {type(model).__name__} of transformers "
+            f"{transformers.__version__} doesn't take.\n"
+            'Run: pip install "transformers<5.24", or choose another method.'
         )
 
 
