@@ -73,6 +73,7 @@ def test_a_study_s_jobs_are_the_paper_s_and_each_can_be_run(study: str) -> None:
     assert len(configs(study)) * len(seeds) == JOBS[study]
 
 
+@pytest.mark.slow
 def test_rates_steps_and_lengths_are_those_of_lora_s_table_9() -> None:
     base = one("lora_glue", model="roberta_base", adapter="lora", task="cola")
     assert (base.lr, base.trainer.head_lr, base.alpha, base.rank) == (4e-4, 4e-4, 8, 8)
@@ -85,6 +86,7 @@ def test_rates_steps_and_lengths_are_those_of_lora_s_table_9() -> None:
     assert rates == {4e-4, 5e-4}
 
 
+@pytest.mark.slow
 def test_lora_sb_s_runs_have_the_settings_of_its_code() -> None:
     math = one("lora_sb_arithmetic", model="mistral_7b", adapter="lora_sb", rank=96)
     assert (math.lr, math.alpha, math.trainer.schedule, math.trainer.warmup_ratio) == (1e-4, 96, "cosine", 0.02)

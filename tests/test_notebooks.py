@@ -22,7 +22,11 @@ def shown(notebook: Any) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "03_paper_tables")) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_shows_what_a_fresh_execution_gives(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     committed = shown(notebook)
