@@ -83,7 +83,7 @@ fault() {
     fi
     [ -n "$PYTHON" ] || return 0
     is=$($ENV/bin/python -c 'import sys; print(sys.version_info[:2])')
-    [ "$is" = "$("$PYTHON" -c 'import sys; print(sys.version_info[:2])')" ] || echo "is not $PYTHON's"
+    [ "$is" = "$("$PYTHON" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null)" ] || echo "is not $PYTHON's"
 }
 
 # Make an empty environment, in place of one of ours that can't be used.
@@ -126,6 +126,7 @@ pip_install() {
 }
 
 # What stopped pip, in words, and what to do.
+NO_BUILD='a package has no build for this machine'
 diagnosis() {
     if grep -Eqi 'no space left|disk quota' "$LOG"; then
         echo "the disk is full. Free some space (8 GB with CUDA's PyTorch, 2 GB with the CPU build)"
@@ -136,7 +137,7 @@ diagnosis() {
         echo "a package must be compiled, and there is no C compiler. Install one (Debian, Ubuntu: apt install" \
             "build-essential; macOS: xcode-select --install)"
     elif grep -Eq 'No matching distribution|ResolutionImpossible' "$LOG"; then
-        echo "a package has no build for this machine (see above). Another Python may help: make setup PYTHON=python3.12"
+        echo "$NO_BUILD (see above). Another Python may help: make setup PYTHON=python3.12"
     else
         echo "pip failed (see above)"
     fi
@@ -166,16 +167,16 @@ interrupted() {
     exit 130
 }
 
-[ -f $DONE ] && [ -z "$TORCH" ] && [ "$(cat $DONE)" = "$(state)" ] && [ -z "$(fault)" ] && rm -f "$LOG" && exit 0
+trap give_up EXIT
+trap interrupted INT TERM HUP
+[ -f $DONE ] && [ -z "$TORCH" ] && [ "$(cat $DONE)" = "$(state)" ] && [ -z "$(fault)" ] && exit 0
 
 case $(pwd) in *:*) refuse "the folder's name, $(pwd), has a colon, which no virtual environment can have. Rename it." ;; esac
 [ -w . ] || refuse "$(pwd) can't be written. Make a clone in a folder of yours."
 if [ -f $BEGUN ] && pid=$(cat $BEGUN) && [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; then
-    refuse "another make (process $pid) is making $ENV. Wait for it."
+    refuse "another make (process $pid) is making $ENV. Wait for it, or delete $ENV if it does not."
 fi
 problem=$(fault)
-trap give_up EXIT
-trap interrupted INT TERM HUP
 if [ -n "$problem" ]; then
     find_python
     [ -n "$found" ] || { [ -z "$PYTHON" ] && command -v uv >/dev/null 2>&1; } || no_python
@@ -188,7 +189,8 @@ announce
 [ -z "$TORCH" ] || pip_install $TORCH || refuse "$(diagnosis), then run make again."
 pip_install --editable '.[dev]' || refuse "$(diagnosis), then run make again."
 pip_install --only-binary :all: bitsandbytes || {
-    grep -q 'No matching distribution' "$LOG" || refuse "$(diagnosis), then run make again."
+    why=$(diagnosis)
+    [ "$why" != "${why#"$NO_BUILD"}" ] || refuse "$why, then run make again."
     say "bitsandbytes has no build for this machine: all works but quantization=nf4 and int8"
 }
 state >$DONE

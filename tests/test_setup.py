@@ -130,6 +130,7 @@ def test_what_pip_downloads_is_shown_in_a_line_each(machine: Machine) -> None:
 
 
 def test_a_python_that_is_named_is_taken(machine: Machine) -> None:
+    machine.add("python3.10", (3, 10))
     machine.add("python3.14", (3, 14))
     machine.add("python3.12", (3, 12))
     assert machine.setup(PYTHON="python3.12").returncode == 0
@@ -138,6 +139,9 @@ def test_a_python_that_is_named_is_taken(machine: Machine) -> None:
     assert ".venv is not python3.14's: making it again" in done.stdout
     assert "python3.14 -m venv" in machine.calls.read_text()
     assert machine.setup().stdout == ""  # and stays
+    assert "no Python that runs" in machine.refused(PYTHON="python9")
+    assert "python3.10 is Python 3.10" in machine.refused(PYTHON="python3.10")
+    assert machine.setup().stdout == ""
 
 
 def test_another_build_of_pytorch_is_installed_first(machine: Machine) -> None:
@@ -223,7 +227,8 @@ def test_a_library_that_this_machine_lacks_does_not_stop_the_rest(machine: Machi
     assert done.returncode == 0
     assert "all works but quantization=nf4 and int8" in done.stdout
     shutil.rmtree(machine.env)
-    machine.pip.write_text(refuse.format("ERROR: Read timed out."))
+    offline = "Retrying: Read timed out. ERROR: No matching distribution found for bitsandbytes"  # as pip says offline
+    machine.pip.write_text(refuse.format(offline))
     machine.refused("index can't be reached")
 
 
