@@ -107,7 +107,6 @@ make_environment() {
 
 # pip, showing what it downloads and installs in a line each; the whole of what it says is in the log.
 pip_install() {
-    status=0
     {
         $ENV/bin/python -m pip install --constraint constraints.txt "$@" 2>&1
         echo "pip ended with $?"
@@ -147,8 +146,8 @@ announce() {
     say "installing for $($ENV/bin/python -c 'import platform; print("Python", platform.python_version())')," \
         "which takes some minutes"
     if [ "$(uname -s)" = Linux ] && [ -z "$TORCH" ] && ! $ENV/bin/python -c 'import torch' 2>/dev/null; then
-        say "pip's PyTorch for Linux may bring CUDA: 3 GB to download, 6 GB on disk. Without an NVIDIA GPU take the"
-        say "CPU build, a tenth of it: Ctrl-C, then make setup TORCH='torch --index-url <index>' with the index that"
+        say "pip's PyTorch for Linux may bring CUDA: gigabytes to download, 6 GB on disk. Without an NVIDIA GPU take"
+        say "the small CPU build: Ctrl-C, then make setup TORCH='torch --index-url <index>' with the index that"
         say "pytorch.org/get-started names for pip and CPU"
     fi
 }

@@ -229,6 +229,7 @@ def _facts(group: list[Run]) -> dict[str, Any]:
     }
     tuned = [tuning_text(run) for run in done or group]
     texts = sorted(set(values["general_text"]))
+    forgetting = values["forgetting"] if len(texts) == 1 else []  # of several texts no mean
     return {
         **{key: group[0][key] for key in CELL},
         **{key: max(values[key], default=None) for key in FACTS},
@@ -240,13 +241,7 @@ def _facts(group: list[Run]) -> dict[str, Any]:
         "std": spread[f"{split}_std"],
         "n": len(done),
         "tuning": " and ".join(sorted(set(tuned))),
-        **dict(
-            zip(
-                ("forgetting_mean", "forgetting_std"),
-                _mean(values["forgetting"] if len(texts) == 1 else []),
-                strict=True,
-            )
-        ),
+        **dict(zip(("forgetting_mean", "forgetting_std"), _mean(forgetting), strict=True)),
         "general_text": " and ".join(texts) or None,
         **{key: median(values[key]) if values[key] else None for key in MEDIANS},
         "weights": _weights(group[0]["settings"]),
