@@ -128,7 +128,7 @@ pip_install() {
 NO_BUILD='a package has no build for this machine'
 diagnosis() {
     if grep -Eqi 'no space left|disk quota' "$LOG"; then
-        echo "the disk is full. Free some space (8 GB with CUDA's PyTorch, 2 GB with the CPU build)"
+        echo "the disk is full. Free some space (8 GB with CUDA's PyTorch, 3 GB with the CPU build)"
     elif grep -Eqi 'connection ?(error|broken)|failed to establish|timed out|name resolution|incompleteread|proxyerror' "$LOG"
     then
         echo "the package index can't be reached. See to the network and to pip's settings (pip config list)"
