@@ -6,7 +6,7 @@ export PYTHON TORCH
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all test-pythons check tables figures report notebooks bench clean
+.PHONY: help setup quickstart test test-all golden test-pythons check tables figures report notebooks bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ test: setup ## run the fast tests
 
 test-all: setup ## run all tests
 	$(BIN)/python -m pytest -q -n 2
+
+golden: setup ## repeat one stored short run of each method: the code gives the results that it gave
+	$(BIN)/python -m src.verify results/golden
 
 test-pythons: setup ## the first run and the fast tests on every Python there is, pinned and newest; the oldest versions
 	$(BIN)/python -m nox

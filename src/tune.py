@@ -21,9 +21,10 @@ from src.config.composition import interruptible, sweep_configs, user_errors
 from src.config.schema import Config
 from src.files import write_json
 from src.results.store import RESULT, is_done, is_held
+from src.running.inputs import folder_of
 from src.running.lifecycle import run
 from src.running.sweep import Plan, print_warnings
-from src.running.tuning import Cell, Trial, cells, folder_of, further, grid, outcome, record_of
+from src.running.tuning import Cell, Trial, cells, further, grid, outcome, record_of
 
 POLL_SECONDS = 2.0
 

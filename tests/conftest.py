@@ -15,6 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from src.config.schema import Config
+from src.results.identity import Inputs
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = Path(os.environ.get("TASK_DATA", ROOT.parent / "shared" / "data"))  # original files; see CONTRIBUTING.md
@@ -25,6 +26,12 @@ def composed(*overrides: str) -> Config:
     """The checked config of a command line."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return Config.from_hydra(compose("config", list(overrides)))
+
+
+def some_inputs(data: str = "rows", **changes: Any) -> Inputs:
+    """What a run computes with beside its config, where a test doesn't need real data and weights."""
+    code = dict.fromkeys(("method", "loader", "metrics", "training"), "0" * 16)
+    return Inputs(**{"data": data, "model_files": {}, "precision": "fp32", "code": code, **changes})
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_the_smaller_ranks_of_one_training_are_rows_that_say_so() -> None:
         "parameters": other | {"trained": 48},
         "smaller_ranks": [{"rank": 1, "adapter_trained": 10, "validation": 0.2, "test": 0.1}],
         "time": {"train_seconds": 1.0, "run_seconds": 2.0}, "memory": {"saved_for_backward_bytes": 1, "precision": "x"},
-        "provenance": {"device": {"name": "cpu"}, "git_revision": "0"},
+        "provenance": {"device": {"name": "cpu"}, "git_revision": "0", "packages": {}, "code": {"revision": "0"}},
     }  # fmt: skip
     found = pd.DataFrame(rows(record), columns=COLUMNS).astype({"rank": "Int64", "trained_rank": "Int64"})
     text = readable(comparison(found))
@@ -112,8 +112,8 @@ def test_tasks_models_and_metrics_have_columns_where_there_are_several() -> None
 
 def test_a_run_by_a_paper_s_protocol_says_so_in_its_settings() -> None:
     identity = {part: {} for part in ("model", "task", "trainer")} | {"adapter": {"options": {}}}
-    assert settings({"identity": identity | {"protocol": "paper"}})["protocol"] == "paper"
-    assert "protocol" not in settings({"identity": identity})
+    assert settings(identity | {"protocol": "paper"})["protocol"] == "paper"
+    assert "protocol" not in settings(identity)
 
 
 def test_the_table_that_ends_a_sweep_names_its_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,29 +1,27 @@
 """Which state is kept: the last step's, or that of the best validation."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from src.config.schema import Config
 from src.metrics import Score
-from src.models.base_model import load_base
-from src.results.identity import identity
-from src.training.batches import encoded_splits
-from src.training.device import find_device
+from src.results.identity import decisive
+from src.running.prepare import prepare
 from src.training.trainer import Recipe, train
 from tests.conftest import composed
 
 
 def trained(config: Config, scores: list[float], *, higher_is_better: bool) -> tuple[Any, Any, list[Any]]:
     """Train with validations that give the scores one after the other; also the states that they saw."""
-    from src.running.execute import _place
+    from src.running.fitting import _placed
 
-    device = find_device("fp32")
-    base = load_base(config.model, num_labels=0, attention=device.attention)
-    examples = encoded_splits(config, base.tokenizer)["train"]
-    placed = _place(config, base.fresh_copy([], None), base, examples, device)  # type: ignore[arg-type]
-    recipe = Recipe(config.trainer, config.lr, base.tokenizer.pad_token_id, config.seed, device)
+    run = prepare(replace(config, trainer=replace(config.trainer, precision="fp32")), Path(config.results_dir))
+    placed, examples = _placed(run), run.examples["train"]
+    recipe = Recipe(config.trainer, config.lr, run.base.tokenizer.pad_token_id, config.seed, run.device)
     given, seen = iter(scores), []
 
     def validate() -> Score:
@@ -60,6 +58,6 @@ def test_by_default_the_last_state_is_kept_and_the_end_isnt_validated(tiny: Call
 
 
 def test_the_rule_is_part_of_a_runs_identity_only_where_it_isnt_the_default() -> None:
-    usual, best = (identity(composed(*own), "")["trainer"] for own in ([], ["trainer.checkpoint=best_validation"]))
+    usual, best = (decisive(composed(*own))["trainer"] for own in ([], ["trainer.checkpoint=best_validation"]))
     assert "checkpoint" not in usual
     assert best == usual | {"checkpoint": "best_validation"}

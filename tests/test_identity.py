@@ -1,23 +1,24 @@
 """Two commands are the same run exactly when nothing that can change the result differs."""
 
 import re
+from typing import Any
 
 import pytest
 
 from src.config.schema import Config
-from src.results.identity import identity, run_folder
-from tests.conftest import composed
+from src.results.identity import decisive, identity, run_folder
+from tests.conftest import composed, some_inputs
 
 
-def folder(*overrides: str, fingerprint: str = "abc") -> str:
-    return str(run_folder(composed(*overrides), fingerprint))
+def folder(*overrides: str, **inputs: Any) -> str:
+    return str(run_folder(composed(*overrides), some_inputs(**inputs)))
 
 
 @pytest.mark.parametrize(
     "override",
     ["rank=9", "alpha=3", "lr=0.5", "target=qv", "seed=1", "trainer.max_steps=7", "adapter.options.init=kaiming",
-     "task.max_length=9", "trainer.head_lr=0.7", "trainer.precision=fp32", "quantization=nf4",
-     "adapter.options.lr_ratio=4"],
+     "task.max_length=9", "trainer.head_lr=0.7", "quantization=nf4", "adapter.options.lr_ratio=4",
+     "adapter.version=2", "task.version=2", "adapter.method=src.adapters.dora.DoRA"],
 )  # fmt: skip
 def test_whatever_changes_the_result_changes_the_identity(override: str) -> None:
     assert folder() != folder(override)
@@ -28,8 +29,27 @@ def test_paths_and_tracking_do_not_change_the_identity(override: str) -> None:
     assert folder().split("runs/")[1] == folder(override).split("runs/")[1]
 
 
-def test_other_data_is_another_run() -> None:
-    assert folder(fingerprint="abc") != folder(fingerprint="abd")
+@pytest.mark.parametrize(
+    "inputs",
+    [{"data": "other"}, {"precision": "bf16"}, {"model_files": {"tokenizer": "1"}}, {"model_files": {"config": "1"}},
+     *({"code": {**some_inputs().code, part: "1" * 16}} for part in some_inputs().code)],
+)  # fmt: skip
+def test_other_data_tokenizer_precision_or_code_is_another_run(inputs: dict[str, Any]) -> None:
+    assert folder() != folder(**inputs)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_precision_that_auto_stands_for_is_the_same_spelled_out(precision: str) -> None:
+    named = folder(f"trainer.precision={precision}", precision=precision)
+    assert named == folder("trainer.precision=auto", precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("key", "moved"),
+    [("adapter.method", "src.adapters.moved.LoRA"), ("task.loader", "src.tasks.moved.load")],
+)
+def test_a_file_that_moves_leaves_its_runs_the_same(key: str, moved: str) -> None:
+    assert folder() == folder(f"{key}={moved}")
 
 
 @pytest.mark.parametrize("adapter", ["full", "head_only"])
@@ -50,7 +70,7 @@ def test_a_default_spelled_out_is_the_same_run() -> None:
 
 def test_an_option_that_is_off_is_no_part_of_the_identity() -> None:
     assert composed().adapter.options["lr_ratio"] is None
-    assert "lr_ratio" not in identity(composed(), "x")["adapter"]["options"]
+    assert "lr_ratio" not in decisive(composed())["adapter"]["options"]
 
 
 def test_the_arguments_of_a_bridged_method_are_part_of_the_identity() -> None:
@@ -74,9 +94,9 @@ def test_the_folder_names_the_run() -> None:
 
 def test_the_order_of_roles_does_not_matter() -> None:
     first, second = composed("target.roles=[query,value]"), composed("target.roles=[value,query]")
-    assert identity(first, "x")["target"] == identity(second, "x")["target"]
+    assert decisive(first)["target"] == decisive(second)["target"]
 
 
 def test_the_identity_holds_no_path_of_this_machine() -> None:
     config: Config = composed("results_dir=/some/where", "cache_dir=/else/where")
-    assert "where" not in str(identity(config, "x"))
+    assert "where" not in str(identity(config, some_inputs()))

@@ -14,7 +14,7 @@ from src.errors import UserError
 from src.judging.judge import ANSWERS, ASKS, JUDGMENTS, read_judgments, read_rows
 from src.metrics import score
 from src.results.store import ADAPTER, FIT, PREDICTIONS, Record, read_record
-from src.running import execute as execution
+from src.running import fitting
 from src.running.lifecycle import run
 from src.running.sweep import Plan
 from src.tasks.base import load_task
@@ -310,13 +310,13 @@ def rated(folder: Path, server: Server, *overrides: str) -> Config:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What each training of this test gave."""
-    train, given = execution.train, []
+    train, given = fitting.train, []
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         given.append(train(*args, **kwargs))
         return given[-1]
 
-    monkeypatch.setattr(execution, "train", spy)
+    monkeypatch.setattr(fitting, "train", spy)
     return given
 
 

@@ -12,7 +12,7 @@ import src
 from tests.conftest import ROOT
 
 PURE = ["src.adapters", "src.metrics", "src.analysis"]  # the statistics are part of the analysis
-COMMANDS = {"run", "tune", "tables", "figures", "report", "params", "export"}
+COMMANDS = {"run", "tune", "verify", "tables", "figures", "report", "params", "export"}
 LEAVES = {"errors", "files", "hub", "quiet", "streams"}
 
 

@@ -11,6 +11,7 @@ import torch
 from src.config.schema import Config
 from src.results.store import ADAPTER, CLAIM, CONFIG, PREDICTIONS, TRACEBACK, read_record
 from src.running import execute as execution
+from src.running import fitting
 from src.running.lifecycle import run
 from src.running.sweep import Plan
 from src.training.trainer import Diverged
@@ -59,7 +60,7 @@ def test_what_goes_wrong_is_recorded_with_its_reason(tiny: Make, monkeypatch: An
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr(execution, "train", fail)
+    monkeypatch.setattr(fitting, "train", fail)
     found, folder = attempt(tiny("adapter=lora", "rank=2"))
     record = read_record(folder)
     assert record is not None
@@ -71,7 +72,7 @@ def test_what_goes_wrong_is_recorded_with_its_reason(tiny: Make, monkeypatch: An
 
 def test_a_failed_run_is_tried_again_and_its_traces_go(tiny: Make, monkeypatch: Any) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(execution, "train", None)
+        patch.setattr(fitting, "train", None)
         state, folder = attempt(tiny("adapter=lora", "rank=2"))
         assert state == "failed"
     assert attempt(tiny("adapter=lora", "rank=2"))[0] == "done"
@@ -82,7 +83,7 @@ def test_an_interrupted_run_says_so_and_stops_the_sweep(tiny: Make, monkeypatch:
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(execution, "train", interrupt)
+    monkeypatch.setattr(fitting, "train", interrupt)
     config = tiny("adapter=lora", "rank=2")
     plan = Plan.of([config])
     with pytest.raises(KeyboardInterrupt):
@@ -116,7 +117,7 @@ def test_the_record_says_where_it_comes_from(tiny: Make) -> None:
     record = read_record(folder)
     assert record is not None
     provenance = record["provenance"]
-    assert {"git_revision", "git_dirty", "packages", "device", "command", "python"} <= provenance.keys()
+    assert {"code", "git_revision", "git_dirty", "packages", "device", "command", "python"} <= provenance.keys()
     assert provenance["packages"]["torch"] == torch.__version__
     assert record["identity"]["task"]["fingerprint"]
     assert len(set(record["seeds"].values())) == len(record["seeds"])

@@ -11,11 +11,11 @@ import pytest
 
 from src.config.schema import Config, TaskConfig
 from src.errors import UserError
-from src.results.identity import identity, run_folder
+from src.results.identity import decisive, run_folder
 from src.results.store import read_all
 from src.tasks.base import LoadedTask, _three_splits, load_task
 from src.tasks.overlap import Overlap, normalised, overlap
-from tests.conftest import REAL_DATA, as_on_the_hub, composed, real_data, run_program
+from tests.conftest import REAL_DATA, as_on_the_hub, composed, real_data, run_program, some_inputs
 
 TINY_GSM8K = [
     "task=gsm8k", "model=tiny_llama", "model.config.max_position_embeddings=256", "task.max_length=224",
@@ -260,7 +260,7 @@ def test_an_unknown_protocol_is_refused_with_those_there_are() -> None:
 
 
 def test_the_papers_protocol_is_part_of_a_runs_identity_and_the_usual_one_is_not() -> None:
-    paper, strict = (identity(composed(f"protocol={protocol}"), "x") for protocol in ("paper", "strict"))
+    paper, strict = (decisive(composed(f"protocol={protocol}")) for protocol in ("paper", "strict"))
     assert paper == {**strict, "protocol": "paper"}
     assert "protocol" not in strict
 
@@ -272,7 +272,7 @@ def test_the_papers_protocol_is_part_of_a_runs_identity_and_the_usual_one_is_not
      "task.validation_size=5"],
 )  # fmt: skip
 def test_where_the_rows_come_from_is_no_part_of_a_runs_identity(override: str) -> None:
-    assert run_folder(composed("task=sst2", override), "x") == run_folder(composed("task=sst2"), "x")
+    assert decisive(composed("task=sst2", override)) == decisive(composed("task=sst2"))
 
 
 def test_a_run_on_files_is_the_run_on_the_hubs_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +284,7 @@ def test_a_run_on_files_is_the_run_on_the_hubs_rows(tmp_path: Path, monkeypatch:
     }
     as_on_the_hub(tmp_path / "hub", monkeypatch, rows_on_hub, config="sst2")
     on_hub = composed("task=sst2", "task.validation_size=7", f"cache_dir={tmp_path}")
-    folders = {run_folder(config, load_task(config).fingerprint) for config in (on_files, on_hub)}
+    folders = {run_folder(config, some_inputs(load_task(config).fingerprint)) for config in (on_files, on_hub)}
     assert len(folders) == 1
     other = sst2(tmp_path / "other", [*UNIQUE[:-1], ("phrase 39", 1)])  # without the space at its end
-    assert run_folder(other, load_task(other).fingerprint) not in folders
+    assert run_folder(other, some_inputs(load_task(other).fingerprint)) not in folders

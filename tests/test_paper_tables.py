@@ -11,7 +11,8 @@ from src.analysis.collect import COLUMNS, settings
 from src.analysis.comparison import compare
 from src.config.composition import sweep_configs
 from src.config.schema import Config
-from src.results.identity import identity
+from src.results.identity import decisive
+from src.results.schema import SCHEMA_VERSION
 from src.results.store import RESULT
 from src.studies.paper_tables import (
     ROW,
@@ -28,6 +29,7 @@ from src.studies.study_tables import counted
 from tests.conftest import ROOT, run_program
 
 STUDY = "target_sets_distilbert"
+BARE = {"schema_version": SCHEMA_VERSION, "run_id": "x", "state": "done", "identity": {}, "config": {}}
 STUDIES = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.yaml"))
 
 
@@ -40,7 +42,7 @@ def row(config: Config, test: float, **facts: Any) -> dict[str, Any]:
     """A finished run of the study, as `collect` gives it."""
     found = {
         "run_id": f"{config.adapter.name}-{config.rank}-{config.target.name}-{config.seed}", "state": "done",
-        "settings": settings({"identity": identity(config, "")}), "task": "imdb", "model": "distilbert",
+        "settings": settings(decisive(config)), "task": "imdb", "model": "distilbert",
         "adapter": config.adapter.name, "rank": config.rank if config.has_axis("rank") else None,
         "target": config.target.name if config.has_axis("target") else None, "seed": config.seed, "lr": config.lr,
         "alpha": config.alpha if config.has_axis("alpha") else None, "trial": False, "protocol": "paper",
@@ -65,7 +67,7 @@ def test_verdicts(configs: list[Config]) -> None:
         for config in configs
         if config.adapter.name == "lora" and config.target.name == "qv"
     ]
-    rows += [row(config, 0.93, settings=settings({"identity": identity(config, "")}) | {"trainer.max_steps": "4"})
+    rows += [row(config, 0.93, settings=settings(decisive(config)) | {"trainer.max_steps": "4"})
              for config in configs if config.adapter.name == "full"]  # fmt: skip
     found = table(rows)
     assert found.loc[("lora", "4", "qv"), "verdict"] == "reproduced"
@@ -96,7 +98,7 @@ def test_a_metric_beside_the_primary_is_used_and_another_is_not_held_against_it(
 ) -> None:
     rows = [row(config, 0.9, metric="f1", folder=tmp_path) for config in configs if config.rank == 4]
     assert "accuracy isn't measured here; the runs have f1" in table(rows).loc[("lora", "4", "qv"), "why"]
-    record = {"run_id": "x", "state": "done", "metrics": {"test": {"more": {"accuracy": 0.9228}}}}
+    record = BARE | {"metrics": {"test": {"more": {"accuracy": 0.9228}}}}
     (tmp_path / RESULT).write_text(json.dumps(record))
     assert table(rows).loc[("lora", "4", "qv"), "measured"] == pytest.approx(92.28)
 
@@ -127,7 +129,7 @@ def test_a_set_of_a_run_s_task_is_held_against_the_number_of_that_set(tmp_path: 
         folder = tmp_path / str(config.seed)
         folder.mkdir()
         sets = {"gsm8k": 0.478 + 0.001 * config.seed, "math": 0.1}
-        (folder / RESULT).write_text(json.dumps({"run_id": "x", "state": "done", "metrics": {"test": {"sets": sets}}}))
+        (folder / RESULT).write_text(json.dumps(BARE | {"metrics": {"test": {"sets": sets}}}))
         rows.append(row(config, 0.29, folder=folder, task="metamathqa", model=config.model.name,
                         metric="math_equivalence"))  # fmt: skip
     found = table(rows, study).xs("lora/llama-3.2-3B-rank32").iloc[0]

@@ -256,15 +256,15 @@ METHODS = ["lora", "lora_sb", "pissa", "dora", "vera", "lora_fa", "lora_xs", "dy
 def test_a_whole_run_trains_only_the_adapter_and_scores_what_it_saved(
     tiny: Make, tmp_path: Path, monkeypatch: Any, kind: str, adapter: str
 ) -> None:
-    from src.running import execute as execution
+    from src.running import fitting
 
     short = ["trainer.max_steps=3", "trainer.precision=fp32"]
     config = tiny(f"adapter={adapter}", "rank=4", f"quantization={kind}", *short)
     base = load_base(config.model, num_labels=0, attention="eager", quantization=kind)
     before = {name: tensor.clone() for name, tensor in base.module.state_dict().items()}
     trained: list[Any] = []
-    place = execution._place
-    monkeypatch.setattr(execution, "_place", lambda *args: trained.append(place(*args)) or trained[0])
+    placed = fitting._placed
+    monkeypatch.setattr(fitting, "_placed", lambda run: trained.append(placed(run)) or trained[0])
     record = run(config, tmp_path)
     assert all(torch.equal(before[name], tensor) for name, tensor in base.module.state_dict().items())
     loaded = place_empty(config, base.fresh_copy([], stream_generator(0, "head_init")))

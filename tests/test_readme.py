@@ -11,8 +11,8 @@ from src.analysis.comparison import compare, comparison
 from src.analysis.formats import markdown
 from src.analysis.tables.comparison_table import readable
 from src.analysis.tables.rank_versus_accuracy import rank_versus_accuracy
-from src.results.identity import run_folder
 from src.results.store import PREDICTIONS, read_all
+from src.running.inputs import folder_of
 from src.studies.claims import claims_table, readable_claims
 from tests.conftest import ROOT, composed, run_program
 
@@ -107,9 +107,9 @@ def test_the_committed_predictions_give_the_committed_scores() -> None:
 
 def test_the_code_as_it_is_still_knows_the_committed_runs_as_its_own() -> None:
     for record in read_all(NINE_RUNS):
-        was, fingerprint = record["config"], record["identity"]["task"]["fingerprint"]
+        was = record["config"]
         axes = [f"adapter={was['adapter']['name']}", f"rank={was['rank']}", f"seed={was['seed']}"]
-        assert run_folder(composed("experiment=nine_runs", *axes), fingerprint).name == record["run_id"]
+        assert folder_of(composed("experiment=nine_runs", *axes)).name == record["run_id"]
 
 
 @pytest.mark.parametrize("study", ["nine_runs", "target_choice", "rank_and_rate", "tuning", "prompts", *TUNED])

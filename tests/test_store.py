@@ -12,6 +12,7 @@ import pytest
 from src import files
 from src.errors import UserError
 from src.results import store
+from src.results.schema import SCHEMA_VERSION
 from tests.conftest import ROOT
 
 
@@ -111,10 +112,16 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
         store.check_writable(Path("/proc/nowhere"))
 
 
-def test_results_of_another_code_version_are_refused_with_their_revision(tmp_path: Path) -> None:
-    record = {"run_id": "old-run", "state": "done", "results_version": 0, "provenance": {"git_revision": "f00d"}}
-    (tmp_path / "runs/old-run").mkdir(parents=True)
-    files.write_json(tmp_path / "runs/old-run" / store.RESULT, record)
-    with pytest.raises(UserError, match=r"code version 0 \(old-run\); this is version \d+(.|\n)*f00d"):
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [(None, r"python -m src\.results\.migration results_dir=/"), (SCHEMA_VERSION + 1, "git pull")],
+)
+def test_records_of_another_version_are_refused_with_the_command_that_helps(
+    tmp_path: Path, version: int | None, remedy: str
+) -> None:
+    record = {"run_id": "a-run", "state": "done", "identity": {}, "config": {}}
+    record |= {"schema_version": version} if version else {}
+    (tmp_path / "runs/a-run").mkdir(parents=True)
+    files.write_json(tmp_path / "runs/a-run" / store.RESULT, record)
+    with pytest.raises(UserError, match=rf"a-run/result.json has record version (.|\n)*{remedy}"):
         store.check_writable(tmp_path)
-    assert store.read_record(tmp_path / "runs/old-run") == record

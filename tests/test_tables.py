@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.analysis.collect import READS_SCHEMA, collect, runs_in
+from src.analysis.collect import collect
 from src.analysis.comparison import compare, comparison
 from src.analysis.formats import latex, markdown
 from src.analysis.older_rows import OLDER_ROWS
@@ -25,14 +25,15 @@ from src.analysis.tables.learning_rates import learning_rates
 from src.analysis.tables.memory_and_time import memory_and_time
 from src.analysis.tables.rank_versus_accuracy import rank_versus_accuracy
 from src.analysis.tables.target_sets import target_sets
-from src.errors import UserError
 from src.report import write_report
+from src.results.schema import SCHEMA_VERSION
 from src.results.store import CLAIM, CONFIG, PREDICTIONS, RESULT
 from src.studies.study_tables import made_tables
 from tests.conftest import ROOT, run_program
 
 TEMPLATE = next((ROOT / "results/nine_runs/runs").rglob(f"lora-r8-*-s0-*/{RESULT}"))
 ITEMS = {"validation": 61, "test": 101}
+CODE = dict.fromkeys(("method", "loader", "metrics", "training"), "a" * 16)
 Store = Callable[..., Path]
 
 
@@ -52,6 +53,7 @@ def store(tmp_path: Path) -> Store:
         hits = {split: draw.random(items) < share for split, items in ITEMS.items()}
         for split, own in hits.items():
             record["metrics"][split] |= {"value": float(own.mean()), "n": len(own)}
+        record["provenance"]["code"] = dict(CODE)
         record = merged(record, changes)
         record["run_id"] = f"{adapter}-r{rank}-{target}-s{seed}-{lr}"
         folder = tmp_path / "runs" / "docstrings" / "minilm" / record["run_id"]
@@ -130,32 +132,58 @@ def test_a_run_without_a_record_yet_is_not_finished(store: Store, tmp_path: Path
     assert "not finished" in table("comparison", tmp_path)
 
 
-def test_records_of_another_schema_are_rows_that_say_so(store: Store, tmp_path: Path) -> None:
-    from src.running.record import SCHEMA_VERSION
+@pytest.mark.parametrize("version", [1, SCHEMA_VERSION + 1])
+def test_records_of_another_version_are_rows_that_say_what_helps(store: Store, tmp_path: Path, version: int) -> None:
+    store(schema_version=version)
+    row = collect(tmp_path).iloc[0]
+    assert row["state"] == "unreadable"
+    assert f"has record version {version}" in row["reason"]
+    assert ("src.results.migration" if version == 1 else "git pull") in row["reason"]
 
-    assert READS_SCHEMA == SCHEMA_VERSION
-    store(schema_version=SCHEMA_VERSION + 1)
-    own = collect(tmp_path).iloc[0]
-    assert own["state"] == "unreadable"
-    assert f"schema {SCHEMA_VERSION + 1}" in own["reason"]
+
+MADE = {
+    "the method's code": {"code": {"method": "b" * 16}},
+    "the shared code": {"code": {"training": "b" * 16}},
+    "a device": {"device": {"name": "a GPU"}},
+    "a build of PyTorch": {"packages": {"torch": "2.13.0+cu130"}},
+    "transformers": {"packages": {"transformers": "5.0.0"}},
+}
 
 
-def test_results_of_two_versions_of_the_code_are_refused(store: Store, tmp_path: Path) -> None:
-    for seed, version in enumerate((1, 1, 7)):
-        store(seed=seed, results_version=version)
-    with pytest.raises(UserError, match=r"version 1 \(2 runs\), version 7 \(1 runs\).\n"):
-        runs_in(tmp_path)
+@pytest.mark.parametrize("made", MADE.values(), ids=MADE)
+def test_runs_made_with_something_else_are_rows_of_their_own_with_footnotes(
+    store: Store, tmp_path: Path, made: dict[str, Any]
+) -> None:
+    for seed in range(3):
+        store(seed=seed, provenance=made if seed == 2 else {})
+    cells = comparison(collect(tmp_path))
+    assert cells["n"].tolist() in ([1, 2], [2, 1])
+    assert all(cells["notes"].str.contains("made|ran on|code is"))
+    assert len(set(cells["notes"])) == 2
+
+
+def test_a_failed_run_counts_to_the_row_that_it_was_meant_for(store: Store, tmp_path: Path) -> None:
+    store(seed=0)
+    store(seed=1, state="failed", error={"class": "E", "message": "boom"}, provenance=None, metrics=None)
+    cell = comparison(collect(tmp_path))
+    assert cell[["n", "failed"]].to_numpy().tolist() == [[1, 1]]
+
+
+def test_one_name_for_two_sets_of_roles_is_two_rows(store: Store, tmp_path: Path) -> None:
+    store(seed=0, identity={"target": ["query", "value"]})
+    store(seed=1, identity={"target": ["query"]})
+    cells = comparison(collect(tmp_path))
+    assert cells["differs"].tolist() == ['target.roles=["query", "value"]', 'target.roles=["query"]']
 
 
 def test_two_kinds_of_hardware_in_a_table_are_footnotes(store: Store, tmp_path: Path) -> None:
     store(seed=0)
-    store(seed=1, provenance={"device": {"name": "a GPU"}})
     store(adapter="dora", provenance={"device": {"name": "a GPU"}})
     text = table("comparison", tmp_path)
     rows = [line.split("|")[-2].strip() for line in text.splitlines()[2:4]]
     assert rows == ["1", "2"]
     assert "1: ran on a GPU, bf16\n" in text
-    assert "2: ran on AMD EPYC, 2 cores, 2 threads, bf16 and a GPU, bf16\n" in text
+    assert "2: ran on AMD EPYC, 2 cores, 2 threads, bf16\n" in text
     assert "Rows differ in their hardware" in table("memory_and_time", tmp_path)
 
 
@@ -168,12 +196,12 @@ def test_two_precisions_are_two_kinds_of_hardware(store: Store, tmp_path: Path) 
 
 
 def test_two_builds_of_pytorch_in_a_table_are_footnotes(store: Store, tmp_path: Path) -> None:
-    store(seed=0, provenance={"packages": {"torch": "2.13.0+cpu"}})
-    store(seed=1, provenance={"packages": {"torch": "2.13.0+cu130"}})
-    store(adapter="dora", provenance={"packages": {"torch": "2.13.0+cpu"}})
+    for adapter, build in (("lora", "cpu"), ("dora", "cu130")):
+        store(adapter=adapter, provenance={"packages": {"torch": f"2.13.0+{build}"}})
+    rest = "transformers 5.23.0, tokenizers 0.23.3, numpy 2.4.6"
     assert set(comparison(collect(tmp_path))["notes"]) == {
-        "ran on PyTorch 2.13.0+cpu", "ran on PyTorch 2.13.0+cpu and PyTorch 2.13.0+cu130"
-    }  # fmt: skip
+        f"made with torch 2.13.0+{build}, {rest}" for build in ("cpu", "cu130")
+    }
 
 
 def test_every_table_of_runs_on_older_rows_says_so(store: Store, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from src.errors import UserError
 from src.models.base_model import load_base
 from src.results.store import ADAPTER, FIT, PREDICTIONS, Record
 from src.running import assemble
-from src.running.execute import _first_of_each_set, execute
+from src.running.execute import execute
+from src.running.prepare import _first_of_each_set
 from src.streams import stream_generator
 from src.tasks.base import load_task
 from src.training import trainer as training
@@ -207,7 +208,7 @@ def test_a_run_that_failed_at_scoring_goes_on_from_its_adapter(
         with pytest.raises(RuntimeError, match="no memory left"):
             run(config, tmp_path / "cut")
     assert (tmp_path / "cut" / FIT).exists()
-    monkeypatch.setattr("src.running.execute.train", refuse)  # a second training would fail
+    monkeypatch.setattr("src.running.fitting.train", refuse)  # a second training would fail
     again = run(config, tmp_path / "cut")
     parts = ("metrics", "history", "parameters", "scaling", "memory", "identity")
     assert {part: again[part] for part in parts} == {part: whole[part] for part in parts}

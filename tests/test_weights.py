@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from src.config.schema import Config
 from src.errors import UserError
 from src.models.base_model import find_weights, load_base
-from src.models.weights import checksum, local_checksum, weight_files
+from src.models.weights import checksum, description_digests, local_checksum, weight_files
 from src.results.identity import run_folder
-from tests.conftest import composed, real_data
+from tests.conftest import composed, real_data, some_inputs
 
 STORIES = ["model=stories260k", "task=reverse_words", "trainer=smoke", "tracking=none"]
 
@@ -134,7 +135,7 @@ def changed(folder: Path) -> Path:
 def test_the_same_weights_in_two_folders_are_one_run_and_changed_ones_another(saved: Callable[[str], Path]) -> None:
     first, second, other = (of_path(folder) for folder in (saved("a"), saved("b"), changed(saved("c"))))
     by_checksum = composed(*STORIES, f"model.path={first.model.path}")
-    folders = [run_folder(config, "x") for config in (first, second, by_checksum, other)]
+    folders = [run_folder(config, some_inputs()) for config in (first, second, by_checksum, other)]
     assert folders[0] == folders[1] == folders[2] != folders[3]
 
 
@@ -174,3 +175,24 @@ def test_a_configuration_does_not_change_the_checksum_of_the_weights(saved: Call
     described = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**described, "rope_theta": 1.0}))
     assert checksum(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "same"),
+    [
+        ("config.json", "transformers_version", "0.1", True),
+        ("config.json", "_name_or_path", "/some/where", True),
+        ("tokenizer_config.json", "name_or_path", "/some/where", True),
+        ("config.json", "rms_norm_eps", 0.5, False),
+        ("tokenizer_config.json", "eos_token", "!", False),
+        ("tokenizer.json", "added_tokens", [], False),
+    ],
+)
+def test_equal_weights_with_another_tokenizer_or_config_are_another_run_and_with_another_origin_are_not(
+    saved: Callable[[str], Path], name: str, key: str, value: Any, same: bool
+) -> None:
+    first, second = saved("a"), saved("b")
+    content = json.loads((second / name).read_text())
+    (second / name).write_text(json.dumps({**content, key: value}, indent=3))
+    assert checksum(first) == checksum(second)
+    assert (description_digests(first) == description_digests(second)) is same

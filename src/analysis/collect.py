@@ -6,9 +6,9 @@ trained but the head, which all methods share. A run without a usable record is 
 `reason`: nothing that lies in the folder is left out.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,23 @@ from typing import Any
 import pandas as pd
 
 from src.errors import UserError
-from src.results.store import CONFIG, Record, read_record, run_folders
+from src.results.equivalences import canonical
+from src.results.schema import Memory, Record
+from src.results.store import CONFIG, read_record, run_folders
 
 COLUMNS = [
-    "folder", "run_id", "state", "reason", "results_version", "trial", "settings", "task", "model", "adapter", "rank",
+    "folder", "run_id", "state", "reason", "trial", "settings", "task", "model", "adapter", "rank",
     "trained_rank", "target", "seed", "lr", "alpha", "scaling", "protocol", "tuning", "trained", "body_trained",
     "head_trained", "adapter_frozen", "total", "validation", "test", "validation_metric", "validation_unit",
     "validation_higher_is_better", "metric", "unit", "higher_is_better", "fingerprint", "evaluated_items", "forgetting",
     "general_text", "train_seconds", "run_seconds", "tokens_per_second", "memory_bytes", "memory_kind", "batch_size",
-    "precision", "device", "torch", "python", "git_revision", "history", "warnings",
+    "precision", "device", "torch", "python", "git_revision", "method_code", "shared_code", "versions", "hardware",
+    "history", "warnings",
 ]  # fmt: skip
 MEMORY_KINDS = {"peak_allocated_bytes": "peak allocated on the GPU", "saved_for_backward_bytes": "saved for backward"}
 UNREADABLE, UNFINISHED, UNSCORED = "unreadable", "not finished", "not scored"
 AXES = ("rank", "lr", "alpha")
-READS_SCHEMA = 1  # of records
+DECISIVE_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")  # whose versions can move a score
 
 
 def collect(results_dir: Path) -> pd.DataFrame:
@@ -47,12 +50,9 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
         record = read_record(folder)
         if record is None:
             return [_without_record(folder, UNFINISHED, "it has no record yet: under way, or cut off")]
-        schema = record.get("schema_version", READS_SCHEMA)
-        if schema != READS_SCHEMA:
-            return [_without_record(folder, UNREADABLE, f"its record has schema {schema}, not {READS_SCHEMA}")]
         return [own | {"folder": folder} for own in rows(record)]
     except (UserError, KeyError, TypeError, AttributeError) as error:
-        missing = f"its record lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        missing = f"its record lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).splitlines())
         return [_without_record(folder, UNREADABLE, missing)]
 
 
@@ -88,8 +88,7 @@ def row(record: Record) -> dict[str, Any]:
         "run_id": record["run_id"],
         "state": record["state"],
         "reason": (record["error"] or {}).get("message"),
-        "results_version": record.get("results_version"),
-        "settings": settings(record),
+        "settings": settings(record["identity"]),
         "fingerprint": record["identity"]["task"].get("fingerprint"),
         **_asked(record["config"]),
     }
@@ -128,6 +127,7 @@ def _results(record: Record) -> dict[str, Any]:
         "torch": record["provenance"].get("packages", {}).get("torch"),
         "python": record["provenance"].get("python"),
         "git_revision": record["provenance"]["git_revision"],
+        **_made_with(record),
         "history": record.get("history", []),
         "warnings": record.get("warnings", []),
     }
@@ -135,6 +135,27 @@ def _results(record: Record) -> dict[str, Any]:
     if lost:
         found |= {"state": UNSCORED, "reason": f"{record['run_id']}: its {lost[0]} score is {found[lost[0]]}"}
     return found
+
+
+def _made_with(record: Record) -> dict[str, str]:
+    """What else moves a result: the method's code and all runs' code, the packages' versions, the hardware."""
+    made, packages = record["provenance"], record["provenance"]["packages"]
+    code = _code(canonical(made["code"]))
+    if record["identity"]["adapter"].get("config"):  # the method is another library's
+        code["method_code"] += f", peft {packages.get('peft', 'unknown')}"
+    return {
+        **code,
+        "versions": ", ".join(f"{name} {packages.get(name, 'unknown')}" for name in DECISIVE_PACKAGES),
+        "hardware": f"{made['device']['name']}, {record['memory']['precision']}",
+    }
+
+
+def _code(code: dict[str, str]) -> dict[str, str]:
+    """Short names for the method's code and for the rest; of a record from before fingerprints, the revision."""
+    if "revision" in code:
+        return dict.fromkeys(("method_code", "shared_code"), f"revision {code['revision'][:8]}")
+    shared = "".join(code[part] for part in ("loader", "metrics", "training"))
+    return {"method_code": code["method"][:8], "shared_code": hashlib.sha256(shared.encode()).hexdigest()[:8]}
 
 
 def _scores(record: Record) -> dict[str, Any]:
@@ -153,51 +174,36 @@ def _scores(record: Record) -> dict[str, Any]:
     }
 
 
-def _memory(memory: dict[str, Any]) -> dict[str, Any]:
+def _memory(memory: Memory) -> dict[str, Any]:
     """The bytes that training took and what they count: the GPU's peak, or on a CPU what is kept for backward."""
-    kind = next(key for key in MEMORY_KINDS if memory.get(key) is not None)
-    found = {"memory_bytes": memory[kind], "memory_kind": MEMORY_KINDS[kind]}
-    return found | {key: memory.get(key) for key in ("precision", "batch_size")}
+    values: dict[str, Any] = dict(memory)
+    kind = next(key for key in MEMORY_KINDS if values.get(key) is not None)
+    columns = {"memory_bytes": values[kind], "memory_kind": MEMORY_KINDS[kind]}
+    return columns | {key: values.get(key) for key in ("precision", "batch_size")}
 
 
-def settings(record: Record) -> dict[str, str]:
-    """All that determines the run's result but its seed and the axes, flat: `{"trainer.head_lr": "0.3", ...}`."""
+def settings(identity: dict[str, Any]) -> dict[str, str]:
+    """All that determines a result but seed, axes and code, flat: `{"trainer.head_lr": "0.3", ...}`."""
     flat: dict[str, str] = {}
     for part in ("model", "task", "trainer"):
-        flat |= {f"{part}.{key}": json.dumps(value, sort_keys=True) for key, value in record["identity"][part].items()}
-    flat |= {key: record["identity"][key] for key in ("quantization", "protocol") if key in record["identity"]}
-    adapter = record["identity"]["adapter"]
-    own = {f"adapter.{key}": adapter[key] for key in ("roles", "config") if key in adapter}
-    own |= {f"adapter.options.{key}": value for key, value in adapter["options"].items()}
-    return flat | {key: json.dumps(value, sort_keys=True) for key, value in own.items()}
-
-
-def check_one_version(runs: pd.DataFrame, results_dir: Path) -> None:
-    """Refuse runs of several versions of the code, whose numbers can't stand in one table.
-
-    Raises:
-        UserError: there are several.
-    """
-    versions: Iterable[Any] = runs["results_version"].dropna().unique()
-    if len(list(versions)) > 1:
-        counts = runs["results_version"].value_counts().sort_index()
-        held = ", ".join(f"version {version:g} ({count} runs)" for version, count in counts.items())
-        raise UserError(
-            f"{results_dir} holds results of several versions of the code, whose numbers differ: {held}.\n"
-            "Keep one version a folder: move the others to a folder of their own."
-        )
+        flat |= {f"{part}.{key}": json.dumps(value, sort_keys=True) for key, value in identity[part].items()}
+    flat |= {key: identity[key] for key in ("quantization", "protocol") if key in identity}
+    flat |= {"target.roles": json.dumps(identity["target"])} if "target" in identity else {}
+    adapter = identity["adapter"]
+    values = {f"adapter.{key}": adapter[key] for key in ("method", "version", "roles", "config") if key in adapter}
+    values |= {f"adapter.options.{key}": value for key, value in adapter["options"].items()}
+    return flat | {key: json.dumps(value, sort_keys=True) for key, value in values.items()}
 
 
 def runs_in(results_dir: Path) -> pd.DataFrame:
     """The runs under a results folder.
 
     Raises:
-        UserError: it holds none, or those of several versions of the code.
+        UserError: it holds none, or a record's code is called equal to another's without proof.
     """
     frame = collect(results_dir)
     if frame.empty:
         raise UserError(
             f"{results_dir} holds no runs.\nMake some with `python -m src.run`, or name a folder with results_dir=..."
         )
-    check_one_version(frame, results_dir)
     return frame

@@ -21,11 +21,19 @@ from src.analysis.statistics import PairedTest, SeedError, bootstrap_intervals, 
 from src.errors import UserError
 
 # What makes two runs repetitions of each other with other seeds.
-CELL = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "alpha", "differs"]
+ASKED = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "alpha", "differs"]
+MADE_WITH = ["method_code", "shared_code", "versions", "hardware"]
+CELL = ASKED + MADE_WITH
 LEVEL = 0.05
 SEEDS_FOR_A_VERDICT = 3  # with fewer, nothing is called best
-# What is said of a cell where it differs in the cell's task and model.
-MIXED = {"hardware": "ran on", "torch": "ran on", "general_text": "forgetting is measured on"}
+# What is said of a cell where it differs among cells that share the columns named.
+MIXED = {
+    "shared_code": ("made by the code", ["task", "model"]),
+    "method_code": ("its method's code is", ["task", "model", "adapter"]),
+    "hardware": ("ran on", ["task", "model"]),
+    "versions": ("made with", ["task", "model"]),
+    "general_text": ("forgetting is measured on", ["task", "model"]),
+}
 TOLERANCE = 1e-4  # between a score and the mean of its items, which are stored in single precision
 SPLITS = {"validation": "validation_metric", "test": "metric"}
 FACTS = ["validation_metric", "validation_unit", "metric", "unit", "higher_is_better", "protocol", "memory_kind",
@@ -107,12 +115,18 @@ def reported(runs: pd.DataFrame) -> pd.DataFrame:
 
 def grouped(runs: pd.DataFrame) -> list[list[Run]]:
     """The runs of each cell, in order; each run has `differs` beside its own columns."""
-    runs = runs.assign(differs=differing_settings(runs))
+    runs = _with_known_makers(runs.assign(differs=differing_settings(runs)))
     numbers = runs.groupby(CELL, dropna=False, sort=True).ngroup()
     found: list[list[Run]] = [[] for _ in range(numbers.max() + 1)]
     for number, run in zip(numbers, plain(runs), strict=True):
         found[number].append(run)
     return found
+
+
+def _with_known_makers(runs: pd.DataFrame) -> pd.DataFrame:
+    """Count a run that isn't done, which doesn't say what it was made with, to the first cell that it was meant for."""
+    first = runs.groupby(ASKED, dropna=False)[MADE_WITH].transform("first")
+    return runs.assign(**{column: runs[column].fillna(first[column]) for column in MADE_WITH})
 
 
 def plain(runs: pd.DataFrame) -> list[Run]:
@@ -133,10 +147,12 @@ def differing_settings(runs: pd.DataFrame) -> pd.Series:
     texts = pd.Series("", index=runs.index)
     known = runs[runs["settings"].notna()]
     for _, own in known.groupby(["task", "model"]):
-        varying = {key for key in _varying(own["settings"]) if not key.startswith("adapter.")}
-        for _, group in own.groupby("adapter"):
-            options = {key for key in _varying(group["settings"]) if key.startswith("adapter.")}
-            keys = sorted(varying | options)
+        varying = {key for key in _varying(own["settings"]) if not key.startswith(("adapter.", "target."))}
+        for _, group in own.groupby(["adapter", "target"], dropna=False):
+            same_adapter = own[own["adapter"] == group["adapter"].iloc[0]]
+            options = {key for key in _varying(same_adapter["settings"]) if key.startswith("adapter.")}
+            roles = {key for key in _varying(group["settings"]) if key.startswith("target.")}
+            keys = sorted(varying | options | roles)
             if keys:
                 shown = [", ".join(f"{key}={one[key]}" for key in keys if key in one) for one in group["settings"]]
                 texts[group.index] = shown
@@ -245,8 +261,6 @@ def _facts(group: list[Run]) -> dict[str, Any]:
         "general_text": " and ".join(texts) or None,
         **{key: median(values[key]) if values[key] else None for key in MEDIANS},
         "weights": _weights(group[0]["settings"]),
-        "hardware": " and ".join(sorted({f"{run['device']}, {run['precision']}" for run in done})),
-        "torch": " and ".join(sorted({f"PyTorch {run['torch'] or 'unknown'}" for run in done})),
         "failed": len(lost),
         "reason": "; ".join(sorted({f"{run['state']}: {run['reason']}".replace("\n", " ") for run in lost})),
         "run_ids": sorted(run["run_id"] for run in group),
@@ -367,17 +381,18 @@ def ties(merits: NDArray[np.float64], places: Sequence[int], p_value: Callable[[
 
 def notes(cells: pd.DataFrame) -> list[str]:
     """For each cell what was wrong with its scores, and what it ran on where that differs in its task and model."""
-    mixed = {column: _where_mixed(cells, column) for column in MIXED}
+    mixed = {column: _where_mixed(cells, column, among) for column, (_, among) in MIXED.items()}
     found = []
     for index, own in enumerate(cells.itertuples()):
-        ran = [f"{said} {getattr(own, column)}" for column, said in MIXED.items() if mixed[column][index]]
+        ran = [f"{said} {getattr(own, column)}" for column, (said, _) in MIXED.items() if mixed[column][index]]
         found.append("; ".join([*own.notes, *ran]))
     return found
 
 
-def _where_mixed(cells: pd.DataFrame, column: str) -> list[bool]:
-    """For each cell with runs whether its column has another value than other cells of its task and model."""
+def _where_mixed(cells: pd.DataFrame, column: str, among: list[str]) -> list[bool]:
+    """For each cell with runs whether its column has another value than other cells that share the columns `among`."""
     done = (cells["n"] > 0) & cells[column].notna()
-    kinds = cells[done].groupby(["task", "model"])[column].nunique()
-    several = [kinds.get(key, 0) > 1 for key in zip(cells["task"], cells["model"], strict=True)]
+    kinds = cells[done].groupby(among)[column].nunique()
+    names = [cells[name] for name in among]
+    several = [kinds.get(key, 0) > 1 for key in zip(*names, strict=True)]
     return (done & (pd.Series(several, index=cells.index) | cells[column].astype(str).str.contains(" and "))).tolist()

@@ -15,15 +15,19 @@ def answer_help(text: str | None, arguments: Sequence[str] | None = None) -> Non
         sys.exit(0)
 
 
-def options(**defaults: str) -> dict[str, str]:
-    """This program's options from its command line, each with its default.
+def options(arguments: Sequence[str] | None = None, **defaults: str) -> dict[str, str]:
+    """A program's options from its command line, each with its default.
+
+    Args:
+        arguments: those to read, in place of the program's.
 
     Raises:
         UserError: an option that the program doesn't have.
     """
-    given = {str(key): str(value) for key, value in OmegaConf.from_cli(sys.argv[1:]).items()}
-    for key in given:
+    dotted = OmegaConf.from_cli(list(sys.argv[1:] if arguments is None else arguments))
+    values = {str(key): str(value) for key, value in dotted.items()}
+    for key in values:
         if key not in defaults:
             allowed = ", ".join(f"{name}=..." for name in nearest_first(key, defaults))
             raise UserError(f"{key} is not an option.\nAllowed: {allowed}.")
-    return defaults | given
+    return defaults | values

@@ -22,6 +22,7 @@ class AdapterConfig:
 
     name: str = MISSING  # what `adapter=` takes, and the name in tables
     method: str = MISSING  # the class in `src/adapters`, as a Python path
+    version: int = 1  # raised where the method means another one than before; part of its runs' identity
     # of rank, alpha, target, lr; another axis is no part of its runs' identity, so it is run once along it
     axes: list[str] = field(default_factory=list)
     roles: list[str] = field(default_factory=list)  # the target set of a method that has its own

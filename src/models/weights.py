@@ -1,12 +1,23 @@
-"""A model's weight files: which there are in a folder, and the checksum that names their content."""
+"""A model's files: which there are in a folder, and the checksums that name the content of its weights and the rest."""
 
 import hashlib
+import json
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from src.errors import UserError
 
 PATTERNS = ("*.safetensors", "pytorch_model*.bin")  # the first that a folder has any of
+# What transformers reads a tokenizer from, each where it is there.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model",
+)  # fmt: skip
+# Keys of a model's JSON files that name a place or a version.
+ORIGIN = {"_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "tokenizer_file", "cache_dir",
+          "special_tokens_map_file", "local_files_only"}  # fmt: skip
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -42,3 +53,31 @@ def checksum(folder: Path) -> str:
 def _sha256(path: Path, changed_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def description_digests(folder: Path) -> dict[str, str]:
+    """Digests of a model's `config` and of its `tokenizer`: what two folders with equal weights can differ in."""
+    return {
+        "config": _content_digest([folder / "config.json"]),
+        "tokenizer": _content_digest([folder / name for name in TOKENIZER_FILES]),
+    }
+
+
+def _content_digest(paths: list[Path]) -> str:
+    """Sixteen hex digits for the files that are there, by name; paths and versions in JSON don't count."""
+    digests = {path.name: _digest(path, path.stat().st_mtime_ns) for path in paths if path.is_file()}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, changed_ns: int) -> str:
+    content = path.read_bytes()
+    if path.suffix == ".json":
+        with suppress(ValueError):  # a file that isn't JSON is what it is
+            content = json.dumps(_without_origin(json.loads(content)), sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _without_origin(values: Any) -> Any:
+    """The same values without what says where a model was saved, and by which version."""
+    return {key: value for key, value in values.items() if key not in ORIGIN} if isinstance(values, dict) else values

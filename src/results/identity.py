@@ -1,60 +1,91 @@
-"""What makes two runs the same run.
+"""What makes two runs the same run: everything that can change a result, and nothing else.
 
-The identity is everything that can change a result and nothing else: the resolved config without paths and
-tracking, without the axes that the method doesn't have, plus the hash of the model's weights, the fingerprint
-of the data and the version of the code's results. Runs with equal identities share one folder.
+The identity has what the config decides (methods and loaders by name and version, roles for the target's name, without
+the axes that a method doesn't have, without paths and tracking) and what the run computes with: the data, the model's
+files, the precision that `auto` stands for, and the code. Runs with equal identities share one folder.
 """
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from src.config.schema import Config, ModelConfig, TaskConfig, TrainerConfig
 from src.metrics import ASKS_A_JUDGE
-from src.results.store import RESULTS_VERSION
+from src.results.code import Code
+from src.results.equivalences import canonical
 
 MODEL_KEYS = ("hub_id", "weights_sha256", "init_seed", "head", "config", "roles")
-TASK_KEYS = ("name", "loader", "architecture", "metric", "max_length", "max_new_tokens", "options")
+TASK_KEYS = ("name", "version", "architecture", "metric", "max_length", "max_new_tokens", "options")
 # Decisive too, but no part of the identity at their defaults. A task's rows are in the fingerprint of its data.
 OPTIONAL_TASK_KEYS = (
-    "version", "more_metrics", "validation_metric", "metric_options", "samples", "temperature", "stop",
+    "more_metrics", "validation_metric", "metric_options", "samples", "temperature", "stop",
 )  # fmt: skip
 
 
-def identity(config: Config, data_fingerprint: str) -> dict[str, Any]:
-    """Collect what determines the run's result, as plain JSON values."""
-    task, usual = asdict(config.task), asdict(TaskConfig())
+@dataclass(frozen=True)
+class Inputs:
+    """What a run computes with beside its config."""
+
+    data: str  # the fingerprint of the task's rows
+    model_files: dict[str, str]  # digests of the model's config and of its tokenizer; empty where it is drawn
+    precision: str  # bf16 or fp32
+    code: Code  # fingerprints by part
+
+
+def identity(config: Config, inputs: Inputs) -> dict[str, Any]:
+    """Everything that determines the run's result, as plain JSON values."""
+    values = decisive(config)
+    values["model"]["files"] = inputs.model_files
+    values["task"]["fingerprint"] = inputs.data
+    values["trainer"]["precision"] = inputs.precision
+    return values | {"code": canonical(inputs.code)}
+
+
+def decisive(config: Config) -> dict[str, Any]:
+    """The part of the identity that the config alone decides."""
     axes: dict[str, Any] = {"rank": config.rank, "alpha": config.alpha, "lr": config.lr}
     axes["target"] = sorted(config.target_roles()) if config.has_axis("target") else []
-    own = {key: getattr(config.adapter, key) for key in ("roles", "config") if getattr(config.adapter, key)}
-    options = {key: value for key, value in config.adapter.options.items() if value is not None}
     choices = {"quantization": config.quantization, "protocol": config.protocol}
-    chosen = {key: choice for key, choice in choices.items() if choice not in ("none", "strict")}
     return {
-        "results_version": RESULTS_VERSION,
-        "adapter": {"method": config.adapter.method, "options": options, **own},
-        **chosen,
+        "adapter": _adapter(config),
+        **{key: choice for key, choice in choices.items() if choice not in ("none", "strict")},
         **{axis: axes[axis] for axis in sorted(axes) if config.has_axis(axis)},
         "model": _model(config.model),
-        "task": {
-            **{key: task[key] for key in TASK_KEYS},
-            **{key: task[key] for key in OPTIONAL_TASK_KEYS if task[key] != usual[key]},
-            **({"judge": config.task.judge.model} if config.task.metric in ASKS_A_JUDGE else {}),
-            "fingerprint": data_fingerprint,
-        },
+        "task": _task(config.task),
         "trainer": _trainer(config.trainer),
         "seed": config.seed,
     }
 
 
+def _adapter(config: Config) -> dict[str, Any]:
+    """The method by its class's name, so that its file may move; its options, but for those that are off."""
+    adapter = config.adapter
+    return {
+        "method": adapter.method.rpartition(".")[2],
+        "version": adapter.version,
+        "options": {key: value for key, value in adapter.options.items() if value is not None},
+        **{key: getattr(adapter, key) for key in ("roles", "config") if getattr(adapter, key)},
+    }
+
+
 def _model(config: ModelConfig) -> dict[str, Any]:
     model = asdict(config)
-    found = {key: model[key] for key in MODEL_KEYS}
+    values = {key: model[key] for key in MODEL_KEYS}
     if config.weights_sha256 is None and config.revision:
-        found["revision"] = config.revision
-    return found | ({"dtype": config.dtype} if config.dtype != "float32" else {})
+        values["revision"] = config.revision
+    return values | ({"dtype": config.dtype} if config.dtype != "float32" else {})
+
+
+def _task(config: TaskConfig) -> dict[str, Any]:
+    task, default = asdict(config), asdict(TaskConfig())
+    return {
+        **{key: task[key] for key in TASK_KEYS},
+        "loader": config.loader.rpartition(".")[2],
+        **{key: task[key] for key in OPTIONAL_TASK_KEYS if task[key] != default[key]},
+        **({"judge": config.judge.model} if config.metric in ASKS_A_JUDGE else {}),
+    }
 
 
 def _trainer(config: TrainerConfig) -> dict[str, Any]:
@@ -62,9 +93,14 @@ def _trainer(config: TrainerConfig) -> dict[str, Any]:
     return {key: value for key, value in asdict(config).items() if key not in left_out}
 
 
-def run_folder(config: Config, data_fingerprint: str) -> Path:
+def run_folder(config: Config, inputs: Inputs) -> Path:
     """The run's folder: `<results_dir>/runs/<task>/<model>/<adapter>-r<rank>-<target>-s<seed>-<hash8>`."""
-    text = json.dumps(identity(config, data_fingerprint), sort_keys=True)
+    name = run_name(config, identity(config, inputs))
+    return Path(config.results_dir) / "runs" / config.task.name / config.model.name / name
+
+
+def run_name(config: Config, values: dict[str, Any]) -> str:
+    """The name of a run's folder, given its identity: its axes, and eight hex digits of the identity's hash."""
     parts = [config.adapter.name]
     if config.has_axis("rank"):
         parts.append(f"r{config.rank}")
@@ -72,5 +108,5 @@ def run_folder(config: Config, data_fingerprint: str) -> Path:
         parts.append(config.target.name)
     if config.quantization != "none":
         parts.append(config.quantization)
-    parts += [f"s{config.seed}", hashlib.sha256(text.encode()).hexdigest()[:8]]
-    return Path(config.results_dir) / "runs" / config.task.name / config.model.name / "-".join(parts)
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    return "-".join([*parts, f"s{config.seed}", digest])

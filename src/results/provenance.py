@@ -10,18 +10,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from src.results.code import ROOT, Code
+from src.results.schema import Provenance
+
 PACKAGES = (
     "torch", "transformers", "accelerate", "datasets", "evaluate", "hydra-core", "wandb", "numpy", "pandas",
     "safetensors", "tokenizers", "peft", "bitsandbytes", "scipy", "scikit-learn", "matplotlib", "sympy", "networkx",
     "plotly", "statsmodels",
 )  # fmt: skip
-ROOT = Path(__file__).resolve().parents[2]
+CODE_FOLDERS = ("src", "conf")
+LONGEST_DIFF = 500_000  # characters; a longer one is another code base rather than a change
 
 
-def provenance(device: dict[str, Any]) -> dict[str, Any]:
-    """Git revision and whether it was changed, versions, machine, command and time, as plain JSON values."""
+def provenance(device: dict[str, Any], code: Code) -> Provenance:
+    """Revision and uncommitted changes, fingerprints, versions, machine, command and time, as plain JSON values."""
+    revision, diff = _revision(), uncommitted_diff()
     return {
-        **_code(),
+        "code": code,
+        "git_revision": revision,
+        "git_dirty": None if diff is None else bool(diff),
+        **({"git_diff": diff[:LONGEST_DIFF]} if diff else {}),  # type: ignore[typeddict-item]
         "packages": _versions(),
         "cuda": _cuda(),
         "python": platform.python_version(),
@@ -33,19 +41,30 @@ def provenance(device: dict[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _code() -> dict[str, Any]:
-    """The revision and whether files of the code differ from it; None where this is no git checkout."""
+def _revision() -> str | None:
+    """The commit that is checked out; None where this is no git checkout."""
     revision = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--", "src", "conf")
-    return {"git_revision": revision, "git_dirty": None if changes is None else bool(changes)}
+    return revision and revision.strip()
 
 
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+@lru_cache(maxsize=1)
+def uncommitted_diff() -> str | None:
+    """What `src` and `conf` differ in from the commit, new files too, for `git apply`; None outside of git."""
+    changed = _git("diff", "HEAD", "--", *CODE_FOLDERS)
+    untracked = _git("ls-files", "--others", "--exclude-standard", "--", *CODE_FOLDERS)
+    if changed is None or untracked is None:
         return None
-    return done.stdout.strip()
+    added = [_git("diff", "--no-index", "--", "/dev/null", name, expected=1) for name in untracked.splitlines()]
+    return changed + "".join(text or "" for text in added)
+
+
+def _git(*arguments: str, expected: int = 0) -> str | None:
+    """What git prints; None where it isn't there or ends with another status than expected."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, errors="replace")
+    except OSError:
+        return None
+    return done.stdout if done.returncode == expected else None
 
 
 @lru_cache(maxsize=1)

@@ -15,35 +15,48 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from src.errors import UserError
+from src.results.schema import SCHEMA_VERSION, Record
 
-# Raise this by one with every change that moves numbers, and mark the change in CHANGELOG.md.
-RESULTS_VERSION = 1
 RESULT, CLAIM, CONFIG = "result.json", "claim.json", "config.json"
 ADAPTER, PREDICTIONS, TRACEBACK = "adapter.safetensors", "predictions.parquet", "traceback.txt"
 FIT = "fit.json"
 BEAT_SECONDS = 60  # how often a worker shows that it lives
 STALE_SECONDS = 600  # a worker on another machine that hasn't shown itself for so long is taken for dead
-Record = dict[str, Any]
 
 
 def read_record(folder: Path) -> Record | None:
     """The run's record, or None where it has none yet.
 
     Raises:
-        UserError: the file is there but isn't a record.
+        UserError: the file is there but isn't a record, or is one of another version.
     """
     path = folder / RESULT
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["state"], record["run_id"]
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        record["state"], record["run_id"], record["identity"], record["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a run record ({error}).\nDelete its folder to run it again.") from error
+    _check_version(record, path)
     return record
+
+
+def _check_version(record: Record, path: Path) -> None:
+    version = record.get("schema_version", 1)  # the first version's failed runs didn't say
+    if version < SCHEMA_VERSION:
+        results_dir = next((folder.parent for folder in path.parents if folder.name == "runs"), path.parent)
+        raise UserError(
+            f"{path} has record version {version}, this code reads {SCHEMA_VERSION}.\n"
+            f"Bring the folder up to date: python -m src.results.migration results_dir={results_dir}"
+        )
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has record version {version}, this code reads {SCHEMA_VERSION}.\n"
+            "A newer version of the code wrote it: update yours (git pull), or choose another results_dir=..."
+        )
 
 
 def is_done(folder: Path) -> bool:
@@ -64,10 +77,10 @@ def read_all(results_dir: Path) -> list[Record]:
 
 
 def check_writable(results_dir: Path) -> None:
-    """Make sure that results can be written, and that those already there are of this version of the code.
+    """Make sure that results can be written, and that those already there can be read beside new ones.
 
     Raises:
-        UserError: the folder can't be written, or holds records that can't stand beside new ones.
+        UserError: the folder can't be written, or holds a record that is damaged or of another version.
     """
     probe = results_dir / "runs" / f".probe-{os.getpid()}"
     try:
@@ -79,14 +92,7 @@ def check_writable(results_dir: Path) -> None:
             f"results_dir={results_dir} can't be written ({error.strerror}).\n"
             "Choose another with results_dir=..., or change its permissions."
         ) from error
-    for record in read_all(results_dir):
-        if record.get("results_version") != RESULTS_VERSION:
-            revision = (record.get("provenance") or {}).get("git_revision")
-            raise UserError(
-                f"results_dir={results_dir} holds results of code version {record.get('results_version')} "
-                f"({record['run_id']}); this is version {RESULTS_VERSION}, whose numbers differ.\n"
-                f"Choose a fresh folder with results_dir=..., or check out the code they came from ({revision})."
-            )
+    read_all(results_dir)
 
 
 @contextmanager

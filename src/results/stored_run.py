@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config.composition import CONF
 from src.config.schema import Config, RoleConfig, SourceConfig
 from src.errors import UserError
-from src.results.identity import identity
-from src.results.store import ADAPTER, CLAIM, RESULT, Record, read_record
+from src.results.identity import decisive
+from src.results.schema import Record
+from src.results.store import ADAPTER, CLAIM, RESULT, read_record
 
 
 def finished_run(folder: Path) -> tuple[Record, Config]:
@@ -43,12 +44,17 @@ def finished_run(folder: Path) -> tuple[Record, Config]:
 
 
 def config_of(record: Record) -> Config:
-    """The config stored with a run; what was no option then has its default, what is none any more is left out."""
-    config: Config = _filled(Config, record["config"])
+    """The config stored with a run; newer options have their defaults, options that no longer exist are dropped."""
+    return config_from(record["config"])
+
+
+def config_from(stored: dict[str, Any]) -> Config:
+    """A config from a record's plain values."""
+    config: Config = _filled(Config, stored)
     roles: dict[str, Any] = config.model.roles
-    config.model.roles = {role: _filled(RoleConfig, own) for role, own in roles.items()}
+    config.model.roles = {role: _filled(RoleConfig, values) for role, values in roles.items()}
     sources: dict[str, Any] = config.task.sources
-    config.task.sources = {part: _filled(SourceConfig, own) for part, own in sources.items()}
+    config.task.sources = {part: _filled(SourceConfig, values) for part, values in sources.items()}
     return config
 
 
@@ -56,22 +62,22 @@ def command(config: Config, results_dir: str | None = None) -> str:
     """The command line that makes a run of this config; its results go to `results_dir`, by default the config's."""
     from hydra import compose, initialize_config_dir
 
-    given = [f"{group}={_choice(group, getattr(config, group).name)}" for group in ("adapter", "model", "task")]
-    given += [f"target={_choice('target', config.target.name)}"] if config.has_axis("target") else []
-    given += [f"trainer={_choice('trainer', config.trainer.name)}"]
-    given += [f"rank={config.rank}"] if config.has_axis("rank") else []
+    overrides = [f"{group}={_choice(group, getattr(config, group).name)}" for group in ("adapter", "model", "task")]
+    overrides += [f"target={_choice('target', config.target.name)}"] if config.has_axis("target") else []
+    overrides += [f"trainer={_choice('trainer', config.trainer.name)}"]
+    overrides += [f"rank={config.rank}"] if config.has_axis("rank") else []
     where = f"results_dir={results_dir or config.results_dir}"
     try:
         with initialize_config_dir(CONF, version_base="1.3"):
-            usual = Config.from_hydra(compose("config", given))
+            usual = Config.from_hydra(compose("config", overrides))
     except (HydraException, OmegaConfBaseException, UserError):  # a yaml is gone that the run was made with
-        return _shell([*given, where])
-    wanted, found = _decisive(config), _decisive(usual)
-    for key in sorted(wanted.keys() | dict(_leaves(identity(usual, ""))).keys()):
-        if wanted.get(key) != found.get(key):
-            added = key not in found and key != "quantization"
-            given.append(f"{'+' if added else ''}{key}={_written(wanted.get(key))}")
-    return _shell([*given, where])
+        return _shell([*overrides, where])
+    stored, default = _options(config), _options(usual)
+    for key in sorted(stored.keys() | dict(_leaves(decisive(usual))).keys() - {"task.loader"}):
+        if stored.get(key) != default.get(key):
+            added = key not in default and key != "quantization"
+            overrides.append(f"{'+' if added else ''}{key}={_written(stored.get(key))}")
+    return _shell([*overrides, where])
 
 
 def _shell(overrides: list[str]) -> str:
@@ -94,9 +100,10 @@ def _filled(schema: Any, stored: dict[str, Any]) -> Any:
     return schema(**values)
 
 
-def _decisive(config: Config) -> dict[str, Any]:
+def _options(config: Config) -> dict[str, Any]:
     """By their dotted keys, the options that decide a run's result or how its model is built."""
-    values = identity(config, "") | {"model": asdict(config.model), "task": asdict(config.task)}
+    values = decisive(config) | {"model": asdict(config.model), "task": asdict(config.task)}
+    values["adapter"] |= {"method": config.adapter.method}
     if config.has_axis("target"):
         values["target"] = {"roles": values["target"]}
     return {key: value for key, value in _leaves(values) if value not in (None, "", [], {})}

@@ -3,46 +3,34 @@
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from src.config.schema import Config
 from src.errors import UserError
 from src.files import write_json
 from src.results.identity import identity, run_folder
-from src.results.store import (
-    CONFIG,
-    FIT,
-    PREDICTIONS,
-    RESULT,
-    RESULTS_VERSION,
-    TRACEBACK,
-    Record,
-    claimed,
-    is_done,
-)
+from src.results.schema import SCHEMA_VERSION, Record
+from src.results.store import CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, claimed, is_done
+from src.running.inputs import inputs_of
 from src.running.progress import RunLine
 from src.running.sweep import Plan
 from src.running.tuning import rate
-from src.tasks.base import load_task
 
 
 def run(config: Config, plan: Plan) -> str:
-    """Do the run unless it is done already or another worker is at it; return its state."""
-    fingerprint = load_task(config).fingerprint
-    folder = run_folder(config, fingerprint)
+    """Do the run unless it is done already or another worker is running it; return its state."""
+    folder = run_folder(config, inputs_of(config))
     if is_done(folder):
         return "done"
     trial = "" if config.trainer.score_test else f" at {rate(config):g}"
-    line = RunLine(plan.place(folder), _label(folder) + trial, config.trainer.max_steps)
+    line = RunLine(plan.position(folder), _label(folder) + trial, config.trainer.max_steps)
     with claimed(folder) as mine:
         if not mine:
-            line.end("another worker is at it")
+            line.end("another worker is running it")
             return "running"
         for stale in (RESULT, TRACEBACK, PREDICTIONS):
             (folder / stale).unlink(missing_ok=True)
         write_json(folder / CONFIG, asdict(config))
-        record = _attempt(config, folder, plan, line, fingerprint)
-        record["run_id"] = folder.name
+        record = _attempt(config, folder, plan, line)
         write_json(folder / RESULT, record)
         if record["state"] == "done":
             (folder / FIT).unlink(missing_ok=True)
@@ -54,18 +42,18 @@ def _label(folder: Path) -> str:
     return folder.name.rpartition("-")[0]
 
 
-def _attempt(config: Config, folder: Path, plan: Plan, line: RunLine, fingerprint: str) -> Record:
+def _attempt(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
     """Execute the run under tracking; whatever goes wrong becomes a record that says so."""
     line.show("loading")
     try:
         return _execute_tracked(config, folder, plan, line)
     except KeyboardInterrupt as error:
-        write_json(folder / RESULT, {**_failure(config, fingerprint, error), "run_id": folder.name})
+        write_json(folder / RESULT, _failure(config, folder, error))
         raise
     except Exception as error:
         if not isinstance(error, UserError):
             (folder / TRACEBACK).write_text(traceback.format_exc())
-        return _failure(config, fingerprint, error)
+        return _failure(config, folder, error)
 
 
 def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
@@ -95,25 +83,25 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
     return record
 
 
-def _failure(config: Config, fingerprint: str, error: BaseException) -> Record:
+def _failure(config: Config, folder: Path, error: BaseException) -> Record:
     states = {"Diverged": "diverged", "OutOfMemoryError": "out_of_memory", "MemoryError": "out_of_memory"}
     states["KeyboardInterrupt"] = "interrupted"
     kind = type(error).__name__
     return {
-        "results_version": RESULTS_VERSION,
+        "schema_version": SCHEMA_VERSION,
+        "run_id": folder.name,
         "state": states.get(kind, "failed"),
-        "identity": identity(config, fingerprint),
+        "identity": identity(config, inputs_of(config)),
         "config": asdict(config),
         "error": {"class": kind, "message": str(error) or kind},
     }
 
 
 def _outcome(record: Record) -> str:
-    if record["state"] != "done":
-        error = record["error"]
+    error = record["error"]
+    if error is not None:
         message = error["message"] if error["class"] == "UserError" else f"{error['class']}: {error['message']}"
         return f"{record['state']}: {message}"
-    metrics: dict[str, Any] = record["metrics"]
-    scores = "  ".join(f"{split} {metric['value']:.4f}" for split, metric in metrics.items())
+    scores = "  ".join(f"{split} {metric['value']:.4f}" for split, metric in record["metrics"].items())
     loss = next((point["loss"] for point in reversed(record["history"]) if "loss" in point), float("nan"))
     return f"loss {loss:.3f}  {scores}  {record['time']['run_seconds']:.0f} s"

@@ -1,4 +1,4 @@
-"""What a run leaves: its record, its predictions, and between training and scoring what training showed."""
+"""What a run leaves when it is done: its predictions and its record."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,41 +8,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.config.schema import Config
-from src.files import replacing, write_json
+from src.files import replacing
+from src.results.digests import tensor_digests
 from src.results.identity import identity
 from src.results.provenance import provenance
-from src.results.store import ADAPTER, FIT, RESULTS_VERSION, Record
+from src.results.schema import SCHEMA_VERSION, Data, Forgetting, Metric, Record
+from src.results.store import ADAPTER
+from src.running.fitting import Fit
+from src.running.inputs import inputs_of
+from src.running.prepare import Prepared
 from src.streams import STREAMS, stream_seed
-from src.tasks.base import LoadedTask
-from src.training.batches import Example
-from src.training.device import Device
 from src.training.scoring import Scored
-from src.training.trainer import Training
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What is known of a run once its adapter is trained and saved; kept beside it until the run is scored."""
+class Outcome:
+    """What scoring a trained run gave; `run_seconds` is the whole run's time."""
 
-    training: Training
-    parameters: dict[str, Any]
-    scaling: float | None
-    setup_seconds: float
-
-    @classmethod
-    def read(cls, folder: Path) -> "Fit | None":
-        """The fit that an earlier attempt at the run left before it failed at scoring; None where there is none."""
-        if not ((folder / FIT).exists() and (folder / ADAPTER).exists()):
-            return None
-        values = json.loads((folder / FIT).read_text(encoding="utf-8"))
-        return cls(**{**values, "training": Training(**values["training"])})
-
-    def write(self, folder: Path) -> None:
-        """Leave the fit beside its adapter."""
-        write_json(folder / FIT, asdict(self))
+    scored: dict[str, Scored]
+    forgetting: Forgetting | None
+    smaller_ranks: list[dict[str, float]]
+    run_seconds: float
 
 
 def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
@@ -54,13 +40,13 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
         pd.DataFrame(
             {
                 "split": split,
-                "item": range(len(own.references)),
-                "prediction": [_plain(value) for value in own.predictions],
-                "reference": [_plain(value) for value in own.references],
-                "score": np.array(own.score.items or [np.nan] * len(own.references), dtype=np.float32),
+                "item": range(len(items.references)),
+                "prediction": [_plain(value) for value in items.predictions],
+                "reference": [_plain(value) for value in items.references],
+                "score": np.array(items.score.items or [np.nan] * len(items.references), dtype=np.float32),
             }
         )
-        for split, own in scored.items()
+        for split, items in scored.items()
     ]
     table = pd.concat(frames, ignore_index=True).astype({"split": "category"})
     for name in ("prediction", "reference"):
@@ -74,72 +60,84 @@ def _plain(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
-def _data_facts(config: Config, task: LoadedTask, examples: dict[str, list[Example]]) -> dict[str, Any]:
-    """How many rows each split has, how many of them are as long as allowed, and the overlap with train."""
-    longest = config.task.max_length
-    return {
-        "rows": {split: len(own) for split, own in task.data.splits.items()},
-        "at_max_length": {
-            split: sum(len(example["input_ids"]) >= longest for example in own) for split, own in examples.items()
-        },
-        "overlap": {split: asdict(own) for split, own in task.overlaps.items()},
-    }
-
-
-def _warnings(config: Config, task: LoadedTask, facts: dict[str, Any]) -> list[str]:
-    found = task.warnings(config)
-    cut = facts["at_max_length"]["test"]
-    if cut:
-        rows = facts["rows"]["test"]
-        found.append(f"{cut:,} of {rows:,} test items reach task.max_length={config.task.max_length} and may be cut")
-    return found
-
-
-def finished_record(
-    config: Config,
-    task: LoadedTask,
-    examples: dict[str, list[Example]],
-    fit: Fit,
-    scored: dict[str, Scored],
-    device: Device,
-    run_seconds: float,
-) -> Record:
-    """The record of a run that is done, but for its `run_id`."""
-    training, facts = fit.training, _data_facts(config, task, examples)
-    return {
+def finished_record(run: Prepared, fit: Fit, outcome: Outcome) -> Record:
+    """The record of a run that is done."""
+    config, training, data = run.config, fit.training, _data(run)
+    inputs = inputs_of(config)
+    record: Record = {
         "schema_version": SCHEMA_VERSION,
-        "results_version": RESULTS_VERSION,
+        "run_id": run.folder.name,
         "state": "done",
-        "identity": identity(config, task.fingerprint),
+        "identity": identity(config, inputs),
         "config": asdict(config),
         "seeds": {"seed": config.seed, **{stream: stream_seed(config.seed, stream) for stream in STREAMS}},
-        "metrics": {split: _metrics(own) for split, own in scored.items()},
+        "metrics": {split: _metric(scored) for split, scored in outcome.scored.items()},
         "parameters": fit.parameters,
         "scaling": fit.scaling,
+        "tensors": tensor_digests(run.folder / ADAPTER),
         "time": {
             "train_seconds": round(training.train_seconds, 3),
             "eval_seconds": round(training.eval_seconds, 3),
             "setup_seconds": round(fit.setup_seconds, 3),
-            "run_seconds": round(run_seconds, 3),
+            "run_seconds": round(outcome.run_seconds, 3),
             "tokens_per_second": round(training.tokens / training.train_seconds, 1),
         },
         "memory": {
             "saved_for_backward_bytes": training.saved_for_backward_bytes,
             "peak_allocated_bytes": training.peak_allocated_bytes,
-            "precision": device.precision,
+            "precision": run.device.precision,
             "batch_size": config.trainer.batch_size,
             "tokens": training.tokens,
         },
         "checkpoint": {"rule": config.trainer.checkpoint, "step": training.checkpoint_step},
         "history": training.history,
-        "data": facts,
-        "provenance": provenance(asdict(device)),
-        "warnings": _warnings(config, task, facts),
+        "data": data,
+        "provenance": provenance(asdict(run.device), inputs.code),
+        "warnings": _warnings(run, data),
         "error": None,
+    }
+    if outcome.forgetting:
+        record["forgetting"] = outcome.forgetting
+    if outcome.smaller_ranks:
+        record["smaller_ranks"] = outcome.smaller_ranks
+    return record
+
+
+def _metric(scored: Scored) -> Metric:
+    """A split's score as it is recorded; the items' scores are in the predictions."""
+    score = scored.score
+    metric: Metric = {
+        "name": score.name,
+        "value": score.value,
+        "higher_is_better": score.higher_is_better,
+        "unit": score.unit,
+        "n": len(scored.references),
+    }
+    if scored.more:
+        metric["more"] = scored.more
+    if scored.sets:
+        metric["sets"] = scored.sets
+    return metric
+
+
+def _data(run: Prepared) -> Data:
+    longest = run.config.task.max_length
+    cut = {
+        split: sum(len(example["input_ids"]) >= longest for example in examples)
+        for split, examples in run.examples.items()
+    }
+    return {
+        "rows": {split: len(rows) for split, rows in run.task.data.splits.items()},
+        "at_max_length": cut,
+        "overlap": {split: asdict(overlap) for split, overlap in run.task.overlaps.items()},
     }
 
 
-def _metrics(scored: Scored) -> dict[str, Any]:
-    own = {**asdict(scored.score), "n": len(scored.references), "more": scored.more, "sets": scored.sets}
-    del own["items"]  # they are in the predictions
-    return {key: value for key, value in own.items() if value != {}}
+def _warnings(run: Prepared, data: Data) -> list[str]:
+    """What a reader of the scores should know of the data."""
+    config, texts = run.config, run.task.warnings(run.config)
+    cut = data["at_max_length"]["test"]
+    if cut:
+        rows = data["rows"]["test"]
+        texts.append(f"{cut:,} of {rows:,} test items reach task.max_length={config.task.max_length} and may be cut")
+    return texts

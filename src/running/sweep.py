@@ -22,8 +22,8 @@ from src.judging.client import check_judge
 from src.metrics import ASKS_A_JUDGE
 from src.models.base_model import find_weights
 from src.models.quantization import check_quantization
-from src.results.identity import run_folder
 from src.results.store import check_writable, is_done, read_record
+from src.running.inputs import folder_of
 from src.sandbox.outside import isolating_backend
 from src.tasks.base import load_task
 
@@ -60,7 +60,7 @@ class Plan:
             quiet_libraries()
             method_of(config).check(config)
         # Two jobs may ask for the same run; the keys of a dict are in order and each there once.
-        folders = dict.fromkeys(run_folder(own, load_task(own).fingerprint) for own in configs)
+        folders = dict.fromkeys(folder_of(config) for config in configs)
         for results_dir in {config.results_dir for config in configs}:
             check_writable(Path(results_dir))
         names = [str(folder) for folder in folders]
@@ -77,8 +77,8 @@ class Plan:
         sweep_dir.mkdir(parents=True, exist_ok=True)
         write_json(sweep_dir / PLAN, {"group": self.group, "folders": self.folders, "to_run": self.to_run})
 
-    def place(self, folder: Path) -> str:
-        """Where a run stands in the sweep, as in "[3/9]"."""
+    def position(self, folder: Path) -> str:
+        """A run's number in the sweep, as in "[3/9]"."""
         return f"[{self.folders.index(str(folder)) + 1}/{len(self.folders)}]"
 
     def seconds_left(self) -> float | None:

@@ -8,13 +8,13 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from src.config.schema import Config
 from src.errors import UserError
-from src.results.identity import identity, run_folder
-from src.results.store import Record, read_record
-from src.tasks.base import load_task
+from src.results.identity import decisive
+from src.results.schema import Record
+from src.results.store import read_record
+from src.running.inputs import folder_of
 
 STEP = math.sqrt(10)  # between neighbouring rates: half a decade
 
@@ -100,7 +100,7 @@ def cells(configs: Iterable[Config]) -> list[Cell]:
 
 
 def _key(config: Config, *, with_seed: bool = False) -> str:
-    values = {**identity(config, ""), "task": asdict(config.task), "results_dir": config.results_dir}
+    values = {**decisive(config), "task": asdict(config.task), "results_dir": config.results_dir}
     return json.dumps(values if with_seed else {**values, "seed": None}, sort_keys=True)
 
 
@@ -157,11 +157,6 @@ def _trial(value: float, record: Record | None) -> Trial:
     if record is None or record["state"] != "done":
         return Trial(value, record["state"] if record else "not run")
     return Trial(value, "done", record["metrics"]["validation"]["value"])
-
-
-def folder_of(config: Config) -> Path:
-    """Where the run is stored."""
-    return run_folder(config, load_task(config).fingerprint)
 
 
 def record_of(config: Config) -> Record | None:

@@ -19,7 +19,7 @@ from src.analysis.collect import settings
 from src.analysis.statistics import bootstrap_intervals
 from src.config.composition import sweep_configs
 from src.config.schema import Config
-from src.results.identity import identity
+from src.results.identity import decisive
 from src.results.store import read_record
 from src.studies.claims import EXPERIMENTS
 from src.studies.counting import count_configs, missing_axis
@@ -181,7 +181,8 @@ def _values(runs: pd.DataFrame, metrics: list[str], own_set: str) -> "pd.Series[
         return runs["test"].astype(float)
     found = []
     for folder in runs["folder"]:
-        test = (read_record(folder) or {}).get("metrics", {}).get("test", {})
+        record = read_record(folder)
+        test: dict[str, Any] = dict(record["metrics"].get("test", {})) if record and "metrics" in record else {}
         more = test.get("more", {})
         if own_set:
             found.append(test.get("sets", {}).get(own_set) if primary else None)
@@ -253,7 +254,7 @@ def _is_of(config: Config, run: dict[str, Any]) -> bool:
 
 def _differing(config: Config, run: dict[str, Any]) -> list[str]:
     """The settings in which they differ; a rate that was chosen on validation is no difference."""
-    wanted, given = (_decisive(own) for own in (settings({"identity": identity(config, "")}), run["settings"]))
+    wanted, given = (_comparable(own) for own in (settings(decisive(config)), run["settings"]))
     for axis in ("alpha", *(() if isinstance(run.get("tuning"), dict) else ("lr",))):
         if config.has_axis(axis):
             wanted, given = wanted | {axis: f"{getattr(config, axis):g}"}, given | {axis: f"{run[axis]:g}"}
@@ -261,10 +262,11 @@ def _differing(config: Config, run: dict[str, Any]) -> list[str]:
     return [f"{key}={given.get(key)} (the study: {wanted.get(key)})" for key in keys]
 
 
-def _decisive(flat: dict[str, str]) -> dict[str, str]:
-    """All settings but the weights' and which data exactly, which are known only where they are."""
+def _comparable(flat: dict[str, str]) -> dict[str, str]:
+    """All settings but the weights', the data and the precision, which are known only where a run is."""
     parts = ("trainer.", "task.", "adapter.", "protocol", "quantization")
-    return {key: value for key, value in flat.items() if key.startswith(parts) and key != "task.fingerprint"}
+    unknown = ("task.fingerprint", "trainer.precision")
+    return {key: value for key, value in flat.items() if key.startswith(parts) and key not in unknown}
 
 
 @lru_cache(maxsize=1)

@@ -126,7 +126,7 @@ def _of_runs(runs: list[Run]) -> Iterator[str]:
 
 def provenance(runs: list[Run]) -> list[dict[str, Any]]:
     """How many finished runs come from which code, device and data."""
-    keys = ("git_revision", "results_version", "device", "precision", "torch", "task", "fingerprint")
+    keys = ("git_revision", "shared_code", "device", "precision", "torch", "task", "fingerprint")
     counts = Counter(tuple(run[key] for key in keys) for run in runs if run["state"] == "done")
     ordered = sorted(counts.items(), key=lambda own: tuple(map(str, own[0])))
     return [dict(zip(keys, values, strict=True)) | {"runs": number} for values, number in ordered]

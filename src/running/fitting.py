@@ -1,0 +1,131 @@
+"""Train a run's method and save its adapter; what training showed is kept beside it until the run is scored."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from src.adapters.base import UpdateDirection
+from src.adapters.calibrate import update_directions
+from src.adapters.inject import Placed, adapters, place
+from src.adapters.ledger import Ledger, closed_form, count
+from src.config.memo import kept
+from src.errors import UserError
+from src.files import replacing, write_json
+from src.results.store import ADAPTER, FIT
+from src.running.assemble import empty_setup, fresh_model, method_of
+from src.running.prepare import Prepared
+from src.streams import stream_generator
+from src.training.batches import by_length, collate
+from src.training.loss import mean_loss
+from src.training.trainer import Recipe, Training, train
+
+PROBE_BATCH = 64
+KEPT_DIRECTIONS = 128  # singular vectors kept of each target, so that one estimate serves all usual ranks
+Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What is known of a run once its adapter is trained and saved."""
+
+    training: Training
+    parameters: dict[str, Any]
+    scaling: float | None
+    setup_seconds: float
+
+    @classmethod
+    def read(cls, folder: Path) -> "Fit | None":
+        """The fit that an earlier attempt at the run left before it failed at scoring; None where there is none."""
+        if not ((folder / FIT).exists() and (folder / ADAPTER).exists()):
+            return None
+        values = json.loads((folder / FIT).read_text(encoding="utf-8"))
+        return cls(**{**values, "training": Training(**values["training"])})
+
+    def write(self, folder: Path) -> None:
+        """Leave the fit beside its adapter."""
+        write_json(folder / FIT, asdict(self))
+
+
+def fit(run: Prepared, report: Report, start: float) -> Fit:
+    """Train the run's method and save its adapter at the step that the config's checkpoint rule chooses.
+
+    Args:
+        report: told the step and the metrics as they come.
+        start: when the run began, by `time.perf_counter`.
+
+    Raises:
+        UserError: the method doesn't fit the model.
+        Diverged: the loss became infinite or NaN.
+    """
+    config = run.config
+    placed = _placed(run)
+    ledger = _counted(run, placed)
+    setup_seconds = time.perf_counter() - start
+    recipe = Recipe(
+        settings=config.trainer,
+        lr=config.lr if config.has_axis("lr") else None,
+        pad_token_id=run.base.tokenizer.pad_token_id,
+        seed=config.seed,
+        device=run.device,
+    )
+    model: Any = placed.model
+    training, state = train(
+        placed, run.examples["train"], recipe, validate=lambda: run.score(model, "validation").score, report=report
+    )
+    scalings = {adapter.scaling for adapter in adapters(model).values()} if config.has_axis("alpha") else set()
+    with replacing(run.folder / ADAPTER) as partial:
+        save_file(state, partial)
+    return Fit(training, ledger.as_dict(), next(iter(scalings), None), setup_seconds)
+
+
+def _placed(run: Prepared) -> Placed:
+    """The method on a fresh copy of the model, with its initial values."""
+    config, model = run.config, fresh_model(run.config, run.base, run.device.type)
+    method, setup = method_of(config), empty_setup(config, model)
+    setup.generator = stream_generator(config.seed, "adapter_init")
+    setup.step_size = (config.lr or 0.0) / config.trainer.warmup_steps
+    if method.needs_gradient:
+        keep = max(config.rank, KEPT_DIRECTIONS)
+        setup.update_directions = _directions(run, model, tuple(setup.target_modules), keep)
+    return place(model, method, setup, config.model.head)
+
+
+def _counted(run: Prepared, placed: Placed) -> Ledger:
+    """The run's ledger, held against the papers' closed forms where the method is made of linear adapters."""
+    ledger, config = count(placed), run.config
+    if ledger.trained == 0:
+        raise UserError(
+            f"adapter={config.adapter.name} trains nothing of model={config.model.name}, which has no head to train.\n"
+            "Choose a method that adds parameters, or name modules to train in model.head=[...]."
+        )
+    if adapters(placed.model):
+        assert ledger.adapter_trained == closed_form(placed), (ledger.adapter_trained, closed_form(placed))
+    return ledger
+
+
+def _decides_directions(run: Prepared, model: PreTrainedModel, targets: tuple[str, ...], keep: int) -> Any:
+    """What an estimate depends on: neither rank, alpha nor learning rate, so that a sweep makes it once."""
+    config = run.config
+    base = (config.model, config.quantization, run.device.type, run.device.precision)
+    return (*base, config.task, config.protocol, config.seed, config.trainer.calibration_samples, targets, keep)
+
+
+@kept(1, key=_decides_directions)
+def _directions(
+    run: Prepared, model: PreTrainedModel, targets: tuple[str, ...], keep: int
+) -> dict[str, UpdateDirection]:
+    """The targets' update directions, from the gradient at a probe of the training texts."""
+    train_examples = run.examples["train"]
+    drawn = torch.randperm(len(train_examples), generator=stream_generator(run.config.seed, "gradient_probe")).tolist()
+    probe = [train_examples[index] for index in drawn[: run.config.trainer.calibration_samples]]
+    pad_token_id = run.base.tokenizer.pad_token_id
+    batches = [collate([probe[index] for index in batch], pad_token_id) for batch in by_length(probe, PROBE_BATCH)]
+    on_device = [{name: tensor.to(run.device.type) for name, tensor in batch.items()} for batch in batches]
+    return update_directions(model, list(targets), on_device, loss=mean_loss, keep=keep)

@@ -1,0 +1,108 @@
+"""What a run computes with, loaded and put together before anything is trained."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from src.config.checks import LOSS
+from src.config.schema import Config
+from src.errors import UserError
+from src.metrics import ASKS_A_JUDGE, RUNS_CODE
+from src.models.base_model import BaseModel, load_base
+from src.streams import stream_seed
+from src.tasks.base import LoadedTask, Row, load_task
+from src.training.batches import Example, encoded_splits
+from src.training.device import Device, find_device
+from src.training.scoring import Scored, Scoring
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's data, base model and scoring; none of its steps changes them.
+
+    `examples` are all rows of each split as tokens, `scored_rows` the indices of those that are scored.
+    """
+
+    config: Config
+    folder: Path
+    device: Device
+    task: LoadedTask
+    base: BaseModel
+    examples: dict[str, list[Example]]
+    scored_rows: dict[str, list[int]]
+    scoring: Scoring
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are scored at the end; trials of a rate leave the test split alone."""
+        return ("validation", "test") if self.config.trainer.score_test else ("validation",)
+
+    def score(self, model: PreTrainedModel, split: str) -> Scored:
+        """Predict a split's items and score them, on validation with the task's own metric for it."""
+        examples = [self.examples[split][index] for index in self.scored_rows[split]]
+        if split == "validation" and self.config.task.validation_metric == LOSS:
+            return self.scoring.answer_loss(model, examples)
+        rows = self.task.data.splits[split]
+        return self.scoring.score(model, [rows[index] for index in self.scored_rows[split]], examples)
+
+
+def prepare(config: Config, folder: Path) -> Prepared:
+    """Load what the run needs; what runs of a process share is loaded once.
+
+    Raises:
+        UserError: the data, the weights or the device don't fit what is asked for.
+    """
+    device, task = find_device(config.trainer.precision), load_task(config)
+    labels = len(task.data.label_names)
+    base = load_base(config.model, num_labels=labels, attention=device.attention, quantization=config.quantization)
+    _check_dtype(config, device)
+    limit = config.trainer.eval_limit
+    return Prepared(
+        config=config,
+        folder=folder,
+        device=device,
+        task=task,
+        base=base,
+        examples=encoded_splits(config, base.tokenizer),
+        scored_rows={split: _first_of_each_set(rows, limit) for split, rows in task.data.splits.items()},
+        scoring=_scoring(config, base, device, folder),
+    )
+
+
+def _check_dtype(config: Config, device: Device) -> None:
+    """Refuse base weights in a format that the device won't compute in."""
+    if config.model.dtype != "float32" and device.precision != "bf16":
+        raise UserError(
+            f"model.dtype={config.model.dtype} needs bfloat16 autocast, and this run computes in {device.precision}.\n"
+            "Set trainer.precision=bf16, or model.dtype=float32."
+        )
+
+
+def _scoring(config: Config, base: BaseModel, device: Device, folder: Path) -> Scoring:
+    options = dict(config.task.metric_options)
+    if config.task.metric in RUNS_CODE:
+        options["allow_code_execution"] = config.task.allow_code_execution
+    if config.task.metric in ASKS_A_JUDGE:
+        options |= {"judge_config": config.task.judge, "folder": folder, "model_id": folder.name}
+    return Scoring(
+        tokenizer=base.tokenizer,
+        task=config.task,
+        device=device,
+        batch_size=config.trainer.eval_batch_size,
+        seed=stream_seed(config.seed, "sampling"),
+        metric_options=options,
+    )
+
+
+def _first_of_each_set(rows: list[Row], limit: int | None) -> list[int]:
+    """Indices of the rows that are scored: all, or the first `limit` of each set that the split is made of."""
+    seen: Counter[str] = Counter()
+    chosen = []
+    for index, row in enumerate(rows):
+        name = row.get("set", "")
+        if limit is None or seen[name] < limit:
+            chosen.append(index)
+        seen[name] += 1
+    return chosen
