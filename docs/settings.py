@@ -119,20 +119,9 @@ def _text(section: Section, default_run: DictConfig) -> str:
         [f"`{prefix}{own.name}`", f"`{_type(own)}`", _default(section, own, default_run), _prose(said[own.name])]
         for own in fields
     ]
-    table = [f"| {' | '.join(row)} |" for row in rows]
     about = "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(section.schema) or "").split("\n\n"))
-    return "\n".join(
-        [
-            f"## {title}",
-            "",
-            _prose(about),
-            "",
-            "| setting | type | default | meaning |",
-            "|---|---|---|---|",
-            *table,
-            "",
-        ]
-    )
+    heading = [f"## {title}", "", _prose(about), "", "| setting | type | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([*heading, *(f"| {' | '.join(row)} |" for row in rows), ""])
 
 
 def _comments_of_all(schema: type) -> dict[str, str]:
