@@ -1,12 +1,12 @@
 # `make help` lists the targets. Everything runs in .venv, which `make setup` creates: setup.sh finds the Python.
 PYTHON ?=
-# Another torch than pip's default, e.g. the CPU build: see "On a GPU" in README.md.
+# Another torch than pip's default, e.g. the CPU build: see docs/gpu.md.
 TORCH ?=
 export PYTHON TORCH
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all golden test-pythons check tables figures report notebooks bench clean
+.PHONY: help setup quickstart test test-all golden test-pythons check tables figures report notebooks docs bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +48,11 @@ report: setup ## write results/report.html: all runs, tables and figures to sort
 notebooks: setup ## execute the notebooks again, in place
 	$(BIN)/python notebooks/execute.py
 
+docs: setup ## build the documentation into site/, with every link and anchor checked
+	@$(BIN)/python -c 'import material' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 bench: setup ## time a run beside the plain PEFT script, attention, GPT-3's count, logits, the analysis of 10,000 runs
 	$(BIN)/python -m benchmarks.one_run
 	$(BIN)/python -m benchmarks.attention
@@ -56,4 +61,4 @@ bench: setup ## time a run beside the plain PEFT script, attention, GPT-3's coun
 	$(BIN)/python -m benchmarks.analysis
 
 clean: ## delete caches and the environment, but no result
-	rm -rf .venv .nox .cache .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv .nox .cache site .mypy_cache .ruff_cache .pytest_cache *.egg-info

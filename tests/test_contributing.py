@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's promise: a new method or task is one file and one yaml, and nothing else needs to change."""
+"""The promise of docs/extend.md: a new method or task is one file and one yaml, and nothing else needs to change."""
 
 from collections.abc import Callable
 from pathlib import Path

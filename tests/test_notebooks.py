@@ -35,7 +35,7 @@ def test_a_notebook_shows_what_a_fresh_execution_gives(path: Path) -> None:
     assert shown(notebook) == committed
 
 
-def test_there_are_the_notebooks_that_the_readme_names() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert all(f"notebooks/{path.name}" in readme for path in NOTEBOOKS)
+def test_there_are_the_notebooks_that_the_documentation_names() -> None:
+    page = (ROOT / "docs/compare.md").read_text()
+    assert all(f"notebooks/{path.name}" in page for path in NOTEBOOKS)
     assert len(NOTEBOOKS) == 3

@@ -1,4 +1,4 @@
-"""What the README shows is what the committed records give."""
+"""What the README and the documentation show is what the committed records give."""
 
 import re
 
@@ -17,10 +17,64 @@ from src.studies.claims import claims_table, readable_claims
 from tests.conftest import ROOT, composed, run_program
 
 NINE_RUNS = ROOT / "results/nine_runs"
+NUMBERS = {11: "eleven"}
 
 
-def test_the_readmes_table_is_made_from_the_committed_runs() -> None:
-    assert markdown(readable(comparison(collect(NINE_RUNS)))) in (ROOT / "README.md").read_text()
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+def words_of(page: str) -> str:
+    """A page's text in one line."""
+    return " ".join(text_of(page).split())
+
+
+def test_the_table_of_the_nine_runs_is_made_from_the_committed_runs() -> None:
+    assert markdown(readable(comparison(collect(NINE_RUNS)))) in text_of("docs/index.md")
+
+
+def test_the_readmes_rows_are_some_of_that_table() -> None:
+    heading, rule, *rows = markdown(readable(comparison(collect(NINE_RUNS)))).splitlines()
+    shown = text_of("README.md").split(f"{heading}\n{rule}\n")[1].split("\n\n")[0].splitlines()
+    assert shown == [row for row in rows if row in shown]
+    assert len(shown) == 5
+    assert f"These are five of {NUMBERS[len(rows)]} rows" in words_of("README.md")
+
+
+def nine_runs_cell(cells: pd.DataFrame, adapter: str, rank: int | None) -> int:
+    chosen = (cells["adapter"] == adapter) & (cells["rank"].isna() if rank is None else cells["rank"] == rank)
+    (place,) = cells.index[chosen]
+    return int(place)
+
+
+def test_the_readmes_findings_are_those_of_the_committed_runs() -> None:
+    said = words_of("README.md").split("## Three findings")[1].split("## ")[0]
+    found = compare(collect(NINE_RUNS))
+    cells = found.cells
+    full, lora_4, lora_8, lora_16, sb_16 = (
+        nine_runs_cell(cells, *cell)
+        for cell in (("full", None), ("lora", 4), ("lora", 8), ("lora", 16), ("lora_sb", 16))
+    )
+    percent = (100 * cells["test_mean"]).map("{:.1f}".format)
+    assert cells.loc[[full, lora_4, lora_8], "tie"].all()
+    assert f"({percent[lora_4]} and {percent[lora_8]} against {percent[full]} %)" in said
+    shares = readable(cells)["trained % of all"]
+    assert [f"{float(shares[place]):.1f}" for place in (lora_4, lora_8)] == ["0.7", "1.5"]
+    assert "training 0.7 and 1.5 % of all parameters" in said
+    for rank, words in ((4, "points lower"), (8, "lower")):
+        lora, lora_fa = nine_runs_cell(cells, "lora", rank), nine_runs_cell(cells, "lora_fa", 2 * rank)
+        assert cells["body_trained"][lora] == cells["body_trained"][lora_fa]
+        test = found.test(lora, lora_fa)
+        assert test is not None
+        assert test.p_value > 0.05
+        difference, low, high = (f"{100 * own:.1f}" for own in (test.difference, test.low, test.high))
+        assert f"{difference} {words} [{low}, {high}] with {cells['body_trained'][lora]:,}" in said
+    assert cells["body_trained"][lora_16] / cells["body_trained"][sb_16] == 72
+    assert f"72 times fewer parameters than LoRA and scores {percent[sb_16]} against {percent[lora_16]} %" in said
+    claims = readable_claims(claims_table("rank_vs_accuracy", compare(collect(ROOT / "results/rank_vs_accuracy"))))
+    (claim,) = [own for own in claims.to_dict("records") if "36 times fewer" in own["claim"]]
+    assert claim["verdict"] == "not reproduced"
+    assert f"36 times fewer parameters was not reproduced: {claim['difference'].replace(' [', ' points [')}" in said
 
 
 TUNED = ["target_sets", "target_sets_imdb", "rank_vs_accuracy"]
@@ -42,13 +96,15 @@ def test_the_table_of_ranks_is_made_from_its_committed_runs() -> None:
     assert runs["git_revision"].nunique() == 1
 
 
-def test_the_readmes_headline_is_made_from_the_committed_runs() -> None:
+def test_the_table_of_claims_is_made_from_the_committed_runs() -> None:
     columns = ["claim", "scores", "difference", "verdict"]
     tables = [
         readable_claims(claims_table(study, compare(collect(ROOT / "results" / study))))[columns]
         for study in ("rank_vs_accuracy", "target_sets")
     ]
-    assert markdown(pd.concat(tables)) in (ROOT / "README.md").read_text()
+    claims = pd.concat(tables)
+    assert markdown(claims) in text_of("docs/papers.md")
+    assert f"All {len(claims)} claims we tested" in text_of("README.md")
 
 
 @pytest.mark.parametrize("study", TUNED)
@@ -64,20 +120,19 @@ def test_lora_passes_the_marks_set_for_it_on_glue() -> None:
     assert (found["mrpc"].loc["lora", "test"] > majority).all()
 
 
-def test_the_readme_shows_what_the_ledger_prints() -> None:
+def test_the_page_on_counting_shows_what_the_ledger_prints() -> None:
     command = "src.params model=distilbert rank=8 target=qv"
     printed = run_program(*command.split()).stdout
-    shown = f"$ python -m {command}\n{printed}"
-    assert "".join(f"    {line}\n" for line in shown.splitlines()) in (ROOT / "README.md").read_text()
+    assert f"```console\n$ python -m {command}\n{printed}```\n" in text_of("docs/counting.md")
 
 
-def test_the_readme_has_the_verdicts_on_the_reported_counts() -> None:
+def test_the_page_on_counting_has_the_verdicts_on_the_reported_counts() -> None:
     verdicts = pd.read_csv(ROOT / "results/tables/parameter_counts.csv")["verdict"].value_counts()
-    words = " ".join((ROOT / "README.md").read_text().split())
-    assert f"Of {verdicts.sum()} reported counts {verdicts['equal']} are equal to the last parameter" in words
+    words = words_of("docs/counting.md")
+    assert f"Of {verdicts.sum()} reported counts, {verdicts['equal']} are equal to the last parameter" in words
     for verdict in (f"{verdicts['equal after rounding']} after rounding", f"{verdicts['different']} are different"):
         assert verdict in words
-    assert f"{verdicts['not fixed']} can't be fixed" in words
+    assert f"{verdicts['not fixed']} can't be determined" in words
 
 
 def test_three_seeds_of_eleven_configurations_are_committed() -> None:
@@ -133,10 +188,37 @@ def test_every_learning_rate_is_the_best_of_its_trials_on_validation() -> None:
 
 
 def test_every_task_is_in_the_table_of_tasks_with_its_metrics() -> None:
-    section = (ROOT / "README.md").read_text().split("## Tasks")[1].split("\n## ")[0]
-    rows = [row for row in section.splitlines() if row.startswith("| `")]
+    rows = [row for row in text_of("docs/tasks.md").splitlines() if row.startswith("| `")]
     for path in sorted((ROOT / "conf/task").glob("*.yaml")):
         task = OmegaConf.load(path)
         (row,) = [row for row in rows if f"`{path.stem}`" in row.split("|")[1]]
         for metric in (task.metric, *task.get("more_metrics", [])):
             assert metric in row
+
+
+def test_every_method_is_in_the_table_of_methods() -> None:
+    named = " ".join(row.split("|")[1] for row in text_of("docs/methods.md").splitlines() if row[:3] == "| `")
+    named = named.replace("`adapter=`", "")
+    folder = ROOT / "conf/adapter"
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
+    assert sorted(re.findall("`([^`]+)`", named)) == sorted(names)
+
+
+def test_every_study_is_in_the_table_of_studies() -> None:
+    rows = " ".join(row.split("|")[1] for row in text_of("docs/papers.md").splitlines() if row.startswith("| ["))
+    studies = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")}
+    assert set(re.findall(r"\[(\w+)\]", rows)) == studies
+
+
+def test_the_quickstart_s_output_in_the_readme_is_that_of_the_committed_runs() -> None:
+    """Its rows are seed 0 of the nine runs; times are a machine's own."""
+    shown = re.findall(
+        r"^ {4}(lora\w*) +(\d+) all_linear +0 +(\S+) +\d+ +(\S+) (\S+) (\S+) \d+$", text_of("README.md"), re.M
+    )
+    runs = collect(NINE_RUNS)
+    assert len(shown) == 3
+    for adapter, rank, *numbers in shown:
+        chosen = (runs["adapter"] == adapter) & (runs["rank"] == int(rank)) & (runs["seed"] == 0)
+        (run,) = runs[chosen].to_dict("records")
+        scores = [f"{run[split]:.4f}" for split in ("validation", "test")]
+        assert numbers == [f"{run['lr']:g}", f"{run['body_trained']:,}", *scores]
