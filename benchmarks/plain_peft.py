@@ -61,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,
-            max_steps=config.trainer.max_steps,
+            max_steps=config.trainer.steps,
             per_device_train_batch_size=config.trainer.batch_size,
             learning_rate=config.lr,
             warmup_steps=config.trainer.warmup_steps,

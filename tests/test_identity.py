@@ -5,6 +5,7 @@ import re
 import pytest
 
 from src.config.schema import Config
+from src.config.steps import resolved_steps
 from src.results.identity import identity, run_folder
 from tests.conftest import composed
 
@@ -80,3 +81,14 @@ def test_the_order_of_roles_does_not_matter() -> None:
 def test_the_identity_holds_no_path_of_this_machine() -> None:
     config: Config = composed("results_dir=/some/where", "cache_dir=/else/where")
     assert "where" not in str(identity(config, "x"))
+
+
+def test_epochs_are_the_same_run_as_the_steps_that_they_come_to() -> None:
+    in_epochs = resolved_steps(composed("trainer.epochs=2.5", "trainer.max_steps=null"), 1000)
+    assert in_epochs.trainer.max_steps == 80  # 2.5 passes of 32 batches of 32
+    assert run_folder(in_epochs, "x") == run_folder(composed("trainer.max_steps=80"), "x")
+
+
+def test_a_run_in_epochs_has_no_identity_before_its_data_is_known() -> None:
+    with pytest.raises(ValueError, match=r"trainer.epochs=3.0 has no steps before"):
+        identity(composed("trainer.epochs=3", "trainer.max_steps=null"), "x")

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ def command(config: Config, results_dir: str | None = None) -> str:
             usual = Config.from_hydra(compose("config", given))
     except (HydraException, OmegaConfBaseException, UserError):  # a yaml is gone that the run was made with
         return _shell([*given, where])
+    if usual.trainer.epochs is not None:  # the record has the steps in their place
+        usual.trainer = replace(usual.trainer, max_steps=config.trainer.steps, epochs=None)
+        given += ["trainer.epochs=null", f"trainer.max_steps={config.trainer.steps}"]
     wanted, found = _decisive(config), _decisive(usual)
     for key in sorted(wanted.keys() | dict(_leaves(identity(usual, ""))).keys()):
         if wanted.get(key) != found.get(key):

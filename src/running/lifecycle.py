@@ -21,6 +21,7 @@ from src.results.store import (
     is_done,
 )
 from src.running.progress import RunLine
+from src.running.steps import with_steps
 from src.running.sweep import Plan
 from src.running.tuning import rate
 from src.tasks.base import load_task
@@ -28,12 +29,13 @@ from src.tasks.base import load_task
 
 def run(config: Config, plan: Plan) -> str:
     """Do the run unless it is done already or another worker is at it; return its state."""
+    config = with_steps(config)
     fingerprint = load_task(config).fingerprint
     folder = run_folder(config, fingerprint)
     if is_done(folder):
         return "done"
     trial = "" if config.trainer.score_test else f" at {rate(config):g}"
-    line = RunLine(plan.place(folder), _label(folder) + trial, config.trainer.max_steps)
+    line = RunLine(plan.place(folder), _label(folder) + trial, config.trainer.steps)
     with claimed(folder) as mine:
         if not mine:
             line.end("another worker is at it")

@@ -24,6 +24,7 @@ from src.models.base_model import find_weights
 from src.models.quantization import check_quantization
 from src.results.identity import run_folder
 from src.results.store import check_writable, is_done, read_record
+from src.running.steps import with_steps
 from src.sandbox.outside import isolating_backend
 from src.tasks.base import load_task
 
@@ -60,7 +61,7 @@ class Plan:
             quiet_libraries()
             method_of(config).check(config)
         # Two jobs may ask for the same run; the keys of a dict are in order and each there once.
-        folders = dict.fromkeys(run_folder(own, load_task(own).fingerprint) for own in configs)
+        folders = dict.fromkeys(run_folder(own, load_task(own).fingerprint) for own in map(with_steps, configs))
         for results_dir in {config.results_dir for config in configs}:
             check_writable(Path(results_dir))
         names = [str(folder) for folder in folders]
