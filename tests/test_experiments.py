@@ -270,7 +270,7 @@ def test_a_study_s_smoke_command_works(study: str, tmp_path: Path) -> None:
     """Every method of the study is trained, saved, read back and scored."""
     module, *arguments = smoke_command(study)
     given = [own for own in arguments if not own.startswith("results_dir=")]
-    ran = run_program(module, *given, f"results_dir={tmp_path}", timeout_seconds=900)
+    ran = run_program(module, *given, f"results_dir={tmp_path}")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     records = read_all(tmp_path)
     assert {record["state"] for record in records} == {"done"}
