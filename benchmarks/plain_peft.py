@@ -26,6 +26,7 @@ from src.config.schema import Config
 from src.models.base_model import find_weights
 from src.run import CONF
 from src.tasks.base import load_task
+from src.training.trainer import warmup_steps
 
 
 def accuracy(prediction: Any) -> dict[str, float]:
@@ -61,10 +62,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,
-            max_steps=config.trainer.max_steps,
+            max_steps=config.trainer.steps,
             per_device_train_batch_size=config.trainer.batch_size,
             learning_rate=config.lr,
-            warmup_steps=config.trainer.warmup_steps,
+            warmup_steps=warmup_steps(config.trainer),
             save_strategy="no",
             report_to="none",
             use_cpu=True,

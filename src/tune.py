@@ -21,7 +21,7 @@ from src.config.composition import interruptible, sweep_configs, user_errors
 from src.config.schema import Config
 from src.files import write_json
 from src.results.store import RESULT, is_done, is_held
-from src.running.inputs import folder_of
+from src.running.inputs import folder_of, with_steps
 from src.running.lifecycle import run
 from src.running.sweep import Plan, print_warnings
 from src.running.tuning import Cell, Trial, cells, further, grid, outcome, record_of
@@ -157,7 +157,7 @@ def main() -> None:
     """Tune and run what the command line asks for; a user's mistake ends the program with status 2."""
     answer_help(__doc__)
     with user_errors():
-        configs = [Config.from_hydra(job) for job in sweep_configs(sys.argv[1:])]
+        configs = [with_steps(Config.from_hydra(job)) for job in sweep_configs(sys.argv[1:])]
         print_warnings(configs)
         done = tune(configs)
     sys.exit(0 if done else 1)

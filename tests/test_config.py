@@ -65,6 +65,13 @@ def test_the_head_has_one_learning_rate_for_all_methods() -> None:
         (["lr=nan"], r"lr=nan can't train"),
         (["trainer.eval_limit=-5"], r"trainer.eval_limit=-5 is too small"),
         (["trainer.max_steps=0"], r"trainer.max_steps=0 is too small"),
+        (
+            ["trainer.epochs=3"],
+            r"trainer.max_steps=200 and trainer.epochs=3: both say .*\n.*\n.*max_steps=null",
+        ),
+        (["trainer.max_steps=null"], r"trainer.max_steps=null and trainer.epochs=null: neither says"),
+        (["experiment=lora_sb_glue", "trainer.max_steps=4"], r"trainer.max_steps=4 .*\n.*\nSet trainer.epochs=null"),
+        (["trainer.epochs=0", "trainer.max_steps=null"], r"trainer.epochs=0.0 can't train"),
         (["seed=-1"], r"seed=-1 is too small"),
     ],
 )

@@ -116,7 +116,7 @@ def test_every_setting_has_a_type_a_default_and_a_meaning() -> None:
 
 def test_a_comment_is_read_at_the_end_of_a_line_and_above_it() -> None:
     said = settings.comments(TrainerConfig)
-    assert said["max_steps"] == "optimizer steps"
+    assert said["max_steps"] == "optimizer steps; null where `epochs` says how long"
     above = settings.comments(settings.SweeperConfig)["blocks"]
     assert above == "axes that belong together, each block a grid of its own"
 

@@ -21,7 +21,7 @@ import pytest
 from src import hub
 from src.errors import UserError
 from src.hub import CONNECT_SECONDS, hub_folder
-from tests.conftest import ROOT
+from tests.conftest import HANG_SECONDS, ROOT
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 SLEPT = "the program slept"
@@ -144,7 +144,7 @@ def program(tmp_path: Path) -> Program:
             env=kept | own | variables,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=HANG_SECONDS,
         )
 
     return run

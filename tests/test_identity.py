@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from src.config.schema import Config
+from src.config.steps import resolved_steps
 from src.results.identity import decisive, identity, run_folder
 from tests.conftest import composed, some_inputs
 
@@ -100,3 +101,14 @@ def test_the_order_of_roles_does_not_matter() -> None:
 def test_the_identity_holds_no_path_of_this_machine() -> None:
     config: Config = composed("results_dir=/some/where", "cache_dir=/else/where")
     assert "where" not in str(identity(config, some_inputs()))
+
+
+def test_epochs_are_the_same_run_as_the_steps_that_they_come_to() -> None:
+    in_epochs = resolved_steps(composed("trainer.epochs=2.5", "trainer.max_steps=null"), 1000)
+    assert in_epochs.trainer.max_steps == 80  # 2.5 passes of 32 batches of 32
+    assert decisive(in_epochs) == decisive(composed("trainer.max_steps=80"))
+
+
+def test_a_run_in_epochs_has_no_identity_before_its_data_is_known() -> None:
+    with pytest.raises(ValueError, match=r"trainer.epochs=3.0 has no steps before"):
+        decisive(composed("trainer.epochs=3", "trainer.max_steps=null"))

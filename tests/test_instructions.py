@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from src.running.lifecycle import run
 from src.running.sweep import Plan
 from src.tasks.base import load_task
 from tests import test_judge
-from tests.conftest import as_on_the_hub, composed, real_data, run_program
+from tests.conftest import HANG_SECONDS, as_on_the_hub, composed, real_data, run_program
 from tests.test_judge import KEY, Reply, Server
 
 judge_server = test_judge.server
@@ -357,7 +358,7 @@ def test_the_judge_reads_the_models_own_answers_in_fastchats_format(tmp_path: Pa
     ("failing", "message"),
     [
         (Reply("I'd rather not say."), 'no rating from 1 to 10 in 3 answers; the last begins:\n"I\'d rather not say."'),
-        (Reply(delay_seconds=2.0), "gave no answer in 1 tries: no answer within 1 s"),
+        (Reply(after=threading.Event()), "gave no answer in 1 tries: no answer within 1 s"),
         (Reply(status=500, body="out of order"), "gave no answer in 1 tries: HTTP 500: out of order"),
         (Reply(status=401, body="who are you?"), "Set the environment variable OPENAI_API_KEY, which was refused"),
         (Reply(body="<html>"), "doesn't answer as OpenAI's API does: <html>"),
@@ -367,7 +368,7 @@ def test_a_judge_that_fails_costs_no_training_and_no_rating(
     tmp_path: Path, judge_server: Server, trainings: list[Any], failing: Reply, message: str
 ) -> None:
     judge_server.reply = lambda number: failing if number >= 3 else Reply()
-    config = rated(tmp_path, judge_server, "task.judge.timeout_seconds=1")
+    config = rated(tmp_path, judge_server, f"task.judge.timeout_seconds={1 if failing.after else HANG_SECONDS}")
     failed, folder = attempt(config)
     assert failed["state"] == "failed"
     assert failed["error"]["class"] == "UserError"

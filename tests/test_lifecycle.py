@@ -35,6 +35,17 @@ def test_a_finished_run_leaves_its_four_files_and_is_not_repeated(tiny: Make, mo
     assert attempt(tiny("adapter=lora", "rank=2"))[0] == "done"
 
 
+def test_a_run_in_epochs_is_recorded_with_the_steps_that_they_came_to(tiny: Make) -> None:
+    state, folder = attempt(tiny("adapter=lora", "rank=2", "trainer.epochs=0.1", "trainer.max_steps=null"))
+    record = read_record(folder)
+    assert state == "done"
+    assert record is not None
+    steps = 3  # a tenth of 29 batches: 900 rows, 32 a batch
+    assert record["identity"]["trainer"]["max_steps"] == record["config"]["trainer"]["max_steps"] == steps
+    assert record["history"][-1]["step"] == record["checkpoint"]["step"] == steps
+    assert attempt(tiny("adapter=lora", "rank=2", f"trainer.max_steps={steps}"))[1] == folder
+
+
 def test_the_predictions_give_the_recorded_score(tiny: Make) -> None:
     import pandas as pd
 

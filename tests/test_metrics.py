@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,33 @@ def test_a_folder_with_a_module_of_its_name_is_a_metric_and_nothing_else_is() ->
     assert set(known_metrics()) == folders
     assert {"accuracy", "bleu", "choice", "f1", "last_number", "logical_form", "math_equivalence"} <= folders
     assert "inputs" not in folders
+
+
+@pytest.mark.parametrize("name", known_metrics())
+def test_a_metric_says_what_it_is(name: str) -> None:
+    import evaluate
+
+    from src.metrics.base import Metric
+
+    metric = evaluate.load(str(FOLDER / name))
+    assert isinstance(metric, Metric)
+    assert metric.name == name
+    assert re.search(r"\b1[89]\d\d\b|\b20\d\d\b", metric.citation), "a citation has a year"
+    assert metric.info.citation == metric.citation
+    assert "Higher is better." in metric.description.splitlines()[0]
+    assert metric.higher_is_better
+
+
+def test_a_folder_with_another_kind_of_metric_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain/plain.py").write_text(
+        "import datasets\nimport evaluate\n\n\nclass Plain(evaluate.Metric):\n"
+        "    def _info(self):\n        return evaluate.MetricInfo(description='', citation='',\n"
+        "            features=datasets.Features({'predictions': datasets.Value('int64')}))\n"
+    )
+    monkeypatch.setattr("src.metrics.FOLDER", tmp_path)
+    with pytest.raises(TypeError, match=r"plain has a Plain.\nAllowed: a class on src.metrics.base.Metric"):
+        score("plain", [1], [1])
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones_nearest_first() -> None:

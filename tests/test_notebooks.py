@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.conftest import ROOT
+from tests.conftest import HANG_SECONDS, ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -31,7 +31,7 @@ def test_a_notebook_shows_what_a_fresh_execution_gives(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     committed = shown(notebook)
     assert any(committed), "it was committed without its outputs"
-    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(notebook, timeout=HANG_SECONDS, resources={"metadata": {"path": str(path.parent)}}).execute()
     assert shown(notebook) == committed
 
 

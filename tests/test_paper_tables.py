@@ -11,6 +11,7 @@ from src.analysis.collect import COLUMNS, settings
 from src.analysis.comparison import compare
 from src.config.composition import sweep_configs
 from src.config.schema import Config
+from src.config.steps import resolved_steps
 from src.results.identity import decisive
 from src.results.schema import SCHEMA_VERSION
 from src.results.store import RESULT
@@ -30,12 +31,13 @@ from tests.conftest import ROOT, run_program
 
 STUDY = "target_sets_distilbert"
 BARE = {"schema_version": SCHEMA_VERSION, "run_id": "x", "state": "done", "identity": {}, "config": {}}
+TRAIN_ROWS = 25_000  # of IMDB
 STUDIES = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.yaml"))
 
 
 @pytest.fixture(scope="module")
 def configs() -> list[Config]:
-    return [Config.from_hydra(job) for job in sweep_configs([f"experiment={STUDY}"])]
+    return [resolved_steps(Config.from_hydra(job), TRAIN_ROWS) for job in sweep_configs([f"experiment={STUDY}"])]
 
 
 def row(config: Config, test: float, **facts: Any) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def row(config: Config, test: float, **facts: Any) -> dict[str, Any]:
         "alpha": config.alpha if config.has_axis("alpha") else None, "trial": False, "protocol": "paper",
         "validation": test, "test": test, "metric": "accuracy", "unit": "share",
         "validation_metric": "accuracy", "validation_unit": "share", "higher_is_better": True, "trained": 1000,
-        "body_trained": 900, "total": 10_000, "device": "cpu", "precision": "fp32",
+        "body_trained": 900, "train_rows": TRAIN_ROWS, "total": 10_000, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
     return found | facts
 

@@ -36,7 +36,7 @@ def isolated() -> None:
 
 def pass_at_k(predictions: list[Any], problems: list[dict[str, str]] | None = None, **options: Any) -> float:
     references = [json.dumps(problem) for problem in problems or [ANSWER] * len(predictions)]
-    options = {"allow_code_execution": True, "workers": 2} | options
+    options = {"allow_code_execution": True, "workers": 2, "timeout_seconds": 60.0} | options
     return score("pass_at_k", predictions, references, **options).value
 
 
@@ -122,7 +122,7 @@ def test_a_completion_that_does_not_solve_the_problem_scores_zero(body: str, mon
 def test_a_completion_that_takes_too_long_scores_zero_and_one_that_does_not_scores_one() -> None:
     slow = "    import time\n    time.sleep(0.4)\n    return 42\n"  # the test calls it twice
     assert pass_at_k([[slow]], timeout_seconds=0.5) == 0
-    assert pass_at_k([[slow]], timeout_seconds=5.0) == 1
+    assert pass_at_k([[slow]]) == 1
 
 
 # ---- from a model's text to a completion
@@ -215,6 +215,9 @@ def test_all_164_solutions_of_humaneval_pass_as_answers_with_the_whole_function(
     assert pass_at_k(completions, problems) == 1
 
 
+MUTANT_SECONDS = 10  # for a changed solution to end, of which some never do
+
+
 def mutant(solution: str, seed: int) -> str:
     """The solution with one character, drawn with the seed, replaced: by its like where it has one, else by any."""
     generator = random.Random(seed)
@@ -231,7 +234,7 @@ def passes_outside(program: str, folder: Path) -> bool:
     command = [sys.executable, "-P", "-s", "-S", "-c", f"{limit}exec({program!r}, {{}})"]
     try:
         run = subprocess.run(
-            command, cwd=folder, capture_output=True, timeout=4, env=os.environ | {"PYTHONHASHSEED": "0"}
+            command, cwd=folder, capture_output=True, timeout=MUTANT_SECONDS, env=os.environ | {"PYTHONHASHSEED": "0"}
         )
     except subprocess.TimeoutExpired:
         return False
@@ -245,7 +248,7 @@ def test_solutions_with_one_character_changed_are_judged_as_by_a_plain_python(tm
     programs = [program_of(each, mutant(each["canonical_solution"], seed)) for seed, each in enumerate(problems)]
     with ThreadPoolExecutor(2) as pool:
         outside = list(pool.map(lambda program: passes_outside(program, tmp_path), programs))
-    inside = verdicts(programs, timeout_seconds=4, workers=2)
+    inside = verdicts(programs, timeout_seconds=MUTANT_SECONDS, workers=2)
     assert inside == outside
     assert 0 < sum(inside) < 82  # some changes, such as one inside a comment, break nothing
 

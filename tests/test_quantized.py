@@ -28,7 +28,7 @@ from src.running.assemble import place_empty
 from src.running.execute import execute
 from src.streams import stream_generator
 from src.training.batches import collate, encoded_splits
-from tests.conftest import ROOT, TINY, composed
+from tests.conftest import HANG_SECONDS, ROOT, TINY, composed
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes isn't installed: pip install -e '.[quantization]'")
 
@@ -322,7 +322,9 @@ def test_the_command_line_refuses_a_quantised_run_without_bitsandbytes(tmp_path:
     (tmp_path / "bitsandbytes.py").write_text("raise ImportError('broken on purpose')")
     command = [sys.executable, "-m", "src.run", *TINY, "quantization=nf4", f"results_dir={tmp_path}/r"]
     path = {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | path, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | path, capture_output=True, text=True, timeout=HANG_SECONDS
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: quantization=nf4 doesn't work on this machine: broken on purpose")
     assert not (tmp_path / "r").exists()

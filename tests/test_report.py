@@ -15,7 +15,7 @@ from src.analysis.comparison import compare
 from src.analysis.report.data import report_data
 from src.report import write_report
 from src.results.store import RESULT
-from tests.conftest import ROOT, run_program
+from tests.conftest import HANG_SECONDS, ROOT, run_program
 
 NINE_RUNS = ROOT / "results/nine_runs"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -74,7 +74,7 @@ def found(report: Path, tmp_path: Path, script: str) -> Any:
     page = tmp_path / "page.html"
     page.write_text(before + ending + after, encoding="utf-8")
     command = [browser, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=True)
     text = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
     assert text, f"the script didn't end:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return json.loads(unescape(text[1]))

@@ -16,19 +16,27 @@ import pytest
 from src.errors import UserError
 from src.sandbox import outside as sandbox
 from src.sandbox.outside import BACKENDS, MAX_PROCESSES, TEMPORARY_BYTES, Outcome, run_isolated, why_not_isolating
-from tests.conftest import ROOT
+from tests.conftest import HANG_SECONDS, ROOT
 
 Runs = Callable[..., Outcome]
+ATTEMPTS = (1, 10, 100)  # seconds for an attack to begin: on a busy machine the first may be too few
 
 
 @pytest.fixture(params=BACKENDS)
 def run(request: pytest.FixtureRequest) -> Runs:
-    """Runs a program in one backend; the test is skipped where that does not isolate."""
+    """Runs a program in one backend, a minute at most; the test is skipped where that does not isolate."""
     if reason := why_not_isolating(request.param):
         pytest.skip(f"{request.param}: {reason}")
-    return lambda program, timeout_seconds=5.0, **options: run_isolated(
+    return lambda program, timeout_seconds=60.0, **options: run_isolated(
         textwrap.dedent(program), timeout_seconds=timeout_seconds, backend=request.param, **options
     )
+
+
+@pytest.fixture
+def only_the_inner_limit(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Keep the outer limit, which would hide that the inner one fails, out of the way; returns its seconds."""
+    monkeypatch.setattr(sandbox, "START_SECONDS", 300)
+    return 300.0
 
 
 @pytest.fixture
@@ -36,7 +44,7 @@ def marker() -> Iterator[str]:
     """A name that a program gives its processes; none is left when the test ends."""
     name = f"t{secrets.token_hex(6)}"
     yield name
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 60
     while processes(name) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert processes(name) == []
@@ -142,15 +150,17 @@ def test_hash_order_is_the_same_in_every_run(run: Runs) -> None:
 # ---- what a program may use up
 
 
-def test_an_endless_loop_is_stopped_at_its_time(run: Runs, marker: str) -> None:
+def test_an_endless_loop_is_stopped_at_its_time(run: Runs, marker: str, only_the_inner_limit: float) -> None:
     start = time.monotonic()
     outcome = run(named(marker) + "while True: pass", timeout_seconds=0.5)
     assert outcome == Outcome(ended=False, reason="stopped after 0.5 s", timed_out=True)
-    assert 0.5 <= time.monotonic() - start < 4
+    assert 0.5 <= time.monotonic() - start < only_the_inner_limit
 
 
 @pytest.mark.parametrize("signal", [9, 15, 19])
-def test_signals_to_the_processes_around_it_do_not_gain_a_program_time(run: Runs, marker: str, signal: int) -> None:
+def test_signals_to_the_processes_around_it_do_not_gain_a_program_time(
+    run: Runs, marker: str, signal: int, only_the_inner_limit: float
+) -> None:
     attack = f"""
     for process in {os.getpid()}, {os.getppid()}, os.getppid(), 1, -1:
         try:
@@ -160,23 +170,28 @@ def test_signals_to_the_processes_around_it_do_not_gain_a_program_time(run: Runs
     """
     start = time.monotonic()
     assert not run(named(marker) + textwrap.dedent(attack) + "while True: pass", timeout_seconds=0.5).ended
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < only_the_inner_limit
 
 
 def test_a_fork_bomb_stays_within_a_few_processes_and_leaves_none(run: Runs, marker: str) -> None:
     bomb = "while True:\n    try: os.fork()\n    except OSError: pass"
-    with Watch(marker) as watch:
-        assert not run(named(marker) + bomb, timeout_seconds=1).ended
-    assert 2 <= watch.most <= MAX_PROCESSES
+    for seconds in ATTEMPTS:
+        with Watch(marker) as watch:
+            assert not run(named(marker) + bomb, timeout_seconds=seconds).ended
+        assert watch.most <= MAX_PROCESSES
+        if watch.most >= 2:
+            return
+    pytest.fail("no bomb went off")
 
 
 def test_a_child_that_detached_itself_does_not_outlive_the_program(run: Runs, marker: str) -> None:
-    attack = (
-        "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(60)\n    os._exit(0)\ntime.sleep(0.3)"
-    )
-    with Watch(marker) as watch:
-        assert run(named(marker) + attack).ended
-    assert watch.most >= 2
+    detaching = "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(600)\n    os._exit(0)\n"
+    for seconds in (0.3, 3, 30):  # in which the child is to be seen
+        with Watch(marker) as watch:
+            assert run(f"{named(marker)}{detaching}time.sleep({seconds})").ended
+        if watch.most >= 2:
+            return
+    pytest.fail("no child was seen")
 
 
 def test_memory_is_limited_in_one_process_and_in_all(run: Runs, marker: str) -> None:
@@ -189,9 +204,13 @@ def test_memory_is_limited_in_one_process_and_in_all(run: Runs, marker: str) -> 
         except (OSError, MemoryError):
             pass
     """
-    with Watch(marker) as watch:
-        assert not run(named(marker) + textwrap.dedent(hog), timeout_seconds=1, memory_bytes=2**26).ended
-    assert 2**25 < watch.most_bytes < MAX_PROCESSES * 2**26
+    for seconds in ATTEMPTS:
+        with Watch(marker) as watch:
+            assert not run(named(marker) + textwrap.dedent(hog), timeout_seconds=seconds, memory_bytes=2**26).ended
+        assert watch.most_bytes < MAX_PROCESSES * 2**26
+        if watch.most_bytes > 2**25:
+            return
+    pytest.fail("no memory was taken")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +278,7 @@ def test_the_attack_on_files_would_succeed_outside(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
     attack = f"FILES, NEW = {[str(folder / 'thesis.txt')]}, {[str(tmp_path / 'new')]}\n{ATTACK_ON_FILES}"
-    subprocess.run([sys.executable, "-c", attack], capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-c", attack], capture_output=True, timeout=HANG_SECONDS)
     assert not folder.exists()
     assert (tmp_path / "new").exists()
 
@@ -291,8 +310,8 @@ def test_a_server_of_this_machine_never_sees_a_connection(run: Runs) -> None:
         """)
         assert outcome.reason == "AssertionError"
         for listening in server, local:
-            listening.settimeout(0.2)
-            with pytest.raises(TimeoutError):
+            listening.setblocking(False)
+            with pytest.raises(BlockingIOError):
                 listening.accept()
 
 

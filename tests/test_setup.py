@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import HANG_SECONDS, ROOT
 
 TOOLS = ["sh", "awk", "cat", "cksum", "cp", "dirname", "grep", "mkdir", "mktemp", "rm", "sed", "sleep", "tail", "tee",
          "touch", "uname"]  # fmt: skip
@@ -77,7 +77,7 @@ class Machine:
     def setup(self, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run `sh setup.sh` to its end."""
         process = self.start(**variables)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=HANG_SECONDS)
         return subprocess.CompletedProcess([], process.returncode, out, err)
 
     def refused(self, *words: str, **variables: str) -> str:
@@ -249,7 +249,7 @@ def installing(machine: Machine) -> Iterator["subprocess.Popen[str]"]:
 
 def test_an_interrupted_setup_leaves_nothing(machine: Machine, installing: "subprocess.Popen[str]") -> None:
     os.killpg(installing.pid, signal.SIGINT)
-    out, _ = installing.communicate(timeout=60)
+    out, _ = installing.communicate(timeout=HANG_SECONDS)
     assert installing.returncode == 130
     assert "run make again" in out
     assert not machine.env.exists()
@@ -259,7 +259,7 @@ def test_an_interrupted_setup_leaves_nothing(machine: Machine, installing: "subp
 def test_a_killed_setup_is_begun_again(machine: Machine, installing: "subprocess.Popen[str]") -> None:
     machine.refused(f"another make (process {installing.pid}) is making .venv")
     os.killpg(installing.pid, signal.SIGKILL)
-    installing.communicate(timeout=60)
+    installing.communicate(timeout=HANG_SECONDS)
     done = machine.setup()
     assert done.returncode == 0, done.stderr
     assert ".venv was left half made: making it again" in done.stdout

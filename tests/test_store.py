@@ -13,7 +13,7 @@ from src import files
 from src.errors import UserError
 from src.results import store
 from src.results.schema import SCHEMA_VERSION
-from tests.conftest import ROOT
+from tests.conftest import HANG_SECONDS, ROOT
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -73,21 +73,35 @@ def test_a_working_worker_renews_its_claim(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(store, "BEAT_SECONDS", 0.01)
     with store.claimed(tmp_path):
         os.utime(tmp_path / store.CLAIM, (0, 0))
-        deadline = time.time() + 5
-        while (tmp_path / store.CLAIM).stat().st_mtime < 1 and time.time() < deadline:
+        deadline = time.monotonic() + HANG_SECONDS
+        while (tmp_path / store.CLAIM).stat().st_mtime < 1 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert (tmp_path / store.CLAIM).stat().st_mtime > time.time() - 60
+        assert (tmp_path / store.CLAIM).stat().st_mtime > time.time() - HANG_SECONDS
 
 
 CLAIMING = """
-import sys, time
+import sys
 from pathlib import Path
 from src.results.store import claimed
-time.sleep(max(0, float(sys.argv[2]) - time.time()))
+print("ready", flush=True)
+input()
 with claimed(Path(sys.argv[1])) as mine:
-    print(mine)
-    time.sleep(2)
+    print(mine, flush=True)
+    input()
 """
+
+
+def said(workers: list["subprocess.Popen[str]"]) -> list[str]:
+    """The next line of each."""
+    return [worker.stdout.readline().strip() for worker in workers if worker.stdout is not None]
+
+
+def tell(workers: list["subprocess.Popen[str]"]) -> None:
+    """Let each go on."""
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
 
 
 @pytest.mark.parametrize("left_behind", [False, True])
@@ -95,9 +109,14 @@ def test_of_many_workers_that_start_together_one_gets_the_run(tmp_path: Path, le
     if left_behind:
         claim = {"host": os.uname().nodename, "pid": 2**22 + 1, "started": 0}
         (tmp_path / store.CLAIM).write_text(json.dumps(claim))
-    arguments = [sys.executable, "-c", CLAIMING, str(tmp_path), str(time.time() + 2)]
-    workers = [subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(6)]
-    assert sorted(worker.communicate()[0].strip() for worker in workers) == ["False"] * 5 + ["True"]
+    arguments = [sys.executable, "-c", CLAIMING, str(tmp_path)]
+    pipe = subprocess.PIPE
+    workers = [subprocess.Popen(arguments, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) for _ in range(6)]
+    assert said(workers) == ["ready"] * 6
+    tell(workers)
+    assert sorted(said(workers)) == ["False"] * 5 + ["True"]  # while the one that has it keeps it
+    tell(workers)
+    assert [worker.wait(HANG_SECONDS) for worker in workers] == [0] * 6
     assert list(tmp_path.iterdir()) == []
 
 

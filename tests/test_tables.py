@@ -29,7 +29,7 @@ from src.report import write_report
 from src.results.schema import SCHEMA_VERSION
 from src.results.store import CLAIM, CONFIG, PREDICTIONS, RESULT
 from src.studies.study_tables import made_tables
-from tests.conftest import ROOT, run_program
+from tests.conftest import HANG_SECONDS, ROOT, run_program
 
 TEMPLATE = next((ROOT / "results/nine_runs/runs").rglob(f"lora-r8-*-s0-*/{RESULT}"))
 ITEMS = {"validation": 61, "test": 101}
@@ -505,7 +505,7 @@ def test_every_table_compiles(tmp_path: Path) -> None:
     head = "\\documentclass{article}\n\\usepackage{booktabs,longtable}\n\\begin{document}\n"
     (tmp_path / "all.tex").write_text(head + "\n".join(parts) + "\\end{document}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stdout[-2000:]
 
 

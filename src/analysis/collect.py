@@ -24,10 +24,10 @@ COLUMNS = [
     "folder", "run_id", "state", "reason", "trial", "settings", "task", "model", "adapter", "rank",
     "trained_rank", "target", "seed", "lr", "alpha", "scaling", "protocol", "tuning", "trained", "body_trained",
     "head_trained", "adapter_frozen", "total", "validation", "test", "validation_metric", "validation_unit",
-    "validation_higher_is_better", "metric", "unit", "higher_is_better", "fingerprint", "evaluated_items", "forgetting",
-    "general_text", "train_seconds", "run_seconds", "tokens_per_second", "memory_bytes", "memory_kind", "batch_size",
-    "precision", "device", "torch", "python", "git_revision", "method_code", "shared_code", "versions", "hardware",
-    "history", "warnings",
+    "validation_higher_is_better", "metric", "unit", "higher_is_better", "fingerprint", "evaluated_items", "train_rows",
+    "forgetting", "general_text", "train_seconds", "run_seconds", "tokens_per_second", "memory_bytes", "memory_kind",
+    "batch_size", "precision", "device", "torch", "python", "git_revision", "method_code", "shared_code", "versions",
+    "hardware", "history", "warnings",
 ]  # fmt: skip
 MEMORY_KINDS = {"peak_allocated_bytes": "peak allocated on the GPU", "saved_for_backward_bytes": "saved for backward"}
 UNREADABLE, UNFINISHED, UNSCORED = "unreadable", "not finished", "not scored"
@@ -119,6 +119,7 @@ def _results(record: Record) -> dict[str, Any]:
         "body_trained": parameters["adapter_trained"] + parameters["other_trained"],
         **{key: parameters[key] for key in ("trained", "head_trained", "adapter_frozen", "total")},
         **_scores(record),
+        "train_rows": record.get("data", {}).get("rows", {}).get("train"),
         "forgetting": forgetting and forgetting["after"] - forgetting["before"],
         "general_text": forgetting and f"{forgetting.get('text')} ({forgetting.get('fingerprint')})",
         **{key: time.get(key) for key in ("train_seconds", "run_seconds", "tokens_per_second")},

@@ -8,7 +8,7 @@ from src.errors import UserError, nearest_first
 from src.metrics import RUNS_CODE, check_known
 
 if TYPE_CHECKING:
-    from src.config.schema import AdaptedModel, Config, TaskConfig
+    from src.config.schema import AdaptedModel, Config, TaskConfig, TrainerConfig
 
 ROLES = ("query", "key", "value", "output", "ffn_up", "ffn_down", "gate")
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -115,13 +115,29 @@ def check_permissions(config: "Config") -> None:
         )
 
 
+def check_duration(trainer: "TrainerConfig") -> None:
+    """Refuse a length of training that is given twice, or not at all."""
+    if (trainer.max_steps is None) == (trainer.epochs is None):
+        given = "neither says" if trainer.epochs is None else "both say"
+        raise UserError(
+            f"trainer.max_steps={_shown(trainer.max_steps)} and trainer.epochs={_shown(trainer.epochs)}: {given} how "
+            "long to train.\nAllowed: one of the two, and null for the other.\n"
+            "Set trainer.epochs=null to train for trainer.max_steps, or trainer.max_steps=null to train for "
+            "trainer.epochs."
+        )
+
+
+def _shown(value: float | None) -> str:
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def check_numbers(config: "Config") -> None:
     """Refuse numbers out of their ranges."""
     trainer = config.trainer
     check_least(
         {
             "seed": (config.seed, 0),
-            "trainer.max_steps": (trainer.max_steps, 1),
+            "trainer.max_steps": (1 if trainer.max_steps is None else trainer.max_steps, 1),
             "trainer.batch_size": (trainer.batch_size, 1),
             "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
             "trainer.eval_every": (trainer.eval_every, 1),
@@ -141,7 +157,12 @@ def check_numbers(config: "Config") -> None:
         raise UserError(
             f"tuning.trials={config.tuning.trials} is even.\nAllowed: odd numbers; the middle is the prior."
         )
-    for key, rate in (("lr", config.lr), ("alpha", config.alpha), ("trainer.head_lr", trainer.head_lr)):
+    for key, rate in (
+        ("lr", config.lr),
+        ("alpha", config.alpha),
+        ("trainer.head_lr", trainer.head_lr),
+        ("trainer.epochs", trainer.epochs),
+    ):
         if rate is not None and not rate > 0:
             raise UserError(f"{key}={rate} can't train anything.\nAllowed: a number above 0.")
 

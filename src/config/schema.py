@@ -146,7 +146,10 @@ class TrainerConfig:
     """Everything about the optimisation that all methods of a comparison share."""
 
     name: str = MISSING  # what `trainer=` takes
-    max_steps: int = MISSING  # optimizer steps
+    max_steps: int | None = None  # optimizer steps; null where `epochs` says how long
+    # passes over the training rows, in place of max_steps: exactly one of the two is null, so `trainer.epochs=3` needs
+    # `trainer.max_steps=null` beside it; once the data is known it is null, and max_steps is what it comes to
+    epochs: float | None = None
     batch_size: int = MISSING  # texts a step
     eval_batch_size: int = MISSING  # texts at once when scoring
     eval_every: int = MISSING  # steps between two validations
@@ -162,9 +165,15 @@ class TrainerConfig:
     checkpoint: str = "last"  # which state is saved and scored: last or best_validation
 
     @property
-    def warmup_steps(self) -> int:
-        """Number of steps over which the learning rate rises to its full value, at least 1."""
-        return max(1, round(self.warmup_ratio * self.max_steps))
+    def steps(self) -> int:
+        """Optimizer steps of the run.
+
+        Raises:
+            ValueError: they are given in epochs and not resolved yet.
+        """
+        if self.max_steps is None:
+            raise ValueError(f"trainer.epochs={self.epochs} has no steps before `src.config.steps.resolved_steps`")
+        return self.max_steps
 
 
 @dataclass
@@ -275,6 +284,7 @@ class Config(AdaptedModel):
     def checked(self) -> Self:
         """Fill in the defaults that depend on other values, and refuse what can't be run."""
         checks.check_choices(self)
+        checks.check_duration(self.trainer)
         checks.check_numbers(self)
         checks.check_precision(self)
         checks.check_length(self)

@@ -1,7 +1,6 @@
 """Metrics as `evaluate.Metric` modules, loaded from their local folder: no hub is asked.
 
-A metric's module defines one class. Its attribute `higher_is_better` gives the direction, `unit` what the value is:
-"share" for one between 0 and 1, which tables show in percent, else a word such as "rating".
+A metric's module defines one class on the base of `src.metrics.base`, which says what a metric is.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError, nearest_first
-from src.metrics.items import ITEMS
 
 FOLDER = Path(__file__).parent
 RUNS_CODE = ("pass_at_k",)
@@ -52,19 +50,24 @@ def score(name: str, predictions: list[Any], references: list[Any], **options: A
 
     Raises:
         UserError: there is no metric of that name.
+        TypeError: the folder of that name has something else.
     """
     check_known(name)
     import evaluate
 
+    from src.metrics.base import ITEMS, Metric  # heavy, and names are checked without
+
     metric = evaluate.load(str(FOLDER / name), keep_in_memory=True)
+    if not isinstance(metric, Metric):
+        raise TypeError(f"{FOLDER / name} has a {type(metric).__name__}.\nAllowed: a class on src.metrics.base.Metric.")
     result = metric.compute(predictions=predictions, references=references, **options)
     assert result is not None
     items = result.pop(ITEMS, [])
     return Score(
         name,
         float(result[name]),
-        higher_is_better=getattr(metric, "higher_is_better", True),
-        unit=getattr(metric, "unit", "share"),
+        higher_is_better=metric.higher_is_better,
+        unit=metric.unit,
         more={part: float(value) for part, value in result.items() if part != name},
         items=items,
     )

@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 Code = dict[str, str]  # part: fingerprint
 SHARED = "src.running.execute"
 # What these decide stands in the identity as values, or is reported beside the result; none of them computes a score.
-NOT_DECISIVE = ("src.config", "src.results", "src.errors", "src.files", "src.hub", "src.quiet")
+NOT_DECISIVE = (
+    "src.config.schema", "src.config.checks", "src.config.composition", "src.config.arguments", "src.config.steps",
+    "src.results", "src.errors", "src.files", "src.hub", "src.quiet",
+)  # fmt: skip
 HEX_DIGITS = 16
 # Fields that say how a constant was written, what a name is used for, or hold a type comment.
 IGNORED_FIELDS = {"ctx", "kind", "type_comment"}

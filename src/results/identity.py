@@ -89,8 +89,8 @@ def _task(config: TaskConfig) -> dict[str, Any]:
 
 
 def _trainer(config: TrainerConfig) -> dict[str, Any]:
-    left_out = {"name"} | ({"checkpoint"} if config.checkpoint == "last" else set())
-    return {key: value for key, value in asdict(config).items() if key not in left_out}
+    left_out = {"name", "epochs"} | ({"checkpoint"} if config.checkpoint == "last" else set())
+    return {key: value for key, value in asdict(config).items() if key not in left_out} | {"max_steps": config.steps}
 
 
 def run_folder(config: Config, inputs: Inputs) -> Path:

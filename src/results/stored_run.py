@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,9 @@ def command(config: Config, results_dir: str | None = None) -> str:
             usual = Config.from_hydra(compose("config", overrides))
     except (HydraException, OmegaConfBaseException, UserError):  # a yaml is gone that the run was made with
         return _shell([*overrides, where])
+    if usual.trainer.epochs is not None:  # the record has the steps in their place
+        usual.trainer = replace(usual.trainer, max_steps=config.trainer.steps, epochs=None)
+        overrides += ["trainer.epochs=null", f"trainer.max_steps={config.trainer.steps}"]
     stored, default = _options(config), _options(usual)
     for key in sorted(stored.keys() | dict(_leaves(decisive(usual))).keys() - {"task.loader"}):
         if stored.get(key) != default.get(key):

@@ -24,7 +24,7 @@ from src.running.prepare import Prepared
 from src.streams import stream_generator
 from src.training.batches import by_length, collate
 from src.training.loss import mean_loss
-from src.training.trainer import Recipe, Training, train
+from src.training.trainer import Recipe, Training, train, warmup_steps
 
 PROBE_BATCH = 64
 KEPT_DIRECTIONS = 128  # singular vectors kept of each target, so that one estimate serves all usual ranks
@@ -90,7 +90,7 @@ def _placed(run: Prepared) -> Placed:
     config, model = run.config, fresh_model(run.config, run.base, run.device.type)
     method, setup = method_of(config), empty_setup(config, model)
     setup.generator = stream_generator(config.seed, "adapter_init")
-    setup.step_size = (config.lr or 0.0) / config.trainer.warmup_steps
+    setup.step_size = (config.lr or 0.0) / warmup_steps(config.trainer)
     if method.needs_gradient:
         keep = max(config.rank, KEPT_DIRECTIONS)
         setup.update_directions = _directions(run, model, tuple(setup.target_modules), keep)

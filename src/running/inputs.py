@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from src.config.schema import Config
+from src.config.steps import resolved_steps
 from src.models.base_model import find_weights
 from src.models.weights import description_digests
 from src.results.code import code_of
@@ -27,6 +28,17 @@ def inputs_of(config: Config) -> Inputs:
     )
 
 
+def with_steps(config: Config) -> Config:
+    """The run's config with `trainer.max_steps` in place of epochs, for which its data must be there.
+
+    Raises:
+        UserError: the run is given in epochs and its data can't be had.
+    """
+    if config.trainer.epochs is None:
+        return config
+    return resolved_steps(config, len(load_task(config).data.splits["train"]))
+
+
 def folder_of(config: Config) -> Path:
     """Where the run is stored."""
-    return run_folder(config, inputs_of(config))
+    return run_folder(with_steps(config), inputs_of(config))

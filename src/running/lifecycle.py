@@ -10,7 +10,7 @@ from src.files import write_json
 from src.results.identity import identity, run_folder
 from src.results.schema import SCHEMA_VERSION, Record
 from src.results.store import CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, claimed, is_done
-from src.running.inputs import inputs_of
+from src.running.inputs import inputs_of, with_steps
 from src.running.progress import RunLine
 from src.running.sweep import Plan
 from src.running.tuning import rate
@@ -18,11 +18,12 @@ from src.running.tuning import rate
 
 def run(config: Config, plan: Plan) -> str:
     """Do the run unless it is done already or another worker is running it; return its state."""
+    config = with_steps(config)
     folder = run_folder(config, inputs_of(config))
     if is_done(folder):
         return "done"
     trial = "" if config.trainer.score_test else f" at {rate(config):g}"
-    line = RunLine(plan.position(folder), _label(folder) + trial, config.trainer.max_steps)
+    line = RunLine(plan.position(folder), _label(folder) + trial, config.trainer.steps)
     with claimed(folder) as mine:
         if not mine:
             line.end("another worker is running it")

@@ -19,6 +19,7 @@ from src.analysis.collect import settings
 from src.analysis.statistics import bootstrap_intervals
 from src.config.composition import sweep_configs
 from src.config.schema import Config
+from src.config.steps import resolved_steps
 from src.results.identity import decisive
 from src.results.store import read_record
 from src.studies.claims import EXPERIMENTS
@@ -254,6 +255,7 @@ def _is_of(config: Config, run: dict[str, Any]) -> bool:
 
 def _differing(config: Config, run: dict[str, Any]) -> list[str]:
     """The settings in which they differ; a rate that was chosen on validation is no difference."""
+    config = resolved_steps(config, run["train_rows"])
     wanted, given = (_comparable(own) for own in (settings(decisive(config)), run["settings"]))
     for axis in ("alpha", *(() if isinstance(run.get("tuning"), dict) else ("lr",))):
         if config.has_axis(axis):

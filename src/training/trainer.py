@@ -48,6 +48,11 @@ class Training:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+def warmup_steps(settings: TrainerConfig) -> int:
+    """Number of steps over which the learning rate rises to its full value, at least 1."""
+    return max(1, round(settings.warmup_ratio * settings.steps))
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a model is trained.
@@ -81,7 +86,7 @@ def train(
     Raises:
         Diverged: the loss became infinite or NaN.
     """
-    outcome, best = Training(checkpoint_step=recipe.settings.max_steps), None
+    outcome, best = Training(checkpoint_step=recipe.settings.steps), None
     if recipe.settings.checkpoint == "best_validation":
         best = _Best(placed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,14 +129,14 @@ class _AdapterTrainer(Trainer):
         self.placed, self.recipe, self.outcome, settings = placed, recipe, outcome, recipe.settings
         arguments = TrainingArguments(
             output_dir=scratch,
-            max_steps=settings.max_steps,
+            max_steps=settings.steps,
             per_device_train_batch_size=settings.batch_size,
             lr_scheduler_type=SCHEDULES[settings.schedule],
-            warmup_steps=settings.warmup_steps,
+            warmup_steps=warmup_steps(settings),
             max_grad_norm=settings.max_grad_norm,
             bf16=recipe.device.precision == "bf16",
             use_cpu=recipe.device.type == "cpu",
-            logging_steps=max(1, settings.max_steps // LOGS_PER_RUN),
+            logging_steps=max(1, settings.steps // LOGS_PER_RUN),
             save_strategy="no",
             report_to="none",
             logging_nan_inf_filter=False,  # it would report the mean of the finite losses instead
@@ -150,7 +155,7 @@ class _AdapterTrainer(Trainer):
         sampler = LengthBuckets(
             [len(example["input_ids"]) for example in examples],
             batch_size=self.recipe.settings.batch_size,
-            batches=self.recipe.settings.max_steps,
+            batches=self.recipe.settings.steps,
             generator=generator,
         )
         return DataLoader(
@@ -241,7 +246,7 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
-        last = step == self.settings.max_steps
+        last = step == self.settings.steps
         due = self.best is not None if last else step % self.settings.eval_every == 0
         if torch.cuda.is_available() and (due or last):
             peak = self.outcome.peak_allocated_bytes or 0

@@ -1,24 +1,20 @@
 """Accuracy: the share of items whose predicted class is the right one. Higher is better."""
 
+from collections.abc import Iterable
 from typing import Any
 
-import evaluate
-
+from src.metrics.base import MeanOfItems
 from src.metrics.inputs import CLASSES
-from src.metrics.items import mean_of_items
 
 
-class Accuracy(evaluate.Metric):
+class Accuracy(MeanOfItems):
     """Share of equal integers, 0 to 1."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="",
-            inputs_description="predictions, references: class indices",
-            features=CLASSES,
-        )
+    name = "accuracy"
+    citation = "Wang et al. 2019, https://arxiv.org/abs/1804.07461 (GLUE)"
+    takes = "predictions, references: class indices"
+    features = CLASSES
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+    def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         pairs = zip(predictions, references, strict=True)
-        return mean_of_items("accuracy", (given == right for given, right in pairs))
+        return (given == right for given, right in pairs)

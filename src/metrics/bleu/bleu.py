@@ -17,24 +17,21 @@ tokenizer, and no maintained package has either without Java or downloads.
 from itertools import zip_longest
 from typing import Any
 
-import evaluate
 from sacrebleu.metrics.bleu import BLEU
 
+from src.metrics.base import OneNumber
 from src.metrics.inputs import TEXTS_WITH_REFERENCES, reference_lists
 
 
-class Bleu(evaluate.Metric):
+class Bleu(OneNumber):
     """Brevity penalty times the geometric mean of the n-gram precisions for n = 1 to 4."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="https://aclanthology.org/P02-1040",
-            inputs_description="predictions: texts; references: a text or a list of texts each",
-            features=TEXTS_WITH_REFERENCES,
-        )
+    name = "bleu"
+    citation = "Papineni et al. 2002, https://aclanthology.org/P02-1040"
+    takes = "predictions: texts; references: a text or a list of texts each"
+    features = TEXTS_WITH_REFERENCES
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _value(self, predictions: Any, references: Any) -> float:
         bleu = BLEU(lowercase=True, tokenize="13a", smooth_method="exp")
         streams = list(zip_longest(*reference_lists(references)))  # the first references, the second ones, ...
-        return {"bleu": bleu.corpus_score(list(predictions), streams).score / 100}
+        return bleu.corpus_score(list(predictions), streams).score / 100

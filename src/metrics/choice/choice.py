@@ -7,12 +7,11 @@ reference: `answer3` is one of answer1 to answer5. Its answers are the same for 
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
-import evaluate
-
+from src.metrics.base import MeanOfItems
 from src.metrics.inputs import TEXTS
-from src.metrics.items import mean_of_items
 
 KINDS = [
     re.compile(pattern)
@@ -45,17 +44,14 @@ def named(text: str, reference: str) -> str | None:
     return found and found.group()
 
 
-class Choice(evaluate.Metric):
+class Choice(MeanOfItems):
     """Share of texts that name the right choice first, 0 to 1."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="https://arxiv.org/abs/2304.01933",
-            inputs_description="predictions: texts; references: choices such as true, solution1 or answer3",
-            features=TEXTS,
-        )
+    name = "choice"
+    citation = "Hu et al. 2023, https://arxiv.org/abs/2304.01933"
+    takes = "predictions: texts; references: choices such as true, solution1 or answer3"
+    features = TEXTS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+    def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         pairs = zip(predictions, references, strict=True)
-        return mean_of_items("choice", (named(given, right) == right for given, right in pairs))
+        return (named(given, right) == right for given, right in pairs)

@@ -1,24 +1,23 @@
-"""Exact match: the share of answers equal to the reference after stripping white space. Higher is better."""
+"""Exact match: the share of answers equal to the reference after stripping white space. Higher is better.
 
+What differs from SQuAD's measure of that name: case, articles and punctuation count.
+"""
+
+from collections.abc import Iterable
 from typing import Any
 
-import evaluate
-
+from src.metrics.base import MeanOfItems
 from src.metrics.inputs import TEXTS
-from src.metrics.items import mean_of_items
 
 
-class ExactMatch(evaluate.Metric):
+class ExactMatch(MeanOfItems):
     """Share of equal strings, 0 to 1."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="",
-            inputs_description="predictions, references: texts",
-            features=TEXTS,
-        )
+    name = "exact_match"
+    citation = "Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250"
+    takes = "predictions, references: texts"
+    features = TEXTS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+    def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         pairs = zip(predictions, references, strict=True)
-        return mean_of_items("exact_match", (given.strip() == right.strip() for given, right in pairs))
+        return (given.strip() == right.strip() for given, right in pairs)

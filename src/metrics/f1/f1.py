@@ -7,22 +7,19 @@ scikit-learn warns and gives 0.0, this gives 0.0.
 
 from typing import Any
 
-import evaluate
 from sklearn.metrics import f1_score
 
+from src.metrics.base import OneNumber
 from src.metrics.inputs import CLASSES
 
 
-class F1(evaluate.Metric):
+class F1(OneNumber):
     """2 · hits / (predicted ones + true ones), of the classes 0 and 1."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="",
-            inputs_description="predictions, references: classes 0 and 1",
-            features=CLASSES,
-        )
+    name = "f1"
+    citation = "van Rijsbergen 1979, Information Retrieval, chapter 7"
+    takes = "predictions, references: classes 0 and 1"
+    features = CLASSES
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"f1": float(f1_score(list(references), list(predictions), zero_division=0.0))}
+    def _value(self, predictions: Any, references: Any) -> float:
+        return float(f1_score(list(references), list(predictions), zero_division=0.0))

@@ -9,30 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import evaluate
 
 from src.judging.client import JudgeConfig
 from src.judging.judge import ANSWERS, judge, mean_scores, write_answers
+from src.metrics.base import Metric
 
 
-class JudgeRating(evaluate.Metric):
+class JudgeRating(Metric):
     """Mean of a judge's ratings over both turns of all questions, and the means per turn and per category.
 
     A prediction is the texts of both turns. A reference is a string of JSON with the question's `question_id`,
     `category` and `turns`, the judge's `prompts` by name, and `reference`: a reference answer's turns, or null.
     """
 
+    name = "judge_rating"
+    citation = "Zheng et al. 2023, https://arxiv.org/abs/2306.05685"
     unit = "rating"
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="",
-            inputs_description="predictions: both turns of each answer; references: questions as JSON",
-            features=datasets.Features(
-                {"predictions": datasets.Sequence(datasets.Value("string")), "references": datasets.Value("string")}
-            ),
-        )
+    takes = "predictions: both turns of each answer; references: questions as JSON"
+    features = datasets.Features(
+        {"predictions": datasets.Sequence(datasets.Value("string")), "references": datasets.Value("string")}
+    )
 
     def _compute(
         self, predictions: Any, references: Any, judge_config: JudgeConfig, folder: Path, model_id: str

@@ -19,13 +19,12 @@ the line holds nothing else; the harness takes "20-3" to end in -3, here it ends
 """
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-import evaluate
-
+from src.metrics.base import MeanOfItems
 from src.metrics.inputs import TEXTS
-from src.metrics.items import mean_of_items
 
 # A minus behind a digit is a subtraction's or a range's.
 NUMBER = re.compile(r"(?P<sign>(?<!\d)-\$?)?(?P<size>\d[\d,]*(?:\.\d+)?|\.\d+)(?:/(?P<divisor>\d+))?", re.ASCII)
@@ -54,20 +53,17 @@ def final_number(text: str) -> Decimal | None:
     return value(numbers[-1]) if numbers else None
 
 
-class LastNumber(evaluate.Metric):
+class LastNumber(MeanOfItems):
     """Share of equal final numbers, 0 to 1."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="https://arxiv.org/abs/2110.14168",
-            inputs_description="predictions: texts; references: solutions or numbers as text",
-            features=TEXTS,
-        )
+    name = "last_number"
+    citation = "Cobbe et al. 2021, https://arxiv.org/abs/2110.14168"
+    takes = "predictions: texts; references: solutions or numbers as text"
+    features = TEXTS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+    def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         right = [final_number(text) for text in references]
         if None in right:
             raise ValueError(f"The reference {references[right.index(None)]!r} holds no number.")
         pairs = zip(predictions, right, strict=True)
-        return mean_of_items("last_number", (final_number(given) == number for given, number in pairs))
+        return (final_number(given) == number for given, number in pairs)

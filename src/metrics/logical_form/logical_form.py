@@ -14,12 +14,11 @@ prediction of another form is wrong; nothing is executed.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
-import evaluate
-
+from src.metrics.base import MeanOfItems
 from src.metrics.inputs import TEXTS
-from src.metrics.items import mean_of_items
 
 QUERY = re.compile(r"select (?P<selected>.+?) from table(?: where (?P<conditions>.+))?")
 # A quoted value ends at the quote before the next condition or the end, so it may hold quotes and "and".
@@ -49,20 +48,17 @@ def unquoted(value: str) -> str:
     return value[1:-1].strip() if len(value) > 1 and value[0] == value[-1] == "'" else value
 
 
-class LogicalForm(evaluate.Metric):
+class LogicalForm(MeanOfItems):
     """Share of equal queries, 0 to 1."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="https://arxiv.org/abs/1709.00103",
-            inputs_description="predictions, references: SQL queries as text",
-            features=TEXTS,
-        )
+    name = "logical_form"
+    citation = "Zhong et al. 2017, https://arxiv.org/abs/1709.00103"
+    takes = "predictions, references: SQL queries as text"
+    features = TEXTS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+    def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         right = [parsed(text) for text in references]
         if None in right:
             raise ValueError(f"The reference {references[right.index(None)]!r} is no query of WikiSQL's form.")
         pairs = zip(predictions, right, strict=True)
-        return mean_of_items("logical_form", (parsed(given) == query for given, query in pairs))
+        return (parsed(given) == query for given, query in pairs)

@@ -15,14 +15,14 @@ main thread gets: elsewhere Math-Verify refuses to run, with a ValueError.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
-import evaluate
 from math_verify import LatexExtractionConfig, parse, verify
 
+from src.metrics.base import MeanOfItems
 from src.metrics.boxed import last_boxed
 from src.metrics.inputs import TEXTS
-from src.metrics.items import mean_of_items
 
 LIMIT_SECONDS = 3
 LIMIT_CHARACTERS = 400
@@ -50,18 +50,15 @@ def equivalent(given: str, right: str) -> bool:
     return bool(verify(*read, timeout_seconds=LIMIT_SECONDS))
 
 
-class MathEquivalence(evaluate.Metric):
+class MathEquivalence(MeanOfItems):
     """Share of equivalent final answers, 0 to 1."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="https://arxiv.org/abs/2103.03874",
-            inputs_description="predictions: texts; references: solutions or answers, in LaTeX",
-            features=TEXTS,
-        )
+    name = "math_equivalence"
+    citation = "Hendrycks et al. 2021, https://arxiv.org/abs/2103.03874"
+    takes = "predictions: texts; references: solutions or answers, in LaTeX"
+    features = TEXTS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+    def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         pairs = zip(predictions, references, strict=True)
         hits = (equivalent(final_answer(given), final_answer(right)) for given, right in pairs)
-        return mean_of_items("math_equivalence", hits)
+        return hits

@@ -7,22 +7,19 @@ learnt nothing gives. Tables show it times 100, as papers do.
 
 from typing import Any
 
-import evaluate
 from sklearn.metrics import matthews_corrcoef
 
+from src.metrics.base import OneNumber
 from src.metrics.inputs import CLASSES
 
 
-class MatthewsCorrelation(evaluate.Metric):
+class MatthewsCorrelation(OneNumber):
     """Pearson's correlation of two class assignments."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="",
-            inputs_description="predictions, references: class indices",
-            features=CLASSES,
-        )
+    name = "matthews_correlation"
+    citation = "Matthews 1975, https://doi.org/10.1016/0005-2795(75)90109-9"
+    takes = "predictions, references: class indices"
+    features = CLASSES
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"matthews_correlation": float(matthews_corrcoef(list(references), list(predictions)))}
+    def _value(self, predictions: Any, references: Any) -> float:
+        return float(matthews_corrcoef(list(references), list(predictions)))

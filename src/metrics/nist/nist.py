@@ -13,9 +13,9 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-import evaluate
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
+from src.metrics.base import OneNumber
 from src.metrics.inputs import TEXTS_WITH_REFERENCES, reference_lists
 
 ORDERS = range(1, 6)
@@ -63,21 +63,17 @@ def nist(outputs: list[list[str]], references: list[list[list[str]]]) -> float:
     return total * penalty(sum(map(len, outputs)) / mean_length)
 
 
-class Nist(evaluate.Metric):
+class Nist(OneNumber):
     """Information gained per n-gram, summed over n = 1 to 5, times the length penalty."""
 
+    name = "nist"
+    citation = "Doddington 2002, Automatic evaluation of machine translation quality, HLT"
     unit = "points"
+    takes = "predictions: texts; references: a text or a list of texts each"
+    features = TEXTS_WITH_REFERENCES
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="Doddington 2002, Automatic evaluation of machine translation quality, HLT",
-            inputs_description="predictions: texts; references: a text or a list of texts each",
-            features=TEXTS_WITH_REFERENCES,
-        )
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _value(self, predictions: Any, references: Any) -> float:
         tokens = Tokenizer13a()
         outputs = [tokens(text.lower()).split() for text in predictions]
         rights = [[tokens(text.lower()).split() for text in item] for item in reference_lists(references)]
-        return {"nist": nist(outputs, rights)}
+        return nist(outputs, rights)

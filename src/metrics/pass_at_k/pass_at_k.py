@@ -15,37 +15,34 @@ from math import prod
 from typing import Any
 
 import datasets
-import evaluate
 
 from src.errors import UserError
-from src.metrics.items import mean_of_items
+from src.metrics.base import MeanOfItems
 from src.sandbox.outside import isolating_backend, run_isolated
 
 # Chen et al. 2021, section 3.2, then the two that bigcode-evaluation-harness adds (bigcode_eval/tasks/humaneval.py)
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```")
 KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+FORMS = [  # several completions of a problem, or one
+    datasets.Features(predictions=own, references=datasets.Value("string"))
+    for own in (datasets.Sequence(datasets.Value("string")), datasets.Value("string"))
+]
 HEAD = re.compile(r"(async |def |class |from |import |@|\w+ *=)")
 
 
-class PassAtK(evaluate.Metric):
+class PassAtK(MeanOfItems):
     """Mean over problems of the unbiased estimate of pass@k, 0 to 1.
 
     A prediction is a problem's n completions, or one as a plain string. A reference is a string of JSON with the
     problem's `prompt`, `test` and `entry_point`. What runs of a model's text is what `completion_of` makes of it.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        references = datasets.Value("string")
-        many = {"predictions": datasets.Sequence(datasets.Value("string")), "references": references}
-        one = {"predictions": datasets.Value("string"), "references": references}
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="Chen et al., Evaluating Large Language Models Trained on Code, 2021, arXiv 2107.03374",
-            inputs_description="predictions: completions of each problem; references: problems as JSON",
-            features=[datasets.Features(many), datasets.Features(one)],
-        )
+    name = "pass_at_k"
+    citation = "Chen et al. 2021, https://arxiv.org/abs/2107.03374"
+    takes = "predictions: completions of each problem; references: problems as JSON"
+    features = FORMS
 
-    def _compute(
+    def _items(
         self,
         predictions: Any,
         references: Any,
@@ -53,7 +50,7 @@ class PassAtK(evaluate.Metric):
         timeout_seconds: float = 3.0,
         allow_code_execution: bool = False,
         workers: int | None = None,
-    ) -> dict[str, float]:
+    ) -> list[float]:
         samples = [[given] if isinstance(given, str) else list(given) for given in predictions]
         check_allowed(allow_code_execution)
         check_enough(samples, k)
@@ -63,8 +60,7 @@ class PassAtK(evaluate.Metric):
             for text in texts
         ]
         passed = iter(verdicts(programs, timeout_seconds, workers))
-        estimates = [estimate(len(each), sum(next(passed) for _ in each), k) for each in samples]
-        return mean_of_items("pass_at_k", estimates)
+        return [estimate(len(each), sum(next(passed) for _ in each), k) for each in samples]
 
 
 def check_allowed(allow_code_execution: bool) -> None:

@@ -8,23 +8,20 @@ Tables show it times 100, as papers do.
 
 from typing import Any
 
-import evaluate
 from scipy.stats import pearsonr
 
+from src.metrics.base import OneNumber
 from src.metrics.correlation import defined
 from src.metrics.inputs import NUMBERS
 
 
-class Pearson(evaluate.Metric):
+class Pearson(OneNumber):
     """Linear correlation of two lists of numbers."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="",
-            inputs_description="predictions, references: numbers",
-            features=NUMBERS,
-        )
+    name = "pearson"
+    citation = "Pearson 1895, https://doi.org/10.1098/rspl.1895.0041"
+    takes = "predictions, references: numbers"
+    features = NUMBERS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"pearson": defined(pearsonr, predictions, references)}
+    def _value(self, predictions: Any, references: Any) -> float:
+        return defined(pearsonr, predictions, references)

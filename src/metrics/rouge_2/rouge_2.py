@@ -5,25 +5,21 @@ google-research's rouge-score with Porter stemming, the F1 of `rouge2`. With sev
 as in that library's `score_multi`. What differs: the plain mean over items, not the median of a bootstrap around it.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-import evaluate
-
+from src.metrics.base import MeanOfItems
 from src.metrics.inputs import TEXTS_WITH_REFERENCES
-from src.metrics.items import mean_of_items
 from src.metrics.rouge import best_f1
 
 
-class Rouge2(evaluate.Metric):
+class Rouge2(MeanOfItems):
     """Mean over items of the best F1 over an item's references."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="https://aclanthology.org/W04-1013",
-            inputs_description="predictions: texts; references: a text or a list of texts each",
-            features=TEXTS_WITH_REFERENCES,
-        )
+    name = "rouge_2"
+    citation = "Lin 2004, https://aclanthology.org/W04-1013"
+    takes = "predictions: texts; references: a text or a list of texts each"
+    features = TEXTS_WITH_REFERENCES
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
-        return mean_of_items("rouge_2", best_f1("rouge2", predictions, references))
+    def _items(self, predictions: Any, references: Any) -> Iterable[float]:
+        return best_f1("rouge2", predictions, references)

@@ -10,12 +10,11 @@ dropped. Abbreviations with dots and brackets may come out otherwise.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
-import evaluate
-
+from src.metrics.base import MeanOfItems
 from src.metrics.inputs import TEXTS_WITH_REFERENCES, reference_lists
-from src.metrics.items import mean_of_items
 
 BETA = 1.2
 ENDINGS = re.compile(r"(n't|'(?:s|re|ve|ll|d|m))\b")  # of contractions: words of their own
@@ -48,18 +47,15 @@ def rouge_l(given: list[str], references: list[list[str]]) -> float:
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
 
 
-class RougeLCoco(evaluate.Metric):
+class RougeLCoco(MeanOfItems):
     """Mean over items of coco-caption's ROUGE-L."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="https://aclanthology.org/W04-1013",
-            inputs_description="predictions: texts; references: a text or a list of texts each",
-            features=TEXTS_WITH_REFERENCES,
-        )
+    name = "rouge_l_coco"
+    citation = "Lin 2004, https://aclanthology.org/W04-1013"
+    takes = "predictions: texts; references: a text or a list of texts each"
+    features = TEXTS_WITH_REFERENCES
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+    def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         pairs = zip(predictions, reference_lists(references), strict=True)
         values = (rouge_l(tokens(given), [tokens(text) for text in right]) for given, right in pairs)
-        return mean_of_items("rouge_l_coco", values)
+        return values

@@ -8,23 +8,20 @@ Tables show it times 100, as papers do.
 
 from typing import Any
 
-import evaluate
 from scipy.stats import spearmanr
 
+from src.metrics.base import OneNumber
 from src.metrics.correlation import defined
 from src.metrics.inputs import NUMBERS
 
 
-class Spearman(evaluate.Metric):
+class Spearman(OneNumber):
     """Linear correlation of two lists' ranks; ties share their mean rank."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=__doc__ or "",
-            citation="",
-            inputs_description="predictions, references: numbers",
-            features=NUMBERS,
-        )
+    name = "spearman"
+    citation = "Spearman 1904, https://doi.org/10.2307/1412159"
+    takes = "predictions, references: numbers"
+    features = NUMBERS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"spearman": defined(spearmanr, predictions, references)}
+    def _value(self, predictions: Any, references: Any) -> float:
+        return defined(spearmanr, predictions, references)

@@ -1,0 +1,71 @@
+"""What a metric is: an `evaluate.Metric` that says what it measures, whose idea it is, and how its value is read.
+
+A metric is a folder with a module of its name, whose docstring says which evaluator it follows and what differs. Its
+class derives from one of three: `MeanOfItems` where the value is a mean over items, `OneNumber` where it is of all
+items together, `Metric` itself where it has parts. `evaluate.load` passes over abstract classes, so that a module's own
+class is the one that it finds.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import datasets
+import evaluate
+
+ITEMS = "items"  # the key of the items' numbers in a result
+
+
+class Metric(evaluate.Metric, ABC):
+    """The attributes that every metric has, and the computation of its result."""
+
+    name: ClassVar[str]  # what `task.metric=` takes: the name of the folder
+    citation: ClassVar[str]  # where the measure comes from
+    unit: ClassVar[str] = "share"  # of the value: "share" for one up to 1, which tables show in percent, else a word
+    higher_is_better: ClassVar[bool] = True
+    takes: ClassVar[str]  # what predictions and references are, for people
+    features: ClassVar[datasets.Features | list[datasets.Features]]  # the same, as `evaluate` checks it
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=inspect.getdoc(inspect.getmodule(type(self))) or "",
+            citation=self.citation,
+            inputs_description=self.takes,
+            features=self.features,
+        )
+
+    @abstractmethod
+    def _compute(self, predictions: Any, references: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """The value by the metric's name, values of its parts by theirs, and each item's number as `items`.
+
+        Args:
+            predictions: one an item, in the order of `references`; both are as `features` has them.
+            options: the metric's own, which `task.metric_options` gives.
+
+        Raises:
+            ValueError: a reference is none that the metric can read.
+        """
+
+
+class MeanOfItems(Metric):
+    """A metric that is a mean over items, whose numbers go along for intervals and tests."""
+
+    @abstractmethod
+    def _items(self, predictions: Any, references: Any, *args: Any, **options: Any) -> Iterable[float]:
+        """Each item's number, in the order of the items; arguments and errors are those of `_compute`."""
+
+    def _compute(self, predictions: Any, references: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        numbers = [float(number) for number in self._items(predictions, references, *args, **options)]
+        return {self.name: sum(numbers) / len(numbers), ITEMS: numbers}
+
+
+class OneNumber(Metric):
+    """A metric that is computed of all items together: a correlation, or a score of a corpus."""
+
+    @abstractmethod
+    def _value(self, predictions: Any, references: Any, *args: Any, **options: Any) -> float:
+        """The metric's value; arguments and errors are those of `_compute`."""
+
+    def _compute(self, predictions: Any, references: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        return {self.name: self._value(predictions, references, *args, **options)}
