@@ -92,7 +92,7 @@ def test_the_smaller_ranks_of_one_training_are_rows_that_say_so() -> None:
     text = readable(comparison(runs))
     assert text["rank"].tolist() == ["1 of 4", "4 of 4"]
     assert text["test %"].tolist() == ["10.0", "40.0"]
-    assert text["trained, no head"].tolist() == ["13", "43"]
+    assert text["trainable params (w/o head)"].tolist() == ["13", "43"]
     assert runs["trained"].tolist() == [18, 48]
 
 

@@ -137,7 +137,7 @@ const RUN_TABLE = [
   ["state", true, (run) => run.state], ["task", true, (run) => run.task], ["model", true, (run) => run.model],
   ["adapter", true, (run) => run.adapter], ["rank", false, (run) => dash(run.rank)],
   ["target", true, (run) => dash(run.target)], ["seed", false, (run) => dash(run.seed)],
-  ["lr", false, (run) => dash(run.lr)], ["trained, no head", false, (run) => count(run.body_trained)],
+  ["lr", false, (run) => dash(run.lr)], ["trainable params (w/o head)", false, (run) => count(run.body_trained)],
   ["validation", false, (run) => dash(run.validation?.toFixed(4))], ["test", false, (run) => dash(run.test?.toFixed(4))],
   ["metric", true, (run) => dash(run.metric)], ["forgetting", false, (run) => dash(run.forgetting?.toFixed(3))],
   ["training s", false, (run) => dash(run.train_seconds?.toFixed(1))],

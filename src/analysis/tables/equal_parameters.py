@@ -56,7 +56,7 @@ def equal_parameters(runs: pd.DataFrame, comparison: Comparison) -> Table | None
         {
             "group": [str(group_index + 1) for group_index, _ in pairs],
             **cell_columns(cells),
-            "trained, no head": [whole(size) for size in cells["body_trained"]],
+            "trainable params (w/o head)": [whole(size) for size in cells["body_trained"]],
             **dict([main_score_column(cells)]),
             **intervals(cells),
             "n": [str(n) for n in cells["n"]],

@@ -16,7 +16,7 @@ def forgetting(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
     text = frame(
         {
             **cell_columns(cells),
-            "trained, no head": [whole(size) for size in cells["body_trained"]],
+            "trainable params (w/o head)": [whole(size) for size in cells["body_trained"]],
             **dict([main_score_column(cells)]),
             "forgetting, nats": [mean_and_std(mean, std, "nats") for mean, std in pairs],
             "n": cells["n"].map(str),

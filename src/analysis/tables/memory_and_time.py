@@ -19,7 +19,7 @@ def memory_and_time(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
     text = frame(
         {
             **cell_columns(cells),
-            "trained, no head": [whole(size) for size in cells["body_trained"]],
+            "trainable params (w/o head)": [whole(size) for size in cells["body_trained"]],
             "weights": cells["weights"].map(word),
             "batch": cells["batch_size"].map(whole),
             "memory, MB": (cells["memory_bytes"].astype(float) / 1e6).map(rounded(1)),

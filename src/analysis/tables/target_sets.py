@@ -58,7 +58,7 @@ def _table(compared: Comparison, baselines: dict[int, int], tests: dict[int, Pai
     tested = {index: test for index, test in tests.items() if test is not None}
     adjusted = dict(zip(tested, holm([test.p_value for test in tested.values()]), strict=True))
     differences = {index: difference(test, unit_of(cells.loc[index])) for index, test in tests.items()}
-    columns = cell_columns(cells) | {"trained, no head": [whole(size) for size in cells["body_trained"]]}
+    columns = cell_columns(cells) | {"trainable params (w/o head)": [whole(size) for size in cells["body_trained"]]}
     columns |= dict([main_score_column(cells)]) | intervals(cells) | {"n": [str(n) for n in cells["n"]]}
     columns["compared with"] = [_name(cells, index, baselines.get(index)) for index in cells.index]
     columns["difference (95 %)"] = [differences.get(index, "-") for index in cells.index]
