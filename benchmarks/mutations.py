@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
+
 from src.files import write_json
 from src.results.store import read_all
 
@@ -30,7 +32,7 @@ SEED, MUTATIONS = 0, 20
 FILES = {
     "method": ["src/adapters/lora.py", "src/adapters/base.py"],
     "loader": ["src/tasks/reverse_words.py"],
-    "metric": ["src/metrics/exact_match/exact_match.py", "src/metrics/items.py"],
+    "metric": ["src/metrics/exact_match/exact_match.py", "src/metrics/base.py"],
     "training": ["src/training/trainer.py", "src/training/scoring.py", "src/training/batches.py",
                  "src/running/fitting.py", "src/models/base_model.py"],
 }  # fmt: skip
@@ -98,8 +100,7 @@ def outcome(folder: Path) -> str:
     table = [sys.executable, "-B", "-m", "src.tables", "results_dir=results", "table=comparison"]
     subprocess.run(table, cwd=folder, capture_output=True, text=True, check=True)
     (path,) = folder.rglob("comparison.csv")
-    counts = [row.split(",") for row in path.read_text(encoding="utf-8").splitlines()]
-    seeds = sorted(int(float(row[counts[0].index("n")])) for row in counts[1:])
+    seeds = sorted(pd.read_csv(path)["n"])
     return "anew" if seeds == [1, 2] else f"AVERAGED {seeds}"
 
 

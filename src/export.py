@@ -21,15 +21,15 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, the one with result.json in it")
     parser.add_argument("--format", required=True, help="peft or merged")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: RUN/export/FORMAT)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with user_errors():
-        finished_run(given.run)  # a wrong folder is told before the heavy imports
+        finished_run(arguments.run)  # a wrong folder is told before the heavy imports
         from src.quiet import quiet_libraries
 
         quiet_libraries()
         from src.exporting.export import export
 
-        done = export(given.run, given.format, given.to)
+        done = export(arguments.run, arguments.format, arguments.to)
     print(f"{done.folder}: {done.written.description}")
     print(f"checked: loaded back, its logits differ from the run's by {done.deviation:.1g} at most")
     print(f"load it with: {done.written.usage}")

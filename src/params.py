@@ -30,19 +30,21 @@ def main(arguments: list[str]) -> None:
     quiet_warnings()
     sweep = bool({"-m", "--multirun"} & set(arguments))
     with user_errors(CountConfig):
-        configs = count_configs([own for own in arguments if own not in ("-m", "--multirun")], sweep=sweep)
+        configs = count_configs(
+            [argument for argument in arguments if argument not in ("-m", "--multirun")], sweep=sweep
+        )
         if not sweep and configs[0].format == "table":
             print(sheet(configs[0], ledger_of(configs[0], keep_model=False)))
             return
-        found, refused = _rows(configs, sweep)
+        rows, refused = _rows(configs, sweep)
     if configs[0].format == "json":
-        print(json.dumps(found, indent=1))
-    elif configs[0].format == "csv" and found:
+        print(json.dumps(rows, indent=1))
+    elif configs[0].format == "csv" and rows:
         import pandas as pd
 
-        print(pd.DataFrame(found).astype({"rank": "Int64"}).to_csv(index=False), end="")
-    elif found:
-        print_table(found)
+        print(pd.DataFrame(rows).astype({"rank": "Int64"}).to_csv(index=False), end="")
+    elif rows:
+        print_table(rows)
     if refused:
         print("\n".join(f"not counted: {line}" for line in refused), file=sys.stderr)
         sys.exit(1)
@@ -50,19 +52,19 @@ def main(arguments: list[str]) -> None:
 
 def _rows(configs: list[CountConfig], sweep: bool) -> tuple[list[dict[str, Any]], list[str]]:
     """The counts, each once, and in a sweep the refusals of what can't be counted."""
-    found, refused = {}, []
+    rows, refused = {}, []
     for config in configs:
         try:
-            own = row(config, ledger_of(config, keep_model=sweep))
-            found[json.dumps(own)] = own  # a method without a rank is counted once in a sweep of ranks
+            counts = count_row(config, ledger_of(config, keep_model=sweep))
+            rows[json.dumps(counts)] = counts  # a method without a rank is counted once in a sweep of ranks
         except UserError as error:
             if not sweep:
                 raise
             refused.append(f"model={config.model.name} adapter={config.adapter.name}: {str(error).splitlines()[0]}")
-    return list(found.values()), list(dict.fromkeys(refused))
+    return list(rows.values()), list(dict.fromkeys(refused))
 
 
-def row(config: CountConfig, ledger: "Ledger") -> dict[str, Any]:
+def count_row(config: CountConfig, ledger: "Ledger") -> dict[str, Any]:
     """One count as plain values: what was counted, the ledger, and both other conventions by name."""
     return {
         "model": config.model.name,
@@ -117,8 +119,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for name in columns.values():
         table.add_column(name, justify="left" if name in ("model", "target") else "right", no_wrap=True)
-    for own in rows:
-        table.add_row(*(_cell(key, own[key]) for key in columns))
+    for row in rows:
+        table.add_row(*(_cell(key, row[key]) for key in columns))
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(width=200, highlight=False)
     console.print(table)

@@ -32,11 +32,11 @@ def write_report(results_dir: Path) -> Path:
         UserError: there are no runs, or runs of several versions of the code.
     """
     runs = runs_in(results_dir)
-    found = compare(runs)
-    tables = made_tables(results_dir.name, runs, found)
+    comparison = compare(runs)
+    tables = made_tables(results_dir.name, runs, comparison)
     path = results_dir / "report.html"
     with replacing(path) as partial:
-        partial.write_text(page(report_data(results_dir.name, runs, found, tables)), encoding="utf-8")
+        partial.write_text(page(report_data(results_dir.name, runs, comparison, tables)), encoding="utf-8")
     return path
 
 

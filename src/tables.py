@@ -1,7 +1,7 @@
 """Write the tables: `python -m src.tables [table=comparison|rank_versus_accuracy|...] [results_dir=results]`.
 
 All but the parameter counts are made of the stored runs in `results_dir`, each where it has content: as Markdown, as
-csv with unrounded values, and for LaTeX. A study, whose folder has its name, has its claims and its paper's own table
+csv with unrounded values, and for LaTeX. A study, whose folder has its name, has its claims and its paper's table
 too. The parameter counts set what papers report beside the ledger, depend on no run and take most of a minute; they are
 written where they are named, or neither a table nor a folder is.
 """
@@ -20,7 +20,7 @@ from src.errors import UserError, nearest_first
 from src.files import replacing
 from src.quiet import quiet_libraries
 from src.studies.parameter_counts import parameter_counts, readable_counts
-from src.studies.study_tables import CLAIMS, PAPER, counted, made_tables, papers_own
+from src.studies.study_tables import CLAIMS, PAPER, counted, made_tables, study_paper_table
 
 MAIN, COUNTS = "comparison", "parameter_counts"
 
@@ -29,12 +29,12 @@ def main() -> None:
     """Write the tables asked for to `<results_dir>/tables`, and print the comparison, or the one that is named."""
     answer_help(__doc__)
     with user_errors():
-        given = options(results_dir="", table="")
-        asked, results_dir = given["table"], Path(given["results_dir"] or "results")
-        everything = not given["table"] and not given["results_dir"]
-        known = [*TABLES, CLAIMS, PAPER, COUNTS]
-        if asked and asked not in known:
-            raise UserError(f"table={asked} is not known.\nAllowed: {', '.join(nearest_first(asked, known))}.")
+        arguments = options(results_dir="", table="")
+        asked, results_dir = arguments["table"], Path(arguments["results_dir"] or "results")
+        everything = not arguments["table"] and not arguments["results_dir"]
+        names = [*TABLES, CLAIMS, PAPER, COUNTS]
+        if asked and asked not in names:
+            raise UserError(f"table={asked} is not known.\nAllowed: {', '.join(nearest_first(asked, names))}.")
         if everything and collect(results_dir).empty:
             print(f"{results_dir} holds no runs yet: nothing to compare")
         elif asked != COUNTS:
@@ -53,7 +53,7 @@ def write_tables(results_dir: Path, asked: str = "") -> None:
         UserError: there are no runs, or none that the table asked for is about.
     """
     folder, stored = results_dir / "tables", collect(results_dir)
-    if stored.empty and asked in ("", PAPER) and (table := papers_own(results_dir.name, stored, pd.DataFrame())):
+    if stored.empty and asked in ("", PAPER) and (table := study_paper_table(results_dir.name, stored, pd.DataFrame())):
         tables = {PAPER: table}
     else:
         tables = _of_runs(results_dir, asked)
@@ -65,12 +65,12 @@ def write_tables(results_dir: Path, asked: str = "") -> None:
 
 def _of_runs(results_dir: Path, asked: str) -> dict[str, Table]:
     runs = runs_in(results_dir)
-    found = compare(runs)
-    tables = made_tables(results_dir.name, runs, found, asked)
+    comparison = compare(runs)
+    tables = made_tables(results_dir.name, runs, comparison, asked)
     if not tables:
+        shown = [name for name, make in TABLES.items() if make(runs, comparison) is not None]
         raise UserError(
-            f"table={asked} has nothing to show of the runs in {results_dir}.\n"
-            f"Tables that have: {', '.join(name for name, draw in TABLES.items() if draw(runs, found) is not None)}."
+            f"table={asked} has nothing to show of the runs in {results_dir}.\nTables that have: {', '.join(shown)}."
         )
     return tables
 
@@ -83,12 +83,12 @@ def _write_table(path: Path, table: Table) -> None:
 
 def write_parameter_counts(folder: Path) -> None:
     """Count every configuration that papers report a parameter count of, and write both side by side."""
-    found = parameter_counts(counted)
-    text = readable_counts(found)
+    counts = parameter_counts(counted)
+    text = readable_counts(counts)
     _write(folder / "parameter_counts.md", markdown(text))
-    _write(folder / "parameter_counts.csv", found.to_csv(index=False))
+    _write(folder / "parameter_counts.csv", counts.to_csv(index=False))
     _write(folder / "parameter_counts.tex", latex(text))
-    verdicts = ", ".join(f"{number} {verdict}" for verdict, number in found["verdict"].value_counts().items())
+    verdicts = ", ".join(f"{number} {verdict}" for verdict, number in counts["verdict"].value_counts().items())
     print(f"reported parameter counts: {verdicts}\n{folder}: parameter_counts.md, .csv, .tex")
 
 

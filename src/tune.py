@@ -4,7 +4,7 @@
     python -m src.tune experiment=rank_vs_accuracy tuning.trials=3 tuning.extensions=1
 
 takes what `python -m src.run -m` takes. Every method at every rank and target set gets the same number of trials around
-its own rate; the test split isn't scored in them. Several of the same command side by side share the runs.
+its own rate; the test split isn't scored in them. Several copies of the same command, side by side, share the runs.
 
 Exit status: as `python -m src.run`.
 """
@@ -44,7 +44,7 @@ class Search:
         return cls(cell, grid(cell.prior, cell.configs[0].tuning.trials))
 
     def extend(self) -> bool:
-        """Take in what the trials gave, and add a rate where the grid is to be extended."""
+        """Take in what the trials gave; add a rate, and say so, where the grid is to be extended."""
         self.trials, self.best = outcome(self.cell, self.values)
         value = further(self.cell, self.trials, self.best)
         if value is None:
@@ -67,28 +67,29 @@ class Search:
         return {
             "axis": self.cell.axis,
             "seed": self.cell.configs[0].tuning.seed,
-            "trials": [asdict(trial) for trial in sorted(self.trials, key=lambda own: own.value)],
+            "trials": [asdict(trial) for trial in sorted(self.trials, key=lambda trial: trial.value)],
             "chosen": self.best.value,
             "at_edge": self.at_edge,
         }
 
 
 def tune(configs: list[Config]) -> bool:
-    """Find every cell's rate and run its seeds; say whether all of it is done.
+    """Find every cell's rate and run its seeds; say whether all of them are done.
 
     Raises:
         UserError: a run can't be done, or the sweep isn't one to tune.
     """
     searches = [Search.of(cell) for cell in cells(configs)]
     attempted: set[Path] = set()
-    wanted = searches
-    while wanted:
+    extended = searches
+    while extended:
         trials = [search.cell.trial(value) for search in searches for value in search.values]
         _run_all("trials", trials, attempted)
-        wanted = [search for search in searches if search.extend()]
+        extended = [search for search in searches if search.extend()]
     _print_rates(searches)
     tuned = [(config, search) for search in searches for config in search.chosen()]
-    tuned.sort(key=lambda own: own[0].seed)  # seeds outermost: the ranks of one seed share LoRA-SB's gradient estimate
+    # Seeds outermost: the ranks of one seed share LoRA-SB's gradient estimate.
+    tuned.sort(key=lambda pair: pair[0].seed)
     _run_all("runs", [config for config, _ in tuned], attempted)
     for config, search in tuned:
         _annotate(config, search.summary())
@@ -98,10 +99,10 @@ def tune(configs: list[Config]) -> bool:
 
 
 def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
-    """Do all runs that aren't done; wait for those that other workers are at, and take over what they leave.
+    """Do all runs that aren't done; wait for those that other workers are running, and do what they leave undone.
 
     Args:
-        attempted: folders of the runs that this command did already, to which it adds: a failed one isn't repeated.
+        attempted: folders of the runs that this command has tried, to which it adds: a failed run isn't repeated.
     """
     plan = Plan.of(configs)
     left = [config for config in configs if not (_settled(config) or folder_of(config) in attempted)]
@@ -109,6 +110,7 @@ def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
     while left:
         waiting = []
         for config in left:
+            # A run that another worker holds is asked for again: it may fail there, or be left unfinished.
             if is_held(folder_of(config)):
                 waiting.append(config)
             elif not _settled(config):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.analysis.collect import COLUMNS, rows, settings
+from src.analysis.collect import COLUMNS, rows_of_record, settings
 from src.analysis.comparison import comparison
 from src.analysis.formats import markdown
 from src.analysis.tables.comparison_table import readable
@@ -88,12 +88,12 @@ def test_the_smaller_ranks_of_one_training_are_rows_that_say_so() -> None:
         "time": {"train_seconds": 1.0, "run_seconds": 2.0}, "memory": {"saved_for_backward_bytes": 1, "precision": "x"},
         "provenance": {"device": {"name": "cpu"}, "git_revision": "0", "packages": {}, "code": {"revision": "0"}},
     }  # fmt: skip
-    found = pd.DataFrame(rows(record), columns=COLUMNS).astype({"rank": "Int64", "trained_rank": "Int64"})
-    text = readable(comparison(found))
+    runs = pd.DataFrame(rows_of_record(record), columns=COLUMNS).astype({"rank": "Int64", "trained_rank": "Int64"})
+    text = readable(comparison(runs))
     assert text["rank"].tolist() == ["1 of 4", "4 of 4"]
     assert text["test %"].tolist() == ["10.0", "40.0"]
-    assert text["trained, no head"].tolist() == ["13", "43"]
-    assert found["trained"].tolist() == [18, 48]
+    assert text["trainable params (w/o head)"].tolist() == ["13", "43"]
+    assert runs["trained"].tolist() == [18, 48]
 
 
 def test_tasks_models_and_metrics_have_columns_where_there_are_several() -> None:

@@ -27,7 +27,7 @@ test.__test__ = False  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    ("expected", "difference", "half", "p_value", "found"),
+    ("expected", "difference", "half", "p_value", "expected_verdict"),
     [
         ("greater", 0.02, 0.01, 0.01, "reproduced"),
         ("greater", -0.02, 0.01, 0.01, "not reproduced"),
@@ -38,24 +38,27 @@ test.__test__ = False  # type: ignore[attr-defined]
         ("equal", -0.03, 0.01, 0.001, "not reproduced"),
     ],
 )
-def test_a_verdict(expected: str, difference: float, half: float, p_value: float, found: str) -> None:
+def test_a_verdict(expected: str, difference: float, half: float, p_value: float, expected_verdict: str) -> None:
     claim = Claim("", "", {}, {}, expected, margin=0.01 if expected == "equal" else 0.0)
-    assert verdict(claim, test(difference, half), p_value) == found
+    assert verdict(claim, test(difference, half), p_value) == expected_verdict
     mirrored = verdict(claim, test(-difference, half), p_value, higher_is_better=False)
-    assert mirrored == found
+    assert mirrored == expected_verdict
     assert verdict(claim, None, float("nan")) == "not run"
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_claim_names_cells_of_its_study(study: str) -> None:
     configs = [Config.from_hydra(job) for job in sweep_configs([f"experiment={study}", "seed=0"])]
-    cells = {(own.adapter.name, own.rank if own.has_axis("rank") else None,
-              own.target.name if own.has_axis("target") else None) for own in configs}  # fmt: skip
+    cells = {(config.adapter.name, config.rank if config.has_axis("rank") else None,
+              config.target.name if config.has_axis("target") else None) for config in configs}  # fmt: skip
     for claim in claims(study):
-        for wanted in (claim.left, claim.right):
-            fits = [cell for cell in cells
-                    if all(value in cell for value in wanted.values()) and cell[0] == wanted["adapter"]]  # fmt: skip
-            assert fits, (claim.claim, wanted)
+        for selector in (claim.left, claim.right):
+            fits = [
+                cell
+                for cell in cells
+                if all(value in cell for value in selector.values()) and cell[0] == selector["adapter"]
+            ]
+            assert fits, (claim.claim, selector)
 
 
 def test_claims_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +99,7 @@ def test_a_selector_that_fits_several_cells_is_refused(tmp_path: Path, monkeypat
 def test_a_claim_written_wrongly_is_refused(
     change: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = {
+    claim = {
         "claim": "a",
         "source": "s",
         "left": {"adapter": "lora"},
@@ -104,7 +107,7 @@ def test_a_claim_written_wrongly_is_refused(
         "expected": "greater",
     }
     (tmp_path / "x").mkdir()
-    (tmp_path / "x/claims.yaml").write_text(yaml.safe_dump([own | change]))
+    (tmp_path / "x/claims.yaml").write_text(yaml.safe_dump([claim | change]))
     monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
     with pytest.raises(UserError, match="the claim 'a' can't be read"):
         claims("x")
@@ -113,4 +116,6 @@ def test_a_claim_written_wrongly_is_refused(
 def test_the_adapters_of_all_claims_have_a_yaml() -> None:
     for study in STUDIES:
         for claim in claims(study):
-            assert all(Path(CONF, "adapter", f"{own['adapter']}.yaml").exists() for own in (claim.left, claim.right))
+            assert all(
+                Path(CONF, "adapter", f"{selector['adapter']}.yaml").exists() for selector in (claim.left, claim.right)
+            )

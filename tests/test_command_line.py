@@ -56,7 +56,7 @@ def test_a_sweep_runs_each_run_once_skips_what_is_done_and_tells_its_end(tmp_pat
     first = run_program("src.run", "-m", "adapter=lora,full", "rank=2,4", *common)
     assert first.returncode == 0, first.stderr
     assert "sweep of 3 runs: 0 done already, 3 to run" in first.stdout
-    assert [f"[{place}/3]" in first.stdout for place in (1, 2, 3)] == [True] * 3
+    assert [f"[{position}/3]" in first.stdout for position in (1, 2, 3)] == [True] * 3
     again = run_program("src.run", "-m", "rank=4,2,8", "adapter=full,lora", *common)
     assert "sweep of 4 runs: 3 done already, 1 to run" in again.stdout
     assert again.stdout.count("lora-r8") == 1

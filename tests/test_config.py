@@ -34,7 +34,7 @@ def test_lora_sb_has_alpha_equal_to_rank(rank: int) -> None:
     assert composed("adapter=lora_sb", f"rank={rank}").alpha == rank
 
 
-def test_a_given_alpha_and_learning_rate_are_kept() -> None:
+def test_an_alpha_and_learning_rate_that_are_set_are_kept() -> None:
     config = composed("adapter=lora", "alpha=5", "lr=0.25")
     assert (config.alpha, config.lr) == (5.0, 0.25)
 
@@ -150,21 +150,21 @@ def test_ten_of_twenty_texts_a_problem_are_allowed() -> None:
 
 def hub_sources() -> list[tuple[str, str, str | None]]:
     """Each yaml's data sets and models on the hub, with their revisions."""
-    found = []
+    sources = []
     for path in sorted((ROOT / "conf").glob("task/*.yaml")):
         for source in (OmegaConf.load(path).get("sources") or {}).values():
             if source.get("hub_id"):
-                found.append((path.stem, source.hub_id, source.get("revision")))
+                sources.append((path.stem, source.hub_id, source.get("revision")))
     for path in sorted((ROOT / "conf").glob("model/*.yaml")):
         model = OmegaConf.load(path)
         if model.get("hub_id"):
-            found.append((path.stem, model.hub_id, model.get("revision")))
-    return found
+            sources.append((path.stem, model.hub_id, model.get("revision")))
+    return sources
 
 
 def test_what_comes_from_the_hub_is_pinned_but_for_the_exceptions_that_their_yamls_explain() -> None:
     commit = re.compile(r"[0-9a-f]{40}")
-    loose = {found for found in hub_sources() if not commit.fullmatch(found[2] or "")}
+    loose = {source for source in hub_sources() if not commit.fullmatch(source[2] or "")}
     assert loose == {
         ("wikisql", "Salesforce/wikisql", "refs/convert/parquet"),
         ("e2e", "tuetschek/e2e_nlg", "refs/convert/parquet"),
@@ -204,8 +204,8 @@ def test_every_field_of_the_configuration_is_explained_where_it_stands() -> None
     for file, names in {"src/config/schema.py": None, "src/judging/client.py": ["JudgeConfig"]}.items():
         lines = (ROOT / file).read_text().splitlines()
         classes = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef)]
-        for own in classes:
-            fields = [node for node in own.body if isinstance(node, ast.AnnAssign)]
-            for node in fields if names is None or own.name in names else []:
+        for class_node in classes:
+            fields = [node for node in class_node.body if isinstance(node, ast.AnnAssign)]
+            for node in fields if names is None or class_node.name in names else []:
                 above, line = lines[node.lineno - 2].strip(), lines[node.lineno - 1]
-                assert "  # " in line or above.startswith("# "), f"{own.name}: {line.strip()}"
+                assert "  # " in line or above.startswith("# "), f"{class_node.name}: {line.strip()}"

@@ -1,4 +1,4 @@
-"""The studies of papers: their runs are the papers' own, their tables lose no number, and their smoke commands work."""
+"""The studies of papers: their runs are those of the papers, no number is lost, and their smoke commands work."""
 
 import shlex
 from functools import lru_cache
@@ -45,11 +45,13 @@ def configs(study: str) -> list[Config]:
     return [Config.from_hydra(job) for job in sweep_configs([f"experiment={study}", "seed=0", *AGREED])]
 
 
-def one(study: str, **wanted: Any) -> Config:
+def one(study: str, **values: Any) -> Config:
     """The only run of a study's first seed with these names of model, adapter and task, and these values."""
-    found = [own for own in configs(study) if all(_value(own, key) == value for key, value in wanted.items())]
-    assert len(found) == 1
-    return found[0]
+    matches = [
+        config for config in configs(study) if all(_value(config, key) == value for key, value in values.items())
+    ]
+    assert len(matches) == 1
+    return matches[0]
 
 
 def _value(config: Config, key: str) -> Any:
@@ -68,9 +70,9 @@ def jobs(study: str) -> list[list[str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_s_jobs_are_the_paper_s_and_each_can_be_run(study: str) -> None:
-    found = jobs(study)
-    seeds = {override for job in found for override in job if override.startswith("seed=")}
-    assert len(found) == JOBS[study]
+    study_jobs = jobs(study)
+    seeds = {override for job in study_jobs for override in job if override.startswith("seed=")}
+    assert len(study_jobs) == JOBS[study]
     assert len(configs(study)) * len(seeds) == JOBS[study]
 
 
@@ -83,7 +85,11 @@ def test_rates_steps_and_lengths_are_those_of_lora_s_table_9() -> None:
     large = one("lora_glue", model="roberta_large", adapter="lora", task="stsb")
     assert (large.lr, large.alpha, large.trainer.batch_size, large.task.max_length) == (2e-4, 16, 8, 512)
     assert large.trainer.epochs == 30
-    rates = {own.lr for own in configs("lora_glue") if own.adapter.name == "lora" and own.model.name == "roberta_base"}
+    rates = {
+        config.lr
+        for config in configs("lora_glue")
+        if config.adapter.name == "lora" and config.model.name == "roberta_base"
+    }
     assert rates == {4e-4, 5e-4}
 
 
@@ -95,14 +101,14 @@ def test_lora_sb_s_runs_have_the_settings_of_its_code() -> None:
     assert math.task.sources["train"].split == "train[:50000]"
     glue = one("lora_sb_glue", adapter="lora", task="qnli")
     assert (glue.rank, glue.alpha, glue.target_roles()) == (8, 8, ["query", "value", "output", "ffn_down"])
-    assert {own.rank for own in configs("lora_sb_glue") if own.adapter.name == "lora_sb"} == {8, 16, 24}
+    assert {config.rank for config in configs("lora_sb_glue") if config.adapter.name == "lora_sb"} == {8, 16, 24}
 
 
 def test_peft_s_runs_have_the_settings_of_its_comparison() -> None:
-    found = {(own.adapter.name, own.rank): own for own in configs("peft_metamathqa")}
-    assert (found["rslora", 64].alpha, found["lora", 64].alpha, found["lora", 32].alpha) == (64, 128, 64)
-    assert (found["vera", 256].lr, found["lora", 32].lr, found["full", 8].lr) == (1e-3, 1e-4, 1e-5)
-    assert {own.trainer.max_steps * own.trainer.batch_size for own in found.values()} == {20_000}
+    by_method = {(config.adapter.name, config.rank): config for config in configs("peft_metamathqa")}
+    assert (by_method["rslora", 64].alpha, by_method["lora", 64].alpha, by_method["lora", 32].alpha) == (64, 128, 64)
+    assert (by_method["vera", 256].lr, by_method["lora", 32].lr, by_method["full", 8].lr) == (1e-3, 1e-4, 1e-5)
+    assert {config.trainer.max_steps * config.trainer.batch_size for config in by_method.values()} == {20_000}
 
 
 # Rows to train on, from GLUE's, WikiSQL's and IMDB's own counts, and what protocol=strict holds out for validation.
@@ -172,7 +178,7 @@ def test_what_is_held_out_for_validation_is_no_row_to_train_on() -> None:
     assert sizes == HELD_OUT
 
 
-# ---- the papers' own tables
+# ---- the papers' tables
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -192,7 +198,7 @@ def test_without_runs_every_number_of_a_paper_is_there_with_its_verdict(study: s
 def verdicts(study: str) -> "pd.Series[Any]":
     """The reasons, or the verdicts where there is none, by method and task."""
     table = paper_table(study, pd.DataFrame(), pd.DataFrame(), lambda overrides: Counted(None))
-    return table.set_index(["model", "method", "rank", "task"]).apply(lambda own: own["why"] or own["verdict"], axis=1)
+    return table.set_index(["model", "method", "rank", "task"]).apply(lambda row: row["why"] or row["verdict"], axis=1)
 
 
 def test_a_paper_s_rows_are_comparable_but_for_what_is_said() -> None:
@@ -269,16 +275,16 @@ def test_a_smoke_command_runs_the_study_on_a_tiny_model(study: str) -> None:
 def test_a_study_s_smoke_command_works(study: str, tmp_path: Path) -> None:
     """Every method of the study is trained, saved, read back and scored."""
     module, *arguments = smoke_command(study)
-    given = [own for own in arguments if not own.startswith("results_dir=")]
-    ran = run_program(module, *given, f"results_dir={tmp_path}")
+    others = [argument for argument in arguments if not argument.startswith("results_dir=")]
+    ran = run_program(module, *others, f"results_dir={tmp_path}")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     records = read_all(tmp_path)
     assert {record["state"] for record in records} == {"done"}
     methods = {record["config"]["adapter"]["name"] for record in records}
-    assert methods == {own.adapter.name for own in configs(study)}
+    assert methods == {config.adapter.name for config in configs(study)}
 
 
-# ---- the studies on their own tasks' files
+# ---- the studies on their tasks' files
 
 
 REAL = [
@@ -309,8 +315,8 @@ def first_job(study: str, adapter: str, task: str) -> list[str]:
 def attempt_first(study: str, adapter: str, task: str, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Run that job, small and with other overrides, and return its record."""
     job = first_job(study, adapter, task)
-    given = [f"experiment={study}", *job, f"task={task}", *FEW, f"results_dir={folder}/results", *overrides]
-    kept = {override.partition("=")[0]: override for override in given}  # the last of each key
+    all_overrides = [f"experiment={study}", *job, f"task={task}", *FEW, f"results_dir={folder}/results", *overrides]
+    kept = {override.partition("=")[0]: override for override in all_overrides}  # the last of each key
     record, _ = attempt(composed(*kept.values()))
     return record
 

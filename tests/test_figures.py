@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from src.analysis.collect import COLUMNS
 from src.analysis.comparison import compare
-from src.analysis.figures.cost import memory_versus_accuracy, parameters_versus_accuracy
-from src.analysis.figures.learning_rates import learning_rate_curves
-from src.analysis.figures.rank import rank_versus_accuracy
+from src.analysis.figures.cost import draw_memory_versus_accuracy, draw_parameters_versus_accuracy
+from src.analysis.figures.learning_rates import draw_learning_rate_curves
+from src.analysis.figures.rank import draw_rank_versus_accuracy
 from src.analysis.figures.save import FIGURES, save_all
 from src.analysis.figures.style import WIDTH, drawing, focus, panels, series
 from src.analysis.trials import trials
@@ -36,8 +36,8 @@ def run(adapter: str, rank: int | None, seed: int, **facts: object) -> dict[str,
 
 
 def frame(*rows: dict[str, object]) -> pd.DataFrame:
-    found = pd.DataFrame(list(rows), columns=COLUMNS)
-    return found.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
+    runs = pd.DataFrame(list(rows), columns=COLUMNS)
+    return runs.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
 
 
 def drawn(figure: Figure | str) -> Figure:
@@ -73,45 +73,47 @@ def test_tasks_do_not_share_a_figure(tmp_path: Path) -> None:
 
 def test_rank_versus_accuracy_shows_means_and_intervals_in_percent() -> None:
     cells = compare(frame(*(run("lora", rank, seed) for rank in (4, 8) for seed in (0, 1, 2)))).cells
-    axes = drawn(rank_versus_accuracy(cells)).axes[0]
+    axes = drawn(draw_rank_versus_accuracy(cells)).axes[0]
     assert axes.get_ylabel() == "test accuracy (%)"
     assert axes.lines[0].get_ydata() == pytest.approx([47.0, 51.0])
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((100 * cells["low"].min(), 100 * cells["high"].max()))
-    assert "no scored run has a rank" in str(rank_versus_accuracy(compare(frame(run("full", None, 0))).cells))
+    assert "no scored run has a rank" in str(draw_rank_versus_accuracy(compare(frame(run("full", None, 0))).cells))
 
 
 def test_a_loss_is_not_in_percent() -> None:
     losses = {"validation_metric": "loss", "validation_unit": "nats", "test": None, "higher_is_better": False}
     rows = [run("lora", rank, 0, validation=1.5, **losses) for rank in (2, 4)]
-    axes = drawn(rank_versus_accuracy(compare(frame(*rows)).cells)).axes[0]
+    axes = drawn(draw_rank_versus_accuracy(compare(frame(*rows)).cells)).axes[0]
     assert axes.get_ylabel() == "validation loss (nats)"
     assert list(axes.lines[0].get_ydata()) == [1.5, 1.5]
 
 
 def test_the_parameter_axis_is_logarithmic_and_the_memory_axis_in_megabytes() -> None:
     cells = compare(frame(run("lora", 4, 0), run("lora", 8, 0))).cells
-    parameters, memory = (drawn(draw(cells)).axes[0] for draw in (parameters_versus_accuracy, memory_versus_accuracy))
+    parameters, memory = (
+        drawn(draw(cells)).axes[0] for draw in (draw_parameters_versus_accuracy, draw_memory_versus_accuracy)
+    )
     assert (parameters.get_xscale(), memory.get_xscale()) == ("log", "linear")
     assert memory.lines[0].get_xdata() == pytest.approx([8.0, 16.0])
     assert "saved for backward" in memory.get_xlabel()
     both = compare(frame(run("lora", 4, 0), run("lora", 8, 0, memory_kind="peak allocated on the GPU"))).cells
-    assert "can't share an axis" in str(memory_versus_accuracy(both))
+    assert "can't share an axis" in str(draw_memory_versus_accuracy(both))
 
 
-def test_a_cell_off_the_front_is_hollow() -> None:
+def test_a_cell_off_the_pareto_front_is_hollow() -> None:
     cells = compare(frame(*(run("lora", rank, seed) for rank in (4, 8) for seed in (0, 1, 2)))).cells
-    axes = drawn(parameters_versus_accuracy(cells.assign(on_front=[True, False]))).axes[0]
-    faces = [tuple(colour) for colour in axes.collections[-1].get_facecolors()]
+    axes = drawn(draw_parameters_versus_accuracy(cells.assign(on_front=[True, False]))).axes[0]
+    faces = [tuple(color) for color in axes.collections[-1].get_facecolors()]
     assert faces[1] == (1.0, 1.0, 1.0, 1.0) != faces[0]
     assert "hollow: off the Pareto front" in axes.get_xlabel()
 
 
 def test_a_method_is_one_line_also_with_a_rate_for_each_rank_and_more_only_where_a_setting_varies() -> None:
     rows = [run("lora", rank, 0, lr=0.1 * rank) for rank in (8, 4)] + [run("full", None, 0, target=None)]
-    found = {label: own["rank"].tolist() for label, _, own in series(compare(frame(*rows)).cells)}
-    assert list(found) == ["full", "lora"]
-    assert found["lora"] == [4, 8]
+    ranks = {label: line["rank"].tolist() for label, _, line in series(compare(frame(*rows)).cells)}
+    assert list(ranks) == ["full", "lora"]
+    assert ranks["lora"] == [4, 8]
     labels = [label for label, _, _ in series(compare(frame(*rows, run("lora", 4, 0, lr=0.7))).cells)]
     assert labels == ["full", "lora, lr 0.4", "lora, lr 0.7", "lora, lr 0.8"]
     labels = [label for label, _, _ in series(compare(frame(*rows, run("lora", 4, 0, target="ffn"))).cells)]
@@ -124,10 +126,10 @@ def test_sixteen_methods_have_sixteen_looks() -> None:
 
 
 def test_trials_are_each_drawn_once_with_the_chosen_marked_and_the_diverged_below() -> None:
-    found = trials(frame(run("lora", 4, 0), run("lora", 4, 1)))
-    assert found["value"].tolist() == [0.03, 0.1, 0.3]
-    assert found["chosen"].tolist() == [False, True, False]
-    axes = drawn(learning_rate_curves(found)).axes[0]
+    drawn_trials = trials(frame(run("lora", 4, 0), run("lora", 4, 1)))
+    assert drawn_trials["value"].tolist() == [0.03, 0.1, 0.3]
+    assert drawn_trials["chosen"].tolist() == [False, True, False]
+    axes = drawn(draw_learning_rate_curves(drawn_trials)).axes[0]
     assert list(axes.lines[0].get_ydata()) == [40.0, 60.0]
     assert (axes.lines[1].get_xdata()[0], axes.lines[1].get_ydata()[0]) == (0.3, 40.0)
     assert axes.collections[0].get_offsets().tolist() == [[0.1, 60.0]]
@@ -137,15 +139,15 @@ def test_trial_runs_by_themselves_are_trials_too_at_the_heads_rate_where_the_met
     alone = frame(*(run("lora", 4, 100, lr=lr, trial=True, tuning=None) for lr in (0.1, 0.2)),
                   *(run("head_only", None, 100, lr=None, trial=True, tuning=None, settings={"trainer.head_lr": rate})
                     for rate in ("0.25", "0.5")))  # fmt: skip
-    found = trials(alone)
-    assert sorted(zip(found["axis"], found["value"], strict=True)) == [
+    table = trials(alone)
+    assert sorted(zip(table["axis"], table["value"], strict=True)) == [
         ("lr", 0.1), ("lr", 0.2), ("trainer.head_lr", 0.25), ("trainer.head_lr", 0.5),
     ]  # fmt: skip
 
 
-def test_the_smaller_ranks_of_one_training_have_no_trials_of_their_own() -> None:
-    found = trials(frame(run("dylora", 4, 0, trained_rank=8), run("dylora", 8, 0, trained_rank=8)))
-    assert set(found["rank"]) == {8}
+def test_the_smaller_ranks_of_one_training_have_no_trials() -> None:
+    table = trials(frame(run("dylora", 4, 0, trained_rank=8), run("dylora", 8, 0, trained_rank=8)))
+    assert set(table["rank"]) == {8}
 
 
 def test_a_value_far_off_is_left_out_of_the_axis_and_told_of() -> None:
@@ -171,10 +173,10 @@ def test_more_lines_than_anyone_can_tell_apart_are_not_drawn_and_it_is_said(tmp_
 def test_a_figure_is_a_column_wide_and_its_text_at_least_7_points() -> None:
     cells = compare(frame(*(run(f"m{index}", rank, 0) for index in range(11) for rank in (1, 64)))).cells
     with drawing():
-        figure = drawn(rank_versus_accuracy(cells))
+        figure = drawn(draw_rank_versus_accuracy(cells))
         figure.canvas.draw()
         assert figure.get_size_inches()[0] == WIDTH
-        sizes = {text.get_fontsize() for text in figure.findobj(lambda own: hasattr(own, "get_fontsize"))}
+        sizes = {text.get_fontsize() for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize"))}
         assert min(sizes) >= 7
 
 

@@ -31,29 +31,31 @@ EXAMPLES = {
 def test_an_item_has_the_score_that_it_gets_alone(metric: str) -> None:
     predictions, references = EXAMPLES[metric]
     whole = score(metric, predictions, references)
-    alone = [score(metric, [given], [right]).value for given, right in zip(predictions, references, strict=True)]
+    alone = [
+        score(metric, [prediction], [right]).value for prediction, right in zip(predictions, references, strict=True)
+    ]
     assert whole.items == pytest.approx(alone)
     assert whole.value == pytest.approx(np.mean(alone))
     assert not whole.more
 
 
 def test_a_metric_that_is_no_mean_over_items_has_no_scores_of_items(tmp_path: Path) -> None:
-    found = score("matthews_correlation", [1, 0, 1, 1], [1, 0, 0, 1])
-    assert found.items == []
-    write_predictions(tmp_path / PREDICTIONS, {"test": Scored([1, 0, 1, 1], [1, 0, 0, 1], found)})
+    whole = score("matthews_correlation", [1, 0, 1, 1], [1, 0, 0, 1])
+    assert whole.items == []
+    write_predictions(tmp_path / PREDICTIONS, {"test": Scored([1, 0, 1, 1], [1, 0, 0, 1], whole)})
     assert item_scores(tmp_path, "test", "matthews_correlation") is None
 
 
-def test_each_split_has_its_own_scores(tmp_path: Path) -> None:
+def test_each_split_has_scores_of_its_items(tmp_path: Path) -> None:
     scored = {
         "validation": Scored(["x"], ["y"], Score("rouge_1", 0.25, items=[0.25])),
         "test": Scored(["x", "y"], ["y", "z"], Score("rouge_1", 0.5, items=[1.0, 0.0])),
     }
     write_predictions(tmp_path / PREDICTIONS, scored)
-    for split, own in scored.items():
-        found = item_scores(tmp_path, split, "rouge_1")
-        assert found is not None
-        assert found.tolist() == own.score.items
+    for split, scored_split in scored.items():
+        items = item_scores(tmp_path, split, "rouge_1")
+        assert items is not None
+        assert items.tolist() == scored_split.score.items
     assert item_scores(tmp_path, "train", "rouge_1") is None
 
 
@@ -64,9 +66,9 @@ def test_older_predictions_have_their_accuracy_by_comparing() -> None:
         record = read_record(folder)
         assert record is not None
         for split, metric in record["metrics"].items():
-            found = item_scores(folder, split, "accuracy")
-            assert found is not None
-            assert (len(found), found.mean()) == (metric["n"], pytest.approx(metric["value"]))
+            items = item_scores(folder, split, "accuracy")
+            assert items is not None
+            assert (len(items), items.mean()) == (metric["n"], pytest.approx(metric["value"]))
         assert item_scores(folder, "test", "f1") is None
 
 

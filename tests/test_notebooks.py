@@ -14,12 +14,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 def shown(notebook: Any) -> list[list[str]]:
     """What each code cell prints or displays as text; pictures by their kind alone."""
-    found = []
-    for cell in (own for own in notebook.cells if own.cell_type == "code"):
-        outputs = [own for own in cell.outputs if own.get("name") != "stderr"]
-        texts = [own.get("text") or own["data"].get("text/plain", "") for own in outputs]
-        found.append(texts + sorted(kind for own in outputs for kind in own.get("data", {}) if kind != "text/plain"))
-    return found
+    texts_of_cells = []
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        texts = [output.get("text") or output["data"].get("text/plain", "") for output in outputs]
+        texts_of_cells.append(
+            texts + sorted(kind for output in outputs for kind in output.get("data", {}) if kind != "text/plain")
+        )
+    return texts_of_cells
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from src.results.schema import SCHEMA_VERSION
 from src.results.store import RESULT
 from src.studies.paper_tables import (
     ROW,
+    Counterpart,
     Paper,
-    Place,
-    _place,
+    _counterpart,
     paper_of,
     paper_table,
     readable_paper_table,
@@ -42,7 +42,7 @@ def configs() -> list[Config]:
 
 def row(config: Config, test: float, **facts: Any) -> dict[str, Any]:
     """A finished run of the study, as `collect` gives it."""
-    found = {
+    run = {
         "run_id": f"{config.adapter.name}-{config.rank}-{config.target.name}-{config.seed}", "state": "done",
         "settings": settings(decisive(config)), "task": "imdb", "model": "distilbert",
         "adapter": config.adapter.name, "rank": config.rank if config.has_axis("rank") else None,
@@ -52,14 +52,14 @@ def row(config: Config, test: float, **facts: Any) -> dict[str, Any]:
         "validation_metric": "accuracy", "validation_unit": "share", "higher_is_better": True, "trained": 1000,
         "body_trained": 900, "train_rows": TRAIN_ROWS, "total": 10_000, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
-    return found | facts
+    return run | facts
 
 
 def table(rows: list[dict[str, Any]], study: str = STUDY) -> pd.DataFrame:
     runs = pd.DataFrame(rows, columns=COLUMNS)
     runs = runs.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
-    found = paper_table(study, compare(runs).cells, runs, lambda overrides: Counted(None))
-    return found.set_index(["method", "rank", "target"])
+    rows_of_paper = paper_table(study, compare(runs).cells, runs, lambda overrides: Counted(None))
+    return rows_of_paper.set_index(["method", "rank", "target"])
 
 
 def test_verdicts(configs: list[Config]) -> None:
@@ -71,26 +71,28 @@ def test_verdicts(configs: list[Config]) -> None:
     ]
     rows += [row(config, 0.93, settings=settings(decisive(config)) | {"trainer.max_steps": "4"})
              for config in configs if config.adapter.name == "full"]  # fmt: skip
-    found = table(rows)
-    assert found.loc[("lora", "4", "qv"), "verdict"] == "reproduced"
-    assert found.loc[("lora", "8", "qv"), "verdict"] == "not reproduced"  # 93.0 +- 0.1 for 92.48
-    assert found.loc[("lora", "8", "attention"), "verdict"] == "not run"
-    assert found.loc[("full", "", ""), "verdict"] == "not comparable"
-    assert found.loc[("full", "", ""), "why"] == "trainer.max_steps=4 (the study: 4689)"
-    assert found.loc[("lora", "4", "qv"), "measured"] == pytest.approx(92.28)
-    assert found["n"].tolist() == [0, 3, 3, 3, 0, 0, 3]
+    verdicts = table(rows)
+    assert verdicts.loc[("lora", "4", "qv"), "verdict"] == "reproduced"
+    assert verdicts.loc[("lora", "8", "qv"), "verdict"] == "not reproduced"  # 93.0 +- 0.1 for 92.48
+    assert verdicts.loc[("lora", "8", "attention"), "verdict"] == "not run"
+    assert verdicts.loc[("full", "", ""), "verdict"] == "not comparable"
+    assert verdicts.loc[("full", "", ""), "why"] == "trainer.max_steps=4 (the study: 4689)"
+    assert verdicts.loc[("lora", "4", "qv"), "measured"] == pytest.approx(92.28)
+    assert verdicts["n"].tolist() == [0, 3, 3, 3, 0, 0, 3]
 
 
 def test_another_rate_or_alpha_is_another_run_unless_the_rate_was_chosen_on_validation(configs: list[Config]) -> None:
-    own = [config for config in configs if config.rank == 4]
+    of_rank = [config for config in configs if config.rank == 4]
     other = {"lr": 1e-3}, {"alpha": 4.0}, {"lr": 1e-3, "tuning": {"trials": [], "at_edge": False}}
-    whys = [table([row(config, 0.9228, **facts) for config in own]).loc[("lora", "4", "qv"), "why"] for facts in other]
+    whys = [
+        table([row(config, 0.9228, **facts) for config in of_rank]).loc[("lora", "4", "qv"), "why"] for facts in other
+    ]
     assert whys == ["lr=0.001 (the study: 0.0003)", "alpha=4 (the study: 8)", ""]
 
 
 def test_one_seed_is_no_reproduction(configs: list[Config]) -> None:
-    found = table([row(config, 0.9228) for config in configs if config.rank == 4 and config.seed == 0])
-    assert found.loc[("lora", "4", "qv"), ["verdict", "why"]].tolist() == [
+    verdicts = table([row(config, 0.9228) for config in configs if config.rank == 4 and config.seed == 0])
+    assert verdicts.loc[("lora", "4", "qv"), ["verdict", "why"]].tolist() == [
         "not comparable", "one seed has no interval over seeds",
     ]  # fmt: skip
 
@@ -106,9 +108,9 @@ def test_a_metric_beside_the_primary_is_used_and_another_is_not_held_against_it(
 
 
 def test_the_head_of_the_blog_post_is_counted_as_there() -> None:
-    found = paper_table("target_sets_distilbert", pd.DataFrame(), pd.DataFrame(columns=COLUMNS), counted)
-    assert found["computed"].astype(str).tolist() == found["params_reported"].tolist()
-    text = readable_paper_table(found)
+    counts = paper_table("target_sets_distilbert", pd.DataFrame(), pd.DataFrame(columns=COLUMNS), counted)
+    assert counts["computed"].astype(str).tolist() == counts["params_reported"].tolist()
+    text = readable_paper_table(counts)
     assert text["reported"][0] == "82.18†"
     assert set(text["verdict"]) == {"not run"}
 
@@ -134,18 +136,18 @@ def test_a_set_of_a_run_s_task_is_held_against_the_number_of_that_set(tmp_path: 
         (folder / RESULT).write_text(json.dumps(BARE | {"metrics": {"test": {"sets": sets}}}))
         rows.append(row(config, 0.29, folder=folder, task="metamathqa", model=config.model.name,
                         metric="math_equivalence"))  # fmt: skip
-    found = table(rows, study).xs("lora/llama-3.2-3B-rank32").iloc[0]
-    assert (found["verdict"], found["n"]) == ("reproduced", 3)
-    assert found["measured"] == pytest.approx(0.479)
-    assert readable_paper_table(found.to_frame().T.assign(**dict.fromkeys(ROW, "")))["measured"].tolist() == ["0.479"]
+    number = table(rows, study).xs("lora/llama-3.2-3B-rank32").iloc[0]
+    assert (number["verdict"], number["n"]) == ("reproduced", 3)
+    assert number["measured"] == pytest.approx(0.479)
+    assert readable_paper_table(number.to_frame().T.assign(**dict.fromkeys(ROW, "")))["measured"].tolist() == ["0.479"]
 
 
 def test_a_number_without_its_rank_is_held_against_no_run() -> None:
     """The width of the larger Houlsby adapters isn't reported, so the run of another width isn't theirs."""
     cells = {("roberta_large", "houlsby", 8, frozenset[str](), "mnli"): 0}
     overrides = ["model=roberta_large", "adapter=houlsby"]
-    assert _place(overrides, "mnli", cells, {}) is None
-    assert _place([*overrides, "rank=8"], "mnli", cells, {}) == Place(0)
+    assert _counterpart(overrides, "mnli", cells, {}) is None
+    assert _counterpart([*overrides, "rank=8"], "mnli", cells, {}) == Counterpart(0)
 
 
 def test_a_paper_s_reasons_are_of_the_rows_that_they_name() -> None:

@@ -39,8 +39,8 @@ def test_the_seven_rows_of_the_distilbert_blog_post_are_exact(overrides: list[st
 
 
 def test_the_blog_post_s_line_in_peft_s_style_is_exact() -> None:
-    found = ledger("model=distilbert", "rank=8", "target=qv")
-    line = f"{found.trained:,} || {found.peft_total:,} || {found.trained_percent:.2f}%"
+    counts = ledger("model=distilbert", "rank=8", "target=qv")
+    line = f"{counts.trained:,} || {counts.peft_total:,} || {counts.trained_percent:.2f}%"
     assert line == "739,586 || 67,694,596 || 1.10%"
 
 
@@ -63,7 +63,7 @@ def test_peft_itself_counts_as_the_ledger_says_it_does() -> None:
         # LoRA-SB, Tables 1 and 3: r^2 for each of 7 matrices in 32 layers, and of 4 in 24
         (["model=mistral_7b", "adapter=lora_sb", "rank=96"], 32 * 7 * 96**2),
         (["model=roberta_large", "adapter=lora_sb", "rank=24", "target.roles=[query,value,output,ffn_down]"], 55_296),
-        # PEFT's own comparison on Llama-3.2-3B: q_proj and v_proj
+        # PEFT's comparison on Llama-3.2-3B: q_proj and v_proj
         (["model=llama3_2_3b", "adapter=lora", "rank=32", "target=qv"], 9_175_040),
         (["model=llama3_2_3b", "adapter=lora_fa", "rank=32", "target=qv"], 3_670_016),
         (["model=llama3_2_3b", "adapter=dora", "rank=32", "target=qv"], 9_289_728),
@@ -76,15 +76,15 @@ def test_published_adapter_counts_are_exact(overrides: list[str], count: int) ->
 
 
 def test_last_two_blocks_of_gpt2_medium_are_the_published_25_19_million() -> None:
-    found = ledger("model=gpt2_medium", "adapter=last_k", "adapter.options.layers=2")
-    assert found.other_trained == 2 * (12 * 1024**2 + 13 * 1024)
-    assert round(found.other_trained / 1e6, 2) == 25.19
+    counts = ledger("model=gpt2_medium", "adapter=last_k", "adapter.options.layers=2")
+    assert counts.other_trained == 2 * (12 * 1024**2 + 13 * 1024)
+    assert round(counts.other_trained / 1e6, 2) == 25.19
 
 
 def test_the_papers_convention_leaves_the_head_out() -> None:
-    found = ledger("model=roberta_large", "adapter=lora", "rank=8", "target=qv", "num_labels=3")
-    assert found.head_trained == 1024 * 1024 + 1024 + 3 * 1024 + 3
-    assert found.paper_trained == 786_432
+    counts = ledger("model=roberta_large", "adapter=lora", "rank=8", "target=qv", "num_labels=3")
+    assert counts.head_trained == 1024 * 1024 + 1024 + 3 * 1024 + 3
+    assert counts.paper_trained == 786_432
 
 
 def test_layer_sums_add_up_to_the_count() -> None:

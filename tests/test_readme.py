@@ -89,9 +89,9 @@ def test_a_study_s_table_is_made_from_its_committed_runs(study: str) -> None:
 def test_the_table_of_ranks_is_made_from_its_committed_runs() -> None:
     study = "rank_vs_accuracy"
     runs = collect(ROOT / "results" / study)
-    found = rank_versus_accuracy(runs, compare(runs))
-    assert found is not None
-    assert markdown(found.text) in (ROOT / f"experiments/{study}/README.md").read_text()
+    table = rank_versus_accuracy(runs, compare(runs))
+    assert table is not None
+    assert markdown(table.text) in (ROOT / f"experiments/{study}/README.md").read_text()
     assert set(runs.loc[~runs["trial"], "seed"]) == {0, 1, 2}
     assert runs["git_revision"].nunique() == 1
 
@@ -109,15 +109,15 @@ def test_the_table_of_claims_is_made_from_the_committed_runs() -> None:
 
 @pytest.mark.parametrize("study", TUNED)
 def test_a_study_s_verdicts_on_claims_are_made_from_its_committed_runs(study: str) -> None:
-    found = claims_table(study, compare(collect(ROOT / "results" / study)))
-    assert markdown(readable_claims(found)) in (ROOT / f"experiments/{study}/README.md").read_text()
+    table = claims_table(study, compare(collect(ROOT / "results" / study)))
+    assert markdown(readable_claims(table)) in (ROOT / f"experiments/{study}/README.md").read_text()
 
 
 def test_lora_passes_the_marks_set_for_it_on_glue() -> None:
-    found = {task: collect(ROOT / f"results/glue_{task}").set_index("adapter") for task in ("sst2", "mrpc")}
+    runs = {task: collect(ROOT / f"results/glue_{task}").set_index("adapter") for task in ("sst2", "mrpc")}
     majority = 279 / 408
-    assert (found["sst2"].loc["lora", "test"] >= 0.85).all()
-    assert (found["mrpc"].loc["lora", "test"] > majority).all()
+    assert (runs["sst2"].loc["lora", "test"] >= 0.85).all()
+    assert (runs["mrpc"].loc["lora", "test"] > majority).all()
 
 
 def test_the_page_on_counting_shows_what_the_ledger_prints() -> None:
@@ -145,10 +145,10 @@ def test_three_seeds_of_eleven_configurations_are_committed() -> None:
 def test_committed_runs_come_from_one_clean_revision_one_machine_and_one_precision() -> None:
     records = read_all(NINE_RUNS)
     provenance = [record["provenance"] for record in records]
-    assert len({own["git_revision"] for own in provenance}) == 1
-    assert {own["git_dirty"] for own in provenance} == {False}
-    assert len({own["device"]["name"] for own in provenance}) == 1
-    assert len({own["device"]["precision"] for own in provenance}) == 1
+    assert len({source["git_revision"] for source in provenance}) == 1
+    assert {source["git_dirty"] for source in provenance} == {False}
+    assert len({source["device"]["name"] for source in provenance}) == 1
+    assert len({source["device"]["precision"] for source in provenance}) == 1
 
 
 def test_the_committed_predictions_give_the_committed_scores() -> None:
@@ -156,11 +156,11 @@ def test_the_committed_predictions_give_the_committed_scores() -> None:
         (path,) = NINE_RUNS.rglob(f"{record['run_id']}/{PREDICTIONS}")
         items = pd.read_parquet(path)
         for split, metric in record["metrics"].items():
-            own = items[items["split"] == split]
-            assert (own["prediction"] == own["reference"]).mean() == pytest.approx(metric["value"], abs=1e-12)
+            rows = items[items["split"] == split]
+            assert (rows["prediction"] == rows["reference"]).mean() == pytest.approx(metric["value"], abs=1e-12)
 
 
-def test_the_code_as_it_is_still_knows_the_committed_runs_as_its_own() -> None:
+def test_the_code_as_it_is_gives_the_committed_runs_their_ids() -> None:
     for record in read_all(NINE_RUNS):
         was = record["config"]
         axes = [f"adapter={was['adapter']['name']}", f"rank={was['rank']}", f"seed={was['seed']}"]
@@ -181,8 +181,8 @@ def test_every_learning_rate_is_the_best_of_its_trials_on_validation() -> None:
     assert set(counts) == {7}
     runs = collect(NINE_RUNS)
     for adapter in ("lora", "lora_fa", "lora_sb", "full"):
-        own = trials[trials["adapter"] == adapter]
-        best = own.loc[own["validation_mean"].idxmax(), "lr"]
+        tried = trials[trials["adapter"] == adapter]
+        best = tried.loc[tried["validation_mean"].idxmax(), "lr"]
         assert set(runs.loc[runs["adapter"] == adapter, "lr"]) == {best}
     assert trials["test_mean"].isna().all()
 

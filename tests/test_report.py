@@ -24,8 +24,8 @@ QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 # What every script of a test may use: `rows` and `column` of the table of runs, and what it finds.
 HELPERS = """
 const rows = () => [...document.querySelectorAll("#runs tbody tr")];
-const place = (name) => [...document.querySelectorAll("#runs th")].findIndex((own) => own.textContent === name);
-const column = (name) => rows().map((row) => row.children[place(name)].textContent);
+const position = (name) => [...document.querySelectorAll("#runs th")].findIndex((cell) => cell.textContent === name);
+const column = (name) => rows().map((row) => row.children[position(name)].textContent);
 const press = (name) => document.querySelector(`#runs th button[data-column="${name}"]`).click();
 const choose = (select, value) => { select.value = value; select.dispatchEvent(new Event("change")); };
 const write = (text) => {
@@ -59,7 +59,7 @@ def report(folder: Path) -> Path:
     return write_report(folder)
 
 
-def found(report: Path, tmp_path: Path, script: str) -> Any:
+def in_browser(report: Path, tmp_path: Path, script: str) -> Any:
     """What a script finds in the report when a browser has loaded it: the value that it returns."""
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
@@ -67,7 +67,7 @@ def found(report: Path, tmp_path: Path, script: str) -> Any:
     ending = (
         f"<script>addEventListener('load', async () => {{ {HELPERS}\n"
         f"const value = await (async () => {{ {script} }})().catch((fault) => String(fault.stack));\n"
-        "const made = document.createElement('pre'); made.id = 'found'; made.textContent = JSON.stringify(value);"
+        "const made = document.createElement('pre'); made.id = 'value'; made.textContent = JSON.stringify(value);"
         "document.body.replaceChildren(made); });</script></body>"
     )
     before, _, after = report.read_text(encoding="utf-8").rpartition("</body>")
@@ -75,21 +75,21 @@ def found(report: Path, tmp_path: Path, script: str) -> Any:
     page.write_text(before + ending + after, encoding="utf-8")
     command = [browser, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=True)
-    text = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    text = re.search(r'<pre id="value">(.*?)</pre>', done.stdout, re.DOTALL)
     assert text, f"the script didn't end:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return json.loads(unescape(text[1]))
 
 
 def test_the_report_loads_without_a_fault_or_a_request_and_draws_its_figures(report: Path, tmp_path: Path) -> None:
-    seen = found(
+    seen = in_browser(
         report,
         tmp_path,
         """
         return {fault: !document.querySelector("#problem").hidden, rows: rows().length,
-                drawn: ["cost", "ranks", "training"].map((own) => plotOf(own).querySelectorAll(".trace").length),
-                asked: performance.getEntriesByType("resource").map((own) => own.name),
+                drawn: ["cost", "ranks", "training"].map((name) => plotOf(name).querySelectorAll(".trace").length),
+                asked: performance.getEntriesByType("resource").map((entry) => entry.name),
                 title: document.title,
-                tables: [...document.querySelectorAll("#tables h3")].map((own) => own.textContent)};
+                tables: [...document.querySelectorAll("#tables h3")].map((title) => title.textContent)};
         """,
     )
     assert seen["fault"] is False
@@ -103,7 +103,7 @@ def test_the_report_loads_without_a_fault_or_a_request_and_draws_its_figures(rep
 def test_the_table_of_runs_sorts_by_numbers_both_ways_and_puts_what_is_missing_last(
     report: Path, tmp_path: Path
 ) -> None:
-    seen = found(
+    seen = in_browser(
         report,
         tmp_path,
         """
@@ -115,7 +115,7 @@ def test_the_table_of_runs_sorts_by_numbers_both_ways_and_puts_what_is_missing_l
         """,
     )
     lost = "adapter == 'lora' and rank == 4 and seed == 1"
-    tests = sorted(collect(NINE_RUNS).query(f"not ({lost})")["test"].map(lambda own: round(own, 4)), reverse=True)
+    tests = sorted(collect(NINE_RUNS).query(f"not ({lost})")["test"].map(lambda score: round(score, 4)), reverse=True)
     assert [float(text) for text in seen["down"][:-1]] == tests
     assert [float(text) for text in seen["up"][:-1]] == tests[::-1]
     assert seen["down"][-1] == seen["up"][-1] == "-"
@@ -124,7 +124,7 @@ def test_the_table_of_runs_sorts_by_numbers_both_ways_and_puts_what_is_missing_l
 
 
 def test_filters_act_on_runs_and_figures_together_and_can_be_taken_back(report: Path, tmp_path: Path) -> None:
-    seen = found(
+    seen = in_browser(
         report,
         tmp_path,
         """
@@ -143,22 +143,24 @@ def test_filters_act_on_runs_and_figures_together_and_can_be_taken_back(report: 
     assert seen["cleared"] == [33, 5, "33 of 33 runs"]
 
 
-def test_the_axes_of_the_front_are_the_readers_choice_and_a_point_tells_its_runs(report: Path, tmp_path: Path) -> None:
-    seen = found(
+def test_the_axes_of_the_pareto_front_are_the_readers_choice_and_a_point_tells_its_runs(
+    report: Path, tmp_path: Path
+) -> None:
+    seen = in_browser(
         report,
         tmp_path,
         """
         const plot = plotOf("cost"), axis = () => plot.layout.xaxis.title.text;
         const first = [axis(), plot.data[0].marker.symbol];
         choose(document.querySelector("#x"), "train_seconds");
-        const second = [axis(), plot.data.map((own) => own.x.length)];
+        const second = [axis(), plot.data.map((trace) => trace.x.length)];
         choose(document.querySelector("#y"), "validation_mean");
         return {first, second, up: plot.layout.yaxis.title.text, text: plot.data[2].text[0],
-                offered: [...document.querySelector("#x").options].map((own) => own.value)};
+                offered: [...document.querySelector("#x").options].map((option) => option.value)};
         """,
     )
     assert seen["first"][0] == "trained parameters with the head"
-    assert seen["second"] == ["seconds of training", [1, 1, 3, 3, 3]]
+    assert seen["second"] == ["seconds of training", [1, 1, 3, 4, 3]]
     assert seen["up"] == "validation accuracy, %"
     assert "<b>lora r 4 all_linear</b>" in seen["text"]
     assert "165,888 trained without the head" in seen["text"]
@@ -184,7 +186,7 @@ def test_what_to_know_before_believing_a_number_is_said_first(folder: Path) -> N
     said = report_data("x", runs, compare(runs), {})["warnings"]
     assert "failed: </script> out of memory" in said[0]
     assert "another machine (1)" in said[1]
-    assert "11 of 11 rows have a learning rate that wasn't tuned for them." in said
+    assert "12 of 12 rows have a learning rate that wasn't tuned for them." in said
 
 
 def test_a_folder_without_runs_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from src.adapters.ledger import Ledger
 from src.analysis.formats import latex
 from src.studies.counting import count_configs
-from src.studies.parameter_counts import DIFFERENT, EQUAL, NOT_FIXED, ROUNDED, compare, readable_counts
-from src.studies.reported import COUNT, FOLDER, read, readings, reported, reported_counts
+from src.studies.parameter_counts import DIFFERENT, EQUAL, NOT_FIXED, ROUNDED, count_verdict, readable_counts
+from src.studies.reported import COUNT, FOLDER, load_readings, read_configuration, reported, reported_counts
 from tests.conftest import ROOT
 
 COMMITTED = ROOT / "results" / "tables" / "parameter_counts.csv"
@@ -20,7 +20,7 @@ def some_ledger(trained: int, base: int, frozen: int = 0) -> Ledger:
 
 
 @pytest.mark.parametrize(
-    ("given", "unit", "count", "verdict"),
+    ("reported_count", "unit", "count", "verdict"),
     [
         ("1538", "params", 1_538, EQUAL),
         ("1538", "params", 1_539, DIFFERENT),
@@ -34,37 +34,41 @@ def some_ledger(trained: int, base: int, frozen: int = 0) -> Ledger:
         ("0.35", "M", 393_216, DIFFERENT),
     ],
 )
-def test_a_count_is_compared_to_the_digits_that_were_reported(given: str, unit: str, count: int, verdict: str) -> None:
-    assert compare(given, unit, count, some_ledger(count, 10**12))[0] == verdict
+def test_a_count_is_compared_to_the_digits_that_were_reported(
+    reported_count: str, unit: str, count: int, verdict: str
+) -> None:
+    assert count_verdict(reported_count, unit, count, some_ledger(count, 10**12))[0] == verdict
 
 
 def test_a_percentage_may_be_of_the_base_or_of_base_and_adapter() -> None:
-    assert compare("50.0", "% of params", 50, some_ledger(50, 100))[0] == ROUNDED
-    verdict, why = compare("33.3", "% of params", 50, some_ledger(50, 100))
+    assert count_verdict("50.0", "% of params", 50, some_ledger(50, 100))[0] == ROUNDED
+    verdict, why = count_verdict("33.3", "% of params", 50, some_ledger(50, 100))
     assert (verdict, "as PEFT prints it" in why) == (ROUNDED, True)
-    assert compare("40.0", "% of params", 50, some_ledger(50, 100))[0] == DIFFERENT
+    assert count_verdict("40.0", "% of params", 50, some_ledger(50, 100))[0] == DIFFERENT
 
 
 @pytest.mark.slow
 def test_every_reading_can_be_composed() -> None:
-    known = readings()
-    overrides = {tuple(read(row, known).overrides) for row in reported_counts().to_dict("records")} - {()}
+    readings = load_readings()
+    overrides = {tuple(read_configuration(row, readings).overrides) for row in reported_counts().to_dict("records")} - {
+        ()
+    }
     assert len(overrides) > 60
-    for own in overrides:
-        count_configs(list(own))
+    for group in overrides:
+        count_configs(list(group))
 
 
 def test_what_stands_in_no_list_is_not_guessed() -> None:
     row = dict.fromkeys(COUNT, "") | {"model": "GPT-2 M", "method": "LoRA", "rank": "4", "params_unit": "M"}
-    assert read(row, readings()).overrides == ["model=gpt2_medium", "adapter=lora", "rank=4"]
-    assert "no yaml" in read(row | {"model": "GPT-9"}, readings()).reason
-    assert "isn't here" in read(row | {"method": "GreatLoRA"}, readings()).reason
-    assert "no count" in read(row | {"params_unit": "GB model size"}, readings()).reason
+    assert read_configuration(row, load_readings()).overrides == ["model=gpt2_medium", "adapter=lora", "rank=4"]
+    assert "no yaml" in read_configuration(row | {"model": "GPT-9"}, load_readings()).reason
+    assert "isn't here" in read_configuration(row | {"method": "GreatLoRA"}, load_readings()).reason
+    assert "no count" in read_configuration(row | {"params_unit": "GB model size"}, load_readings()).reason
 
 
 def test_every_note_explains_a_row_that_exists() -> None:
     counts = reported_counts()
-    for entry in readings()["notes"]:
+    for entry in load_readings()["notes"]:
         same = pd.Series(True, index=counts.index)
         for key, value in entry["match"].items():
             same &= counts[key] == value
@@ -83,8 +87,8 @@ def committed() -> pd.DataFrame:
     return pd.read_csv(COMMITTED, dtype={"rank": str, "params_reported": str}, keep_default_na=False)
 
 
-def found(committed: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
-    for key, value in wanted.items():
+def rows_with(committed: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    for key, value in values.items():
         committed = committed[committed[key] == value]
     return committed
 
@@ -94,12 +98,12 @@ def test_the_committed_table_has_every_reported_count(committed: pd.DataFrame) -
 
 
 def test_the_blog_post_s_seven_rows_are_equal_in_the_committed_table(committed: pd.DataFrame) -> None:
-    blog = found(committed, paper="LoRA blog post (IMDB, DistilBERT)")
+    blog = rows_with(committed, paper="LoRA blog post (IMDB, DistilBERT)")
     assert blog["verdict"].tolist() == [EQUAL] * 7
 
 
 def test_the_claim_of_4_7_million_at_rank_4_is_different_with_its_arithmetic(committed: pd.DataFrame) -> None:
-    (row,) = found(committed, paper="LoRA summary page (AIMLSAGA)").to_dict("records")
+    (row,) = rows_with(committed, paper="LoRA summary page (AIMLSAGA)").to_dict("records")
     assert (row["verdict"], int(row["counted"])) == (DIFFERENT, 18_874_368)
     assert "4 x 12,288 x 96 = 4,718,592" in row["why"]
 

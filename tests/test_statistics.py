@@ -11,10 +11,10 @@ from src.analysis.statistics import (
     SEEDS,
     SEEDS_AND_ITEMS,
     bootstrap_intervals,
-    front,
     holm,
     paired_test,
-    seed_error,
+    pareto_front,
+    pooled_seed_variance,
     seeds_and_items_test,
     sign_flip_test,
 )
@@ -47,9 +47,9 @@ def rejections(seeds: int, items: int, *, advantage: float = 0.0, items_alone: b
         if items_alone:
             p_value = stats.ttest_1samp((first - second).mean(axis=0), 0).pvalue
         else:
-            found = paired_test(first, second, rng)
-            assert found is not None
-            p_value = found.p_value
+            test = paired_test(first, second, rng)
+            assert test is not None
+            p_value = test.p_value
         count += p_value < 0.05
     return count / REPETITIONS
 
@@ -64,16 +64,16 @@ def test_a_test_over_items_alone_would_call_equal_methods_different_far_too_ofte
     assert rejections(3, 401, items_alone=True) > 0.3
 
 
-def test_a_true_difference_is_found() -> None:
+def test_a_true_difference_is_called_one() -> None:
     assert rejections(5, 401, advantage=1.2) > 0.8
 
 
 def test_with_items_that_dont_matter_the_test_is_the_t_test_over_seeds() -> None:
     by_seed = np.array([0.1, 0.3, -0.05, 0.2])
-    found = seeds_and_items_test(np.repeat(by_seed[:, None], 7, axis=1))
+    test = seeds_and_items_test(np.repeat(by_seed[:, None], 7, axis=1))
     expected = stats.ttest_1samp(by_seed, 0.0)
-    assert found.p_value == pytest.approx(expected.pvalue)
-    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert test.p_value == pytest.approx(expected.pvalue)
+    assert (test.low, test.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
 
 def test_the_test_is_hillis_formula_written_with_anova_sums() -> None:
@@ -84,20 +84,20 @@ def test_the_test_is_hillis_formula_written_with_anova_sums() -> None:
     ms_seeds, ms_items, ms_rest = seeds / 2, items / 10, (total - seeds - items) / 20
     ms_seeds = max(ms_seeds, ms_rest)
     variance = ms_seeds + max(ms_items - ms_rest, 0)
-    freedom = variance**2 / (ms_seeds**2 / 2)
-    expected = 2 * stats.t.sf(abs(grand) / np.sqrt(variance / 33), freedom)
+    df = variance**2 / (ms_seeds**2 / 2)
+    expected = 2 * stats.t.sf(abs(grand) / np.sqrt(variance / 33), df)
     assert seeds_and_items_test(table).p_value == pytest.approx(expected)
 
 
-def test_the_error_of_two_methods_is_their_own_and_of_several_that_of_the_analysis_of_variance() -> None:
+def test_the_seed_variance_of_two_methods_is_theirs_and_of_several_that_of_the_analysis_of_variance() -> None:
     first, second, third = generator(8).normal(size=(3, 4, 9))
-    means = np.stack([own.mean(axis=1) for own in (first, second, third)])
-    own = paired_test(first, second, generator(), seed_error(means[:2]))
-    assert own == paired_test(first, second, generator())
+    means = np.stack([scores.mean(axis=1) for scores in (first, second, third)])
+    test = paired_test(first, second, generator(), pooled_seed_variance(means[:2]))
+    assert test == paired_test(first, second, generator())
     blocks = means - means.mean(axis=0)  # friedman-like: seeds taken out, then one-way analysis of variance
     within = sum(((row - row.mean()) ** 2).sum() for row in blocks)
-    assert seed_error(means).variance == pytest.approx(within / 6)
-    assert seed_error(means).freedom == 6
+    assert pooled_seed_variance(means).variance == pytest.approx(within / 6)
+    assert pooled_seed_variance(means).df == 6
 
 
 def test_three_seeds_that_happen_to_agree_are_no_proof() -> None:
@@ -114,11 +114,15 @@ def test_very_small_p_values_are_as_rare_as_they_say(pooled: bool) -> None:
     for _ in range(250):
         first, second = experiment(3, 201, rng)
         third, fourth = experiment(3, 201, rng)
-        error = seed_error(np.stack([own.mean(axis=1) for own in (first, second, third, fourth)])) if pooled else None
+        seed_variance = (
+            pooled_seed_variance(np.stack([scores.mean(axis=1) for scores in (first, second, third, fourth)]))
+            if pooled
+            else None
+        )
         for pair in ((first, second), (third, fourth)):
-            found = paired_test(*pair, rng, error)
-            assert found is not None
-            count += found.p_value < 0.001
+            test = paired_test(*pair, rng, seed_variance)
+            assert test is not None
+            count += test.p_value < 0.001
     assert count <= stats.binom.ppf(0.995, 500, 0.001)
 
 
@@ -132,7 +136,7 @@ def test_identical_methods_have_p_1_and_a_constant_difference_p_0() -> None:
 
 
 def test_the_permutation_test_agrees_with_scipys_and_with_exact_mcnemar() -> None:
-    first, second = (own[0] for own in experiment(1, 301, generator(3), advantage=0.4))
+    first, second = (scores[0] for scores in experiment(1, 301, generator(3), advantage=0.4))
     differences = first - second
     ours = sign_flip_test(differences, generator(1))
     scipys = stats.permutation_test(
@@ -148,7 +152,8 @@ def test_the_permutation_test_agrees_with_scipys_and_with_exact_mcnemar() -> Non
 def test_what_a_test_speaks_of_follows_from_what_there_is() -> None:
     both, one_seed, one_item = (generator().normal(size=shape) for shape in ((3, 9), (1, 9), (3, 1)))
     tests = [
-        paired_test(own, own + generator(1).normal(size=own.shape), generator(2)) for own in (both, one_seed, one_item)
+        paired_test(scores, scores + generator(1).normal(size=scores.shape), generator(2))
+        for scores in (both, one_seed, one_item)
     ]
     assert [test.over if test else None for test in tests] == [SEEDS_AND_ITEMS, ITEMS, SEEDS]
     assert paired_test(one_seed[:, :1], one_seed[:, 1:2], generator()) is None
@@ -156,9 +161,9 @@ def test_what_a_test_speaks_of_follows_from_what_there_is() -> None:
 
 def test_without_items_the_test_is_scipys_paired_t_test() -> None:
     first, second = generator().normal(size=(2, 5, 1))
-    found = paired_test(first, second, generator())
-    assert found is not None
-    assert found.p_value == pytest.approx(stats.ttest_rel(first[:, 0], second[:, 0]).pvalue)
+    test = paired_test(first, second, generator())
+    assert test is not None
+    assert test.p_value == pytest.approx(stats.ttest_rel(first[:, 0], second[:, 0]).pvalue)
 
 
 def test_unequal_shapes_and_nans_are_refused() -> None:
@@ -197,16 +202,16 @@ def test_an_interval_over_seeds_and_items_is_wider_than_over_either() -> None:
 
 
 def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_keeps_the_order() -> None:
-    given = [0.04, 0.01, 0.03, 0.005]
-    adjusted = holm(given)
+    p_values = [0.04, 0.01, 0.03, 0.005]
+    adjusted = holm(p_values)
     assert adjusted == pytest.approx([0.06, 0.03, 0.06, 0.02])
-    ordered = [own for _, own in sorted(zip(given, adjusted, strict=True))]
+    ordered = [p for _, p in sorted(zip(p_values, adjusted, strict=True))]
     assert all(before <= after for before, after in pairwise(ordered))
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
 
 
-def test_a_point_is_off_the_front_only_if_one_that_costs_no_more_is_significantly_better() -> None:
+def test_a_point_is_off_the_pareto_front_only_if_one_that_costs_no_more_is_significantly_better() -> None:
     costs, scores = [10, 20, 30, 40, 40], [0.5, 0.3, 0.45, 0.9, 0.8]
     told_apart = {(0, 1), (3, 0), (3, 2), (3, 4)}
     asked = []
@@ -215,10 +220,10 @@ def test_a_point_is_off_the_front_only_if_one_that_costs_no_more_is_significantl
         asked.append((better, worse))
         return 0.001 if (better, worse) in told_apart else 0.5
 
-    assert front(costs, scores, p_value) == [True, False, True, True, False]
+    assert pareto_front(costs, scores, p_value) == [True, False, True, True, False]
     assert asked == [(0, 1), (0, 2), (3, 4)]  # nothing dearer, and only the best that costs no more
 
 
-def test_the_front_minds_how_many_points_were_tested() -> None:
-    assert front([1, 1, 1], [3, 2, 1], lambda better, worse: 0.03) == [True, True, True]
-    assert front([1, 1], [2, 1], lambda better, worse: 0.03) == [True, False]
+def test_the_pareto_front_minds_how_many_points_were_tested() -> None:
+    assert pareto_front([1, 1, 1], [3, 2, 1], lambda better, worse: 0.03) == [True, True, True]
+    assert pareto_front([1, 1], [2, 1], lambda better, worse: 0.03) == [True, False]

@@ -16,7 +16,7 @@ from src.analysis.collect import collect
 from src.analysis.comparison import compare, comparison
 from src.analysis.formats import latex, markdown
 from src.analysis.older_rows import OLDER_ROWS
-from src.analysis.statistics import seed_error
+from src.analysis.statistics import pooled_seed_variance
 from src.analysis.tables import TABLES
 from src.analysis.tables.comparison_table import comparison_table, readable
 from src.analysis.tables.equal_parameters import equal_parameters
@@ -39,7 +39,7 @@ Store = Callable[..., Path]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Stores runs in the test's own folder: a committed record with another method, rank, target, seed and scores."""
+    """Stores runs in the test's folder: a committed record with another method, rank, target, seed and scores."""
 
     def stored(
         adapter: str = "lora", rank: int = 8, target: str = "qv", seed: int = 0, share: float = 0.5, size: int = 1000,
@@ -51,8 +51,8 @@ def store(tmp_path: Path) -> Store:
         record["parameters"] |= {"adapter_trained": size, "trained": size + 50}
         draw = np.random.default_rng([seed, 5])  # the same items are hard for all methods
         hits = {split: draw.random(items) < share for split, items in ITEMS.items()}
-        for split, own in hits.items():
-            record["metrics"][split] |= {"value": float(own.mean()), "n": len(own)}
+        for split, scores in hits.items():
+            record["metrics"][split] |= {"value": float(scores.mean()), "n": len(scores)}
         record["provenance"]["code"] = dict(CODE)
         record = merged(record, changes)
         record["run_id"] = f"{adapter}-r{rank}-{target}-s{seed}-{lr}"
@@ -60,7 +60,10 @@ def store(tmp_path: Path) -> Store:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(record.get("config", {})))
         (folder / RESULT).write_text(json.dumps(record))
-        frames = [pd.DataFrame({"split": split, "item": range(len(own)), "score": own}) for split, own in hits.items()]
+        frames = [
+            pd.DataFrame({"split": split, "item": range(len(scores)), "score": scores})
+            for split, scores in hits.items()
+        ]
         pd.concat(frames).astype({"score": "float32"}).to_parquet(folder / PREDICTIONS, index=False)
         return folder
 
@@ -104,7 +107,7 @@ def test_one_half_written_record_hides_no_other(store: Store, tmp_path: Path) ->
     assert "unreadable" in table("comparison", tmp_path)
 
 
-def test_a_damaged_record_and_config_leave_a_row_with_their_place(store: Store, tmp_path: Path) -> None:
+def test_a_damaged_record_and_config_leave_a_row_with_their_path(store: Store, tmp_path: Path) -> None:
     folder = store()
     store(adapter="dora")
     (folder / RESULT).write_text("[]")
@@ -210,7 +213,7 @@ def test_every_table_of_runs_on_older_rows_says_so(store: Store, tmp_path: Path)
     runs = collect(tmp_path)
     tables = made_tables("any", runs, compare(runs))
     assert {"comparison", "memory_and_time"} <= set(tables)
-    assert all("older rows of docstrings" in found.notes[-1] for found in tables.values())
+    assert all("older rows of docstrings" in made.notes[-1] for made in tables.values())
     assert "older rows of docstrings" in write_report(tmp_path).read_text()
 
 
@@ -279,22 +282,25 @@ def test_below_three_seeds_nothing_is_bold_and_from_three_on_every_tie_is(store:
     assert sum("**" in line for line in table("comparison", tmp_path).splitlines()) == 2
 
 
-def test_what_seeds_do_is_known_from_all_rows_with_the_same_seeds_and_of_two_from_these_two(
+def test_the_seed_variance_is_of_all_rows_with_the_same_seeds_and_of_two_from_these_two(
     store: Store, tmp_path: Path
 ) -> None:
     for seed in (0, 1, 2):
         for adapter in ("lora", "dora"):
             store(adapter, seed=seed)
-    assert {own.error for own in compare(collect(tmp_path)).scores if own} == {None}
+    assert {scores.seed_variance for scores in compare(collect(tmp_path)).scores if scores} == {None}
     for seed in (0, 1, 2):
         store("vera", seed=seed)
-    found = compare(collect(tmp_path))
+    compared = compare(collect(tmp_path))
     means = collect(tmp_path).pivot_table(index="adapter", columns="seed", values="test").to_numpy()
-    expected = seed_error(means)
-    for own in found.scores:
-        assert own is not None
-        assert own.error is not None
-        assert (own.error.variance, own.error.freedom) == (pytest.approx(expected.variance, rel=1e-4), 4)
+    expected = pooled_seed_variance(means)
+    for scores in compared.scores:
+        assert scores is not None
+        assert scores.seed_variance is not None
+        assert (scores.seed_variance.variance, scores.seed_variance.df) == (
+            pytest.approx(expected.variance, rel=1e-4),
+            4,
+        )
 
 
 def test_one_seed_has_an_interval_over_items_alone(store: Store, tmp_path: Path) -> None:
@@ -323,8 +329,8 @@ def test_numbers_by_a_paper_s_protocol_are_marked_and_compared_among_themselves(
         store(adapter="dora", seed=seed, share=0.9, config={"protocol": "paper"}, identity={"protocol": "paper"})
     text = readable(comparison(collect(tmp_path))).set_index("adapter")
     scores = ["validation %", "test %", "95 % interval"]
-    assert all(own.endswith(" ‡") for own in text.loc["dora", scores])
-    assert not any("‡" in own for own in text.loc["lora", scores])
+    assert all(score.endswith(" ‡") for score in text.loc["dora", scores])
+    assert not any("‡" in score for score in text.loc["lora", scores])
     assert "**" in text.loc["lora", "test %"]
     assert "‡ protocol=paper" in table("comparison", tmp_path)
 
@@ -340,22 +346,22 @@ def test_trials_are_no_part_of_the_comparison_but_of_the_learning_rates(store: S
     cells = comparison(collect(tmp_path))
     assert cells[["n", "tuning", "differs"]].to_numpy().tolist() == [[1, "3 trials, best at edge", ""]]
     row = table("learning_rates", tmp_path).splitlines()[2]
-    assert [own.strip() for own in row.split("|")[4:-1]] == [
+    assert [part.strip() for part in row.split("|")[4:-1]] == [
         "lr", "0.001: 25.0, **0.003: 37.5**, 0.01: diverged", "0.003", "yes"
     ]  # fmt: skip
 
 
-def test_a_folder_of_trials_alone_is_compared_and_its_best_rate_found(store: Store, tmp_path: Path) -> None:
+def test_a_folder_of_trials_alone_is_compared_and_its_best_rate_chosen(store: Store, tmp_path: Path) -> None:
     for lr, share in ((0.001, 0.3), (0.003, 0.8), (0.01, 0.5)):
         store(lr=lr, share=share, **trial())
     store(lr=0.03, **trial(), state="diverged", error={"message": "loss is nan"})
     runs = collect(tmp_path)
     assert comparison(runs)["n"].tolist() == [1, 1, 1, 0]
-    found = learning_rates(runs, compare(runs))
-    assert found is not None
-    assert found.text["chosen"].tolist() == ["0.003"]
-    assert found.text["at edge"].tolist() == ["no"]
-    assert found.values["state"].tolist() == ["done", "done", "done", "diverged"]
+    made = learning_rates(runs, compare(runs))
+    assert made is not None
+    assert made.text["chosen"].tolist() == ["0.003"]
+    assert made.text["at edge"].tolist() == ["no"]
+    assert made.values["state"].tolist() == ["done", "done", "done", "diverged"]
 
 
 def test_a_cell_without_a_finished_trial_is_among_the_learning_rates(store: Store, tmp_path: Path) -> None:
@@ -373,16 +379,16 @@ def test_equal_parameters_are_those_within_ten_percent_and_compared_with_the_bes
         for seed in range(3):
             store(adapter=adapter, size=size, share=share, seed=seed)
     runs = collect(tmp_path)
-    found = equal_parameters(runs, compare(runs))
-    assert found is not None
-    assert found.values.groupby("group")["adapter"].agg(list).tolist() == [["a", "b"], ["b", "c"]]
-    seconds = found.values.query("adapter != 'b'")
+    made = equal_parameters(runs, compare(runs))
+    assert made is not None
+    assert made.values.groupby("group")["adapter"].agg(list).tolist() == [["a", "b"], ["b", "c"]]
+    seconds = made.values.query("adapter != 'b'")
     scores = comparison(runs).set_index("adapter")["test_mean"]
     assert seconds["difference"].tolist() == pytest.approx([scores["a"] - scores["b"], scores["c"] - scores["b"]])
-    single = [test.p_value for own in (0, 2) if (test := compare(runs).test(own, 1))]
+    single = [test.p_value for index in (0, 2) if (test := compare(runs).test(index, 1))]
     assert seconds["p_holm"].tolist() == pytest.approx([min(1.0, 2 * min(single))] * 2 if single[0] == single[1] else [
         2 * p if p == min(single) else max(p, 2 * min(single)) for p in single])  # fmt: skip
-    assert found.text["p (Holm)"].tolist()[1] == "-"
+    assert made.text["p (Holm)"].tolist()[1] == "-"
 
 
 def test_methods_of_different_size_are_no_equal_parameters(store: Store, tmp_path: Path) -> None:
@@ -398,16 +404,16 @@ def test_a_target_set_is_compared_with_query_and_value_at_equal_parameters(store
         for seed in range(3):
             store(target=target, rank=rank, size=size, seed=seed, share=0.3 if target == "query" else 0.6)
     runs = collect(tmp_path)
-    found = target_sets(runs, compare(runs))
-    assert found is not None
-    named = found.text.set_index(["target", "rank"])["compared with"].to_dict()
+    made = target_sets(runs, compare(runs))
+    assert made is not None
+    named = made.text.set_index(["target", "rank"])["compared with"].to_dict()
     assert named == {
         ("qv", "4"): "(baseline)", ("qv", "8"): "(baseline)", ("query", "8"): "qv, rank 4",
         ("query", "16"): "qv, rank 8", ("ffn", "4"): "(baseline)",
     }  # fmt: skip
-    own = found.values.set_index(["target", "rank"])
+    values = made.values.set_index(["target", "rank"])
     mean = comparison(runs).set_index(["target", "rank"])["test_mean"]
-    assert own.loc[("query", 8), "difference"] == pytest.approx(mean["query", 8] - mean["qv", 4])
+    assert values.loc[("query", 8), "difference"] == pytest.approx(mean["query", 8] - mean["qv", 4])
 
 
 def test_ranks_are_columns_and_a_lost_cell_says_what_became_of_it(store: Store, tmp_path: Path) -> None:
@@ -415,21 +421,21 @@ def test_ranks_are_columns_and_a_lost_cell_says_what_became_of_it(store: Store, 
     store(rank=16)
     store(adapter="dora", rank=16, state="diverged", error={"message": "loss is nan"})
     runs = collect(tmp_path)
-    found = rank_versus_accuracy(runs, compare(runs))
-    assert found is not None
-    assert found.text.set_index("adapter")[["4", "16"]].loc["dora"].tolist() == ["-", "diverged"]
-    assert found.text.set_index("adapter").loc["lora", "4"].endswith("(1)")
+    made = rank_versus_accuracy(runs, compare(runs))
+    assert made is not None
+    assert made.text.set_index("adapter")[["4", "16"]].loc["dora"].tolist() == ["-", "diverged"]
+    assert made.text.set_index("adapter").loc["lora", "4"].endswith("(1)")
 
 
 def test_two_rates_at_one_rank_are_two_rows(store: Store, tmp_path: Path) -> None:
     for rank, lr in ((4, 0.001), (4, 0.01), (16, 0.001)):
         store(rank=rank, lr=lr)
-    for rank, lr in ((4, 0.001), (16, 0.01)):  # a rate of its own for each rank: one row
+    for rank, lr in ((4, 0.001), (16, 0.01)):  # another rate for each rank: one row
         store(adapter="dora", rank=rank, lr=lr)
     runs = collect(tmp_path)
-    found = rank_versus_accuracy(runs, compare(runs))
-    assert found is not None
-    assert found.text[["adapter", "lr"]].to_numpy().tolist() == [
+    made = rank_versus_accuracy(runs, compare(runs))
+    assert made is not None
+    assert made.text[["adapter", "lr"]].to_numpy().tolist() == [
         ["dora", "0.001, 0.01"], ["lora", "0.001"], ["lora", "0.01"]
     ]  # fmt: skip
 
@@ -438,12 +444,12 @@ def test_two_kinds_of_memory_are_warned_about(store: Store, tmp_path: Path) -> N
     store()
     store(adapter="dora", memory={"peak_allocated_bytes": 123_456_789})
     runs = collect(tmp_path)
-    found = memory_and_time(runs, compare(runs))
-    assert found is not None
-    assert found.text.set_index("adapter").loc["dora", ["memory, MB", "memory is"]].tolist() == [
+    made = memory_and_time(runs, compare(runs))
+    assert made is not None
+    assert made.text.set_index("adapter").loc["dora", ["memory, MB", "memory is"]].tolist() == [
         "123.5", "peak allocated on the GPU"
     ]  # fmt: skip
-    assert "Rows differ in their memory" in " ".join(found.notes)
+    assert "Rows differ in their memory" in " ".join(made.notes)
 
 
 def test_forgetting_on_two_texts_is_no_mean_and_is_said(store: Store, tmp_path: Path) -> None:
@@ -463,10 +469,10 @@ def test_forgetting_is_shown_where_it_was_measured(store: Store, tmp_path: Path)
         store(seed=seed, forgetting={"text": "pydoc", "fingerprint": "f", "before": 2.0, "after": after})
     store(adapter="dora")
     runs = collect(tmp_path)
-    found = forgetting(runs, compare(runs))
-    assert found is not None
-    assert found.text["forgetting, nats"].tolist() == ["0.750 ± 0.354"]
-    assert "Not measured in 1 further rows" in " ".join(found.notes)
+    made = forgetting(runs, compare(runs))
+    assert made is not None
+    assert made.text["forgetting, nats"].tolist() == ["0.750 ± 0.354"]
+    assert "Not measured in 1 further rows" in " ".join(made.notes)
 
 
 def test_the_same_runs_give_the_same_bytes(store: Store, tmp_path: Path) -> None:
@@ -475,7 +481,7 @@ def test_the_same_runs_give_the_same_bytes(store: Store, tmp_path: Path) -> None
             store(adapter=adapter, seed=seed, size=1000 + seed)
     runs = collect(tmp_path)
     for name, make in TABLES.items():
-        first, other = (make(own, compare(own)) for own in (runs, runs.iloc[::-1].reset_index(drop=True)))
+        first, other = (make(order, compare(order)) for order in (runs, runs.iloc[::-1].reset_index(drop=True)))
         if first is None or other is None:
             assert first is other
             continue
@@ -534,8 +540,8 @@ def test_a_table_without_content_is_refused_with_those_that_have(store: Store, t
 def test_the_footnotes_of_a_table_are_those_of_its_cells(store: Store, tmp_path: Path) -> None:
     store()
     runs = collect(tmp_path)
-    found = comparison_table(runs, compare(runs))
-    assert "note" not in found.text
-    assert found.notes == [
+    made = comparison_table(runs, compare(runs))
+    assert "note" not in made.text
+    assert made.notes == [
         "Where n is 1 there is no spread over seeds, the interval is over items alone and nothing is bold."
     ]

@@ -32,25 +32,25 @@ class FakeRun:
 def fake(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRun, dict[str, Any]]:
     import wandb
 
-    run, given = FakeRun(), {}
+    run, init_arguments = FakeRun(), {}
 
     def init(**arguments: Any) -> FakeRun:
-        given.update(arguments)
+        init_arguments.update(arguments)
         return run
 
     monkeypatch.setattr(wandb, "init", init)
-    return run, given
+    return run, init_arguments
 
 
 IDS = {"run_id": "lora-r8-abc", "name": "lora-r8", "group": "g1", "config": {"rank": 8}}
 
 
-def test_metrics_reach_wandb_under_the_runs_own_id_and_group(fake: Any, tmp_path: Path) -> None:
-    run, given = fake
+def test_metrics_reach_wandb_under_the_id_and_group_of_the_run(fake: Any, tmp_path: Path) -> None:
+    run, init_arguments = fake
     with tracked(settings("offline"), folder=tmp_path / "w", **IDS) as tracker:
         tracker.log(3, {"loss": 0.5})
         tracker.summarise({"test": 0.75})
-    assert (given["id"], given["group"], given["mode"]) == ("lora-r8-abc", "g1", "offline")
+    assert (init_arguments["id"], init_arguments["group"], init_arguments["mode"]) == ("lora-r8-abc", "g1", "offline")
     assert run.logged == [(3, {"loss": 0.5})]
     assert run.summary == {"test": 0.75}
     assert run.exit_codes == [0]
@@ -108,7 +108,7 @@ def test_an_offline_run_needs_no_key_and_no_network(tmp_path: Path, monkeypatch:
         tracker.log(1, {"loss": 0.25})
         assert tracker.run.id == "lora-r8-abc"
     (file,) = tmp_path.glob("wandb/offline-run-*/run-lora-r8-abc.wandb")
-    for _ in range(600):  # W&B's own process writes it, on a busy machine a little later
+    for _ in range(600):  # W&B's process writes it, on a busy machine a little later
         if b"loss" in file.read_bytes():
             break
         time.sleep(0.1)

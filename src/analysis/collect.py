@@ -1,6 +1,6 @@
 """Run records as one tidy table: a row a run, a column a fact.
 
-A method that trains all smaller ranks with its own has a row for each of them too: `rank` is the row's,
+A method that trains all smaller ranks together with the largest has a row for each of them too: `rank` is the row's,
 `trained_rank` the run's. `settings` is what two runs must share to be comparable; `body_trained` is everything
 trained but the head, which all methods share. A run without a usable record is a row as well, with its `state` and the
 `reason`: nothing that lies in the folder is left out.
@@ -37,54 +37,59 @@ DECISIVE_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")  # whose ve
 
 def collect(results_dir: Path) -> pd.DataFrame:
     """All runs under `results_dir/runs`, sorted by task, model, adapter, rank, target and seed."""
-    found = [own for folder in run_folders(results_dir) for own in rows_of(folder)]
-    frame = pd.DataFrame(found, columns=COLUMNS)
+    rows = [row for folder in run_folders(results_dir) for row in rows_of_folder(folder)]
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    # Nullable types: a method without a rank and an unreadable run have missing values here, and stay rows.
     frame = frame.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
+    # The run id comes last, so that rows that are equal in all else have one order too.
     keys = ["task", "model", "adapter", "rank", "target", "seed", "run_id"]
     return frame.sort_values(keys, na_position="first", ignore_index=True)
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
+def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's folder, also where its record is missing, damaged or incomplete."""
     try:
         record = read_record(folder)
         if record is None:
             return [_without_record(folder, UNFINISHED, "it has no record yet: under way, or cut off")]
-        return [own | {"folder": folder} for own in rows(record)]
+        return [row | {"folder": folder} for row in rows_of_record(record)]
+    # A record may be damaged in any way; whatever is wrong with one, the other runs must still be read.
     except (UserError, KeyError, TypeError, AttributeError) as error:
         missing = f"its record lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).splitlines())
         return [_without_record(folder, UNREADABLE, missing)]
 
 
 def _without_record(folder: Path, state: str, reason: str) -> dict[str, Any]:
-    """A row for a run of which only its config is known, or but its place: runs/<task>/<model>/<run>."""
+    """A row for a run without a usable record: from its config, or else from its path, runs/<task>/<model>/<run>."""
     task, model = folder.parts[-3:-1]
-    found: dict[str, Any] = {"task": task, "model": model, "adapter": folder.name.partition("-")[0]}
+    row: dict[str, Any] = {"task": task, "model": model, "adapter": folder.name.partition("-")[0]}
+    # A config that is missing or damaged leaves what the path says.
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        found = _asked(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    return found | {"folder": folder, "run_id": folder.name, "state": state, "reason": f"{folder.name}: {reason}"}
+        row = _asked(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    return row | {"folder": folder, "run_id": folder.name, "state": state, "reason": f"{folder.name}: {reason}"}
 
 
-def rows(record: Record) -> list[dict[str, Any]]:
-    """The run's row, and before it those of the smaller ranks that its one training gave."""
-    own = row(record)
+def rows_of_record(record: Record) -> list[dict[str, Any]]:
+    """The run's row, and before it those of the smaller ranks that came of the same training."""
+    row = row_of_record(record)
     smaller = record.get("smaller_ranks", [])
     if smaller:
-        own["trained_rank"] = own["rank"]
-    found = []
+        row["trained_rank"] = row["rank"]
+    smaller_rows = []
     for scores in smaller:
-        fewer = own["body_trained"] - scores["adapter_trained"] - record["parameters"]["other_trained"]
-        found.append(
-            own
+        # Only the adapter shrinks with the rank; the head and what is trained beside the adapter stay as they are.
+        fewer = row["body_trained"] - scores["adapter_trained"] - record["parameters"]["other_trained"]
+        smaller_rows.append(
+            row
             | {split: scores[split] for split in record["metrics"]}
-            | {"rank": scores["rank"], "body_trained": own["body_trained"] - fewer, "trained": own["trained"] - fewer}
+            | {"rank": scores["rank"], "body_trained": row["body_trained"] - fewer, "trained": row["trained"] - fewer}
         )
-    return [*found, own]
+    return [*smaller_rows, row]
 
 
-def row(record: Record) -> dict[str, Any]:
-    """One run as a row; what a run that isn't done doesn't have is missing."""
-    found: dict[str, Any] = {
+def row_of_record(record: Record) -> dict[str, Any]:
+    """One run as a row; values that only a finished run has are missing from others."""
+    facts: dict[str, Any] = {
         "run_id": record["run_id"],
         "state": record["state"],
         "reason": (record["error"] or {}).get("message"),
@@ -92,7 +97,7 @@ def row(record: Record) -> dict[str, Any]:
         "fingerprint": record["identity"]["task"].get("fingerprint"),
         **_asked(record["config"]),
     }
-    return found | _results(record) if record["state"] == "done" else found
+    return facts | _results(record) if record["state"] == "done" else facts
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +118,7 @@ def _asked(config: dict[str, Any]) -> dict[str, Any]:
 def _results(record: Record) -> dict[str, Any]:
     """What a finished run has; a score that is no number makes it a run that wasn't scored."""
     parameters, time, forgetting = record["parameters"], record["time"], record.get("forgetting")
-    found = {
+    facts = {
         "scaling": record["scaling"],
         "tuning": record.get("tuning"),
         "body_trained": parameters["adapter_trained"] + parameters["other_trained"],
@@ -132,10 +137,11 @@ def _results(record: Record) -> dict[str, Any]:
         "history": record.get("history", []),
         "warnings": record.get("warnings", []),
     }
-    lost = [split for split in record["metrics"] if found[split] is None or not math.isfinite(found[split])]
+    # NaN or infinite: such a run is no part of a mean, and the table says why.
+    lost = [split for split in record["metrics"] if facts[split] is None or not math.isfinite(facts[split])]
     if lost:
-        found |= {"state": UNSCORED, "reason": f"{record['run_id']}: its {lost[0]} score is {found[lost[0]]}"}
-    return found
+        facts |= {"state": UNSCORED, "reason": f"{record['run_id']}: its {lost[0]} score is {facts[lost[0]]}"}
+    return facts
 
 
 def _made_with(record: Record) -> dict[str, str]:
@@ -160,8 +166,9 @@ def _code(code: dict[str, str]) -> dict[str, str]:
 
 
 def _scores(record: Record) -> dict[str, Any]:
-    """The values of the splits that were scored, and what they are; older records hold shares alone."""
+    """The values of the splits that were scored, and what they are; records without a unit hold shares."""
     metrics = record["metrics"]
+    # Trials have no test score: their columns of the test metric repeat that of validation.
     validation, test = metrics["validation"], metrics.get("test", metrics["validation"])
     return {
         **{split: metric["value"] for split, metric in metrics.items()},
@@ -179,8 +186,8 @@ def _memory(memory: Memory) -> dict[str, Any]:
     """The bytes that training took and what they count: the GPU's peak, or on a CPU what is kept for backward."""
     values: dict[str, Any] = dict(memory)
     kind = next(key for key in MEMORY_KINDS if values.get(key) is not None)
-    columns = {"memory_bytes": values[kind], "memory_kind": MEMORY_KINDS[kind]}
-    return columns | {key: values.get(key) for key in ("precision", "batch_size")}
+    facts = {"memory_bytes": values[kind], "memory_kind": MEMORY_KINDS[kind]}
+    return facts | {key: values.get(key) for key in ("precision", "batch_size")}
 
 
 def settings(identity: dict[str, Any]) -> dict[str, str]:
@@ -188,16 +195,17 @@ def settings(identity: dict[str, Any]) -> dict[str, str]:
     flat: dict[str, str] = {}
     for part in ("model", "task", "trainer"):
         flat |= {f"{part}.{key}": json.dumps(value, sort_keys=True) for key, value in identity[part].items()}
+    # These stand in an identity only where they aren't the default.
     flat |= {key: identity[key] for key in ("quantization", "protocol") if key in identity}
     flat |= {"target.roles": json.dumps(identity["target"])} if "target" in identity else {}
     adapter = identity["adapter"]
-    values = {f"adapter.{key}": adapter[key] for key in ("method", "version", "roles", "config") if key in adapter}
-    values |= {f"adapter.options.{key}": value for key, value in adapter["options"].items()}
-    return flat | {key: json.dumps(value, sort_keys=True) for key, value in values.items()}
+    of_adapter = {f"adapter.{key}": adapter[key] for key in ("method", "version", "roles", "config") if key in adapter}
+    of_adapter |= {f"adapter.options.{key}": value for key, value in adapter["options"].items()}
+    return flat | {key: json.dumps(value, sort_keys=True) for key, value in of_adapter.items()}
 
 
 def runs_in(results_dir: Path) -> pd.DataFrame:
-    """The runs under a results folder.
+    """The runs under a results folder, a row each with the columns `COLUMNS`.
 
     Raises:
         UserError: it holds none, or a record's code is called equal to another's without proof.

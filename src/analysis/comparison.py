@@ -17,7 +17,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from src.analysis.item_scores import Items, scores_of_splits
-from src.analysis.statistics import PairedTest, SeedError, bootstrap_intervals, front, holm, paired_test, seed_error
+from src.analysis.statistics import (
+    PairedTest,
+    SeedVariance,
+    bootstrap_intervals,
+    holm,
+    paired_test,
+    pareto_front,
+    pooled_seed_variance,
+)
 from src.errors import UserError
 
 # What makes two runs repetitions of each other with other seeds.
@@ -26,7 +34,7 @@ MADE_WITH = ["method_code", "shared_code", "versions", "hardware"]
 CELL = ASKED + MADE_WITH
 LEVEL = 0.05
 SEEDS_FOR_A_VERDICT = 3  # with fewer, nothing is called best
-# What is said of a cell where it differs among cells that share the columns named.
+# How a note on a cell begins where the column varies among cells that share the columns named.
 MIXED = {
     "shared_code": ("made by the code", ["task", "model"]),
     "method_code": ("its method's code is", ["task", "model", "adapter"]),
@@ -46,16 +54,16 @@ Run = dict[str, Any]
 
 @dataclass(frozen=True)
 class CellScores:
-    """The scores of a cell's runs: (seeds, items), or one column where only the runs' own are known.
+    """The scores of a cell's runs: (seeds, items), or (seeds, 1) where only the runs' mean scores are stored.
 
-    `data` says what the scores are of; only cells with equal ones can be compared. `error` is the error over seeds of
-    all cells that they can be compared with, where these are several.
+    `data` says what the scores are of; only cells with equal `data` can be compared. `seed_variance` is pooled over all
+    cells that this one can be compared with, where these are more than two.
     """
 
     seeds: list[int]
     values: NDArray[np.float32]
     data: Hashable
-    error: SeedError | None = None
+    seed_variance: SeedVariance | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,9 @@ class Comparison:
         """The first row's score minus the second's, on the seeds and items that both have; None where none are."""
         return paired(self.scores[first], self.scores[second])
 
-    def where(self, wanted: "pd.Series[bool]") -> "Comparison":
-        """The rows that are wanted."""
-        chosen = np.flatnonzero(wanted.to_numpy())
+    def where(self, selected: "pd.Series[bool]") -> "Comparison":
+        """The selected rows, with their scores, numbered anew."""
+        chosen = np.flatnonzero(selected.to_numpy())
         return Comparison(self.cells.iloc[chosen].reset_index(drop=True), [self.scores[index] for index in chosen])
 
 
@@ -92,35 +100,40 @@ def compare(runs: pd.DataFrame) -> Comparison:
     is averaged over or goes unseen. `n` counts the finished runs behind a row, `failed` the others, with their reasons
     in `reason`. The trials of a tuned sweep are left out: they chose its rates, and `learning_rates` shows them.
     """
-    groups = grouped(reported(runs))
-    read = [_read(group) for group in groups]
-    cells = pd.DataFrame([_facts(group) | {"notes": own.problems} for group, own in zip(groups, read, strict=True)])
+    groups = grouped(reported_runs(runs))
+    scored_groups = [_scores_by_split(group) for group in groups]
+    cells = pd.DataFrame(
+        [_facts(group) | {"notes": scored.problems} for group, scored in zip(groups, scored_groups, strict=True)]
+    )
     cells = cells.astype({"rank": "Int64", "trained_rank": "Int64"})
     for split in SPLITS:
-        cells = cells.assign(**_intervals(split, [own.splits.get(split) for own in read]))
+        cells = cells.assign(**_intervals(split, [scored.splits.get(split) for scored in scored_groups]))
+    # The interval that counts is that of the split that counts.
     for end in ("low", "high"):
         cells[end] = np.where(cells["split"] == "test", cells[f"test_{end}"], cells[f"validation_{end}"])
-    scores = [own.splits.get(split) for own, split in zip(read, cells["split"], strict=True)]
-    found = _with_verdicts(_with_errors(Comparison(cells, scores)))
-    return Comparison(found.cells.assign(notes=notes(found.cells)), found.scores)
+    scores = [scored.splits.get(split) for scored, split in zip(scored_groups, cells["split"], strict=True)]
+    compared = _with_verdicts(_with_seed_variances(Comparison(cells, scores)))
+    return Comparison(compared.cells.assign(notes=notes(compared.cells)), compared.scores)
 
 
-def reported(runs: pd.DataFrame) -> pd.DataFrame:
+def reported_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that a table is about: of each task and model all but the trials, or these where nothing else is."""
     is_trial = runs["trial"].eq(True).fillna(False).astype(bool)
-    is_scored = runs["trial"].eq(False).fillna(False).astype(bool)  # of some unreadable runs neither is known
+    # Not the negation of the line above: an unreadable run may be marked as neither.
+    is_scored = runs["trial"].eq(False).fillna(False).astype(bool)
     only_trials = ~is_scored.groupby([runs["task"], runs["model"]]).transform("any").astype(bool)
     return runs[~is_trial | only_trials]
 
 
 def grouped(runs: pd.DataFrame) -> list[list[Run]]:
-    """The runs of each cell, in order; each run has `differs` beside its own columns."""
+    """The runs of each cell, in the order of `CELL`; each run has `differs` beside the columns of `runs`."""
     runs = _with_known_makers(runs.assign(differs=differing_settings(runs)))
-    numbers = runs.groupby(CELL, dropna=False, sort=True).ngroup()
-    found: list[list[Run]] = [[] for _ in range(numbers.max() + 1)]
-    for number, run in zip(numbers, plain(runs), strict=True):
-        found[number].append(run)
-    return found
+    # dropna=False: a method without a rank or a target set is a cell too.
+    group_numbers = runs.groupby(CELL, dropna=False, sort=True).ngroup()
+    groups: list[list[Run]] = [[] for _ in range(group_numbers.max() + 1)]
+    for number, run in zip(group_numbers, plain(runs), strict=True):
+        groups[number].append(run)
+    return groups
 
 
 def _with_known_makers(runs: pd.DataFrame) -> pd.DataFrame:
@@ -142,15 +155,15 @@ def _is_missing(value: Any) -> bool:
 def differing_settings(runs: pd.DataFrame) -> pd.Series:
     """For each run, those of its settings in which runs of its task and model differ, as in "trainer.max_steps=4".
 
-    A method's own options are compared among the runs of that method.
+    The options of a method are compared among the runs of that method alone.
     """
     texts = pd.Series("", index=runs.index)
-    known = runs[runs["settings"].notna()]
-    for _, own in known.groupby(["task", "model"]):
-        varying = {key for key in _varying(own["settings"]) if not key.startswith(("adapter.", "target."))}
-        for _, group in own.groupby(["adapter", "target"], dropna=False):
-            same_adapter = own[own["adapter"] == group["adapter"].iloc[0]]
-            options = {key for key in _varying(same_adapter["settings"]) if key.startswith("adapter.")}
+    with_settings = runs[runs["settings"].notna()]
+    for _, of_task in with_settings.groupby(["task", "model"]):
+        varying = {key for key in _varying(of_task["settings"]) if not key.startswith(("adapter.", "target."))}
+        for _, group in of_task.groupby(["adapter", "target"], dropna=False):
+            of_adapter = of_task[of_task["adapter"] == group["adapter"].iloc[0]]
+            options = {key for key in _varying(of_adapter["settings"]) if key.startswith("adapter.")}
             roles = {key for key in _varying(group["settings"]) if key.startswith("target.")}
             keys = sorted(varying | options | roles)
             if keys:
@@ -160,25 +173,27 @@ def differing_settings(runs: pd.DataFrame) -> pd.Series:
 
 
 def _varying(settings: Iterable[dict[str, str]]) -> set[str]:
+    """The keys whose values aren't the same in all of them, or that some of them lack."""
     first, *others = settings
-    return {key for own in others for key, _ in own.items() ^ first.items()}
+    return {key for other in others for key, _ in other.items() ^ first.items()}
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What the predictions of a cell's runs hold, and what is wrong with them."""
+class _SplitScores:
+    """The scores of a cell by split, and what is wrong with them."""
 
     splits: dict[str, CellScores]
     problems: list[str]
 
 
-def _read(group: list[Run]) -> _Read:
+def _scores_by_split(group: list[Run]) -> _SplitScores:
     """The scores of a cell's finished runs on each split, with its items where every run has as many."""
+    # In the order of seeds, whatever the order of the runs: the same runs must give the same random draws.
     done = [run for run in sorted(group, key=lambda run: run["seed"] or 0) if run["state"] == "done"]
     items, problems = {}, []
     for run in done:
-        found, problem = _items(run)
-        items[run["run_id"]] = found
+        run_items, problem = _items(run)
+        items[run["run_id"]] = run_items
         problems += problem
     splits = {}
     for split in SPLITS:
@@ -189,34 +204,39 @@ def _read(group: list[Run]) -> _Read:
             problems += [f"{missing} of {len(done)} runs have no {split} score"] if missing else []
     if len({run["seed"] for run in done}) < len(done):
         problems.append("a seed is there more than once")
-    return _Read(splits, problems)
+    return _SplitScores(splits, problems)
 
 
 def _scores(split: str, runs: list[Run], items: list[Items | None]) -> CellScores:
+    """The scores of a cell on one split; by item only where every run has as many items."""
     values = np.array([[run[split]] for run in runs], dtype=np.float32)
-    whole = [own for own in items if own is not None]
-    if len(whole) == len(items) and len({len(own) for own in whole}) == 1:
+    whole = [run_items for run_items in items if run_items is not None]
+    if len(whole) == len(items) and len({len(run_items) for run_items in whole}) == 1:
         values = np.stack(whole)
     first = runs[0]
     items_scored = first["evaluated_items"] if split == "test" else None
+    # What must be equal for two cells to be scored on the same thing.
     data = (split, first[SPLITS[split]], first["protocol"], first["fingerprint"], items_scored)
     return CellScores([run["seed"] for run in runs], values, data)
 
 
 def _items(run: Run) -> tuple[dict[str, Items], list[str]]:
     """The scores of a run's items on the splits where their mean is its score, and why they aren't used elsewhere."""
+    # Predictions are stored for the rank that was trained, not for the smaller ones within it.
     nested = run["trained_rank"] is not None and run["trained_rank"] != run["rank"]
     if nested or not isinstance(run["folder"], Path):
         return {}, []
-    wanted = {split: run[key] for split, key in SPLITS.items() if run[split] is not None}
+    metrics = {split: run[key] for split, key in SPLITS.items() if run[split] is not None}
     try:
-        found = scores_of_splits(run["folder"], wanted)
+        stored = scores_of_splits(run["folder"], metrics)
     except UserError as error:
         return {}, [f"items not used: {str(error).splitlines()[0]}"]
-    known = {split: own for split, own in found.items() if own is not None}
-    wrong = [split for split, own in known.items() if abs(float(own.mean(dtype=np.float64)) - run[split]) > TOLERANCE]
+    by_split = {split: items for split, items in stored.items() if items is not None}
+    wrong = [
+        split for split, items in by_split.items() if abs(float(items.mean(dtype=np.float64)) - run[split]) > TOLERANCE
+    ]
     problems = [f"items not used: the predictions of {run['run_id']} don't give its {split} score" for split in wrong]
-    return {split: own for split, own in known.items() if split not in wrong}, problems
+    return {split: items for split, items in by_split.items() if split not in wrong}, problems
 
 
 def paired(first: CellScores | None, second: CellScores | None) -> PairedTest | None:
@@ -226,28 +246,30 @@ def paired(first: CellScores | None, second: CellScores | None) -> PairedTest | 
     shared = sorted(set(first.seeds) & set(second.seeds))
     if not shared:
         return None
-    ours, theirs = (own.values[[own.seeds.index(seed) for seed in shared]] for own in (first, second))
-    if ours.shape != theirs.shape:  # of one only the runs' own scores are known
+    ours, theirs = (cell.values[[cell.seeds.index(seed) for seed in shared]] for cell in (first, second))
+    if ours.shape != theirs.shape:  # one of the two has no scores by item: only the runs' means can be compared
         ours, theirs = ours.mean(axis=1, keepdims=True), theirs.mean(axis=1, keepdims=True)
-    error = first.error if first.error == second.error else None
-    return paired_test(ours, theirs, np.random.default_rng(SEED_OF_DRAWS), error)
+    # Pooled only if both belong to the same pool; else the test estimates it from the two.
+    seed_variance = first.seed_variance if first.seed_variance == second.seed_variance else None
+    return paired_test(ours, theirs, np.random.default_rng(SEED_OF_DRAWS), seed_variance)
 
 
 def _facts(group: list[Run]) -> dict[str, Any]:
     """What a cell's runs say, but for intervals and tests."""
-    done, lost = ([run for run in group if (run["state"] == "done") == wanted] for wanted in (True, False))
+    done, lost = ([run for run in group if (run["state"] == "done") == is_done] for is_done in (True, False))
     values = {key: [run[key] for run in done if run[key] is not None] for key in group[0]}
     split = "test" if values["test"] or not done else "validation"
     spread = {
-        f"{own}_{name}": number
-        for own in SPLITS
-        for name, number in zip(("mean", "std"), _mean(values[own]), strict=True)
+        f"{key}_{name}": number
+        for key in SPLITS
+        for name, number in zip(("mean", "std"), _mean(values[key]), strict=True)
     }
     tuned = [tuning_text(run) for run in done or group]
     texts = sorted(set(values["general_text"]))
-    forgetting = values["forgetting"] if len(texts) == 1 else []  # of several texts no mean
+    forgetting = values["forgetting"] if len(texts) == 1 else []  # a mean over different texts would mean nothing
     return {
         **{key: group[0][key] for key in CELL},
+        # As a rule all runs agree in these; the maximum doesn't depend on their order where they don't.
         **{key: max(values[key], default=None) for key in FACTS},
         **{key: max(values[key], default=None) for key in SIZES},
         "trained_percent": 100 * max(values["trained"]) / max(values["total"]) if done else None,
@@ -273,9 +295,9 @@ def _mean(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def _weights(settings: dict[str, str] | None) -> str:
-    """The format of the frozen weights."""
-    known = settings or {}
-    return known.get("quantization") or json.loads(known.get("model.dtype", '"float32"'))
+    """The format of the frozen weights: the quantization, or else the data type."""
+    settings = settings or {}
+    return settings.get("quantization") or json.loads(settings.get("model.dtype", '"float32"'))
 
 
 def tuning_text(run: Run) -> str:
@@ -289,110 +311,126 @@ def tuning_text(run: Run) -> str:
 
 
 def _intervals(split: str, scores: list[CellScores | None]) -> dict[str, NDArray[np.float64]]:
-    """The ends of the cells' intervals, missing for a single number."""
+    """The ends of the cells' intervals; a cell with a single number has none."""
     ends = np.full((len(scores), 2), np.nan)
-    several = {index: own.values for index, own in enumerate(scores) if own is not None and own.values.size > 1}
+    several = {index: cell.values for index, cell in enumerate(scores) if cell is not None and cell.values.size > 1}
     if several:
         ends[list(several)] = bootstrap_intervals(list(several.values()), np.random.default_rng(SEED_OF_DRAWS))
     return {f"{split}_low": ends[:, 0], f"{split}_high": ends[:, 1]}
 
 
-def fronts(found: Comparison, cost: str) -> list[bool]:
+def on_pareto_front(compared: Comparison, cost: str) -> list[bool]:
     """For each row whether it is on the noise-aware Pareto front of its score and a cost, a column of the cells.
 
     Rows stand against those of their task and model that are scored on the same data; one without the cost is on none.
     """
-    on_front, costs = np.zeros(len(found.cells), dtype=bool), found.cells[cost].astype(float).tolist()
-    for group in _comparable(found):
-        known = [number for number, place in enumerate(group.places) if not np.isnan(costs[place])]
+    on_front, costs = np.zeros(len(compared.cells), dtype=bool), compared.cells[cost].astype(float).tolist()
+    for group in _comparable(compared):
+        with_cost = [member for member, index in enumerate(group.indices) if not np.isnan(costs[index])]
 
-        def p_value(first: int, second: int, group: _Group = group, known: list[int] = known) -> float:
-            return group.p_value(known[first], known[second])
+        # Defaults keep this round's values: a plain closure would see those of the last round.
+        def p_value(first: int, second: int, group: _Group = group, with_cost: list[int] = with_cost) -> float:
+            return group.p_value(with_cost[first], with_cost[second])
 
-        own = front([costs[group.places[number]] for number in known], group.merits[known].tolist(), p_value)
-        on_front[[group.places[number] for number in known]] = own
+        members_on_front = pareto_front(
+            [costs[group.indices[member]] for member in with_cost], group.signed_scores[with_cost].tolist(), p_value
+        )
+        on_front[[group.indices[member] for member in with_cost]] = members_on_front
     return on_front.tolist()
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows of a task and model that are scored on the same data: their places and scores, higher being better."""
+    """Rows of one task, model and data: their indices, and scores signed so that higher is better."""
 
-    found: Comparison
-    places: list[int]
-    merits: NDArray[np.float64]
+    compared: Comparison
+    indices: list[int]
+    signed_scores: NDArray[np.float64]
 
     def p_value(self, first: int, second: int) -> float:
         """The p-value of the difference between two of the group; 1 where they share no seed."""
-        tested = self.found.test(self.places[first], self.places[second])
+        tested = self.compared.test(self.indices[first], self.indices[second])
         return tested.p_value if tested else 1.0
 
 
-def _comparable(found: Comparison) -> Iterator[_Group]:
-    cells = found.cells.to_dict("list")
+def _comparable(compared: Comparison) -> Iterator[_Group]:
+    """The groups of rows that may be held against each other; each row with scores is in one."""
+    cells = compared.cells.to_dict("list")
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    for place, own in enumerate(found.scores):
-        if own is not None:
-            groups[cells["task"][place], cells["model"][place], own.data].append(place)
-    for places in groups.values():
-        sign = 1 if cells["higher_is_better"][places[0]] else -1
-        yield _Group(found, places, sign * np.array([cells["mean"][place] for place in places]))
+    for index, cell in enumerate(compared.scores):
+        if cell is not None:
+            groups[cells["task"][index], cells["model"][index], cell.data].append(index)
+    for indices in groups.values():
+        sign = 1 if cells["higher_is_better"][indices[0]] else -1
+        yield _Group(compared, indices, sign * np.array([cells["mean"][index] for index in indices]))
 
 
-def _with_errors(found: Comparison) -> Comparison:
-    """Add the error over seeds to the scores of cells that have the same seeds and can be compared.
+def _with_seed_variances(compared: Comparison) -> Comparison:
+    """Add the pooled seed variance to the scores of cells that have the same seeds and can be compared.
 
-    The smaller ranks of one training are no trainings of their own, and not counted.
+    The smaller ranks that came of one training aren't independent of the largest, and don't enter the pool.
     """
-    scores, cells = list(found.scores), found.cells
+    scores, cells = list(compared.scores), compared.cells
     smaller = (cells["trained_rank"].notna() & (cells["trained_rank"] != cells["rank"])).fillna(False).tolist()
     alike: dict[Hashable, dict[int, CellScores]] = defaultdict(dict)
-    for place, own in enumerate(scores):
-        if own is not None and len(own.seeds) > 1:
-            alike[cells["task"][place], cells["model"][place], own.data, tuple(own.seeds)][place] = own
+    for index, cell in enumerate(scores):
+        if cell is not None and len(cell.seeds) > 1:
+            alike[cells["task"][index], cells["model"][index], cell.data, tuple(cell.seeds)][index] = cell
     for group in alike.values():
-        means = [own.values.mean(axis=1, dtype=np.float64) for place, own in group.items() if not smaller[place]]
-        if len(means) > 2:
-            error = seed_error(np.stack(means))
-            for place, own in group.items():
-                scores[place] = replace(own, error=error)
+        means = [cell.values.mean(axis=1, dtype=np.float64) for index, cell in group.items() if not smaller[index]]
+        if len(means) > 2:  # a pool of two is what their paired test estimates anyway
+            seed_variance = pooled_seed_variance(np.stack(means))
+            for index, cell in group.items():
+                scores[index] = replace(cell, seed_variance=seed_variance)
     return Comparison(cells, scores)
 
 
-def _with_verdicts(found: Comparison) -> Comparison:
+def _with_verdicts(compared: Comparison) -> Comparison:
     """Add `tie` and `on_front`, each among the cells of a task and model that are scored on the same data."""
-    tie, seeds = np.zeros(len(found.cells), dtype=bool), [len(own.seeds) if own else 0 for own in found.scores]
-    for group in _comparable(found):
-        sure = [number for number, place in enumerate(group.places) if seeds[place] >= SEEDS_FOR_A_VERDICT]
-        tie[[group.places[number] for number in sure]] = ties(group.merits[sure], sure, group.p_value)
-    return Comparison(found.cells.assign(tie=tie, on_front=fronts(found, "trained")), found.scores)
+    tie, seeds = (
+        np.zeros(len(compared.cells), dtype=bool),
+        [len(cell.seeds) if cell else 0 for cell in compared.scores],
+    )
+    for group in _comparable(compared):
+        sure = [member for member, index in enumerate(group.indices) if seeds[index] >= SEEDS_FOR_A_VERDICT]
+        tie[[group.indices[member] for member in sure]] = ties(group.signed_scores[sure], sure, group.p_value)
+    return Comparison(compared.cells.assign(tie=tie, on_front=on_pareto_front(compared, "trained")), compared.scores)
 
 
-def ties(merits: NDArray[np.float64], places: Sequence[int], p_value: Callable[[int, int], float]) -> list[bool]:
-    """Say which entries can't be told from the best, by tests that are corrected for their number (Holm)."""
-    if len(merits) == 0:
+def ties(
+    signed_scores: NDArray[np.float64], numbers: Sequence[int], p_value: Callable[[int, int], float]
+) -> list[bool]:
+    """Say which entries can't be told from the best, by tests that are corrected for their number (Holm 1979).
+
+    Args:
+        signed_scores: (entries,), higher is better.
+        numbers: the numbers by which `p_value` knows the entries.
+        p_value: the p-value of the difference between two entries.
+    """
+    if len(signed_scores) == 0:
         return []
-    best = int(merits.argmax())
-    others: Sequence[int] = [index for index in range(len(merits)) if index != best]
-    adjusted = holm([p_value(places[best], places[index]) for index in others])
+    best = int(signed_scores.argmax())
+    others: Sequence[int] = [index for index in range(len(signed_scores)) if index != best]
+    adjusted = holm([p_value(numbers[best], numbers[index]) for index in others])
     told_apart = {index for index, p in zip(others, adjusted, strict=True) if p < LEVEL}
-    return [index not in told_apart for index in range(len(merits))]
+    return [index not in told_apart for index in range(len(signed_scores))]
 
 
 def notes(cells: pd.DataFrame) -> list[str]:
     """For each cell what was wrong with its scores, and what it ran on where that differs in its task and model."""
     mixed = {column: _where_mixed(cells, column, among) for column, (_, among) in MIXED.items()}
-    found = []
-    for index, own in enumerate(cells.itertuples()):
-        ran = [f"{said} {getattr(own, column)}" for column, (said, _) in MIXED.items() if mixed[column][index]]
-        found.append("; ".join([*own.notes, *ran]))
-    return found
+    texts = []
+    for index, cell in enumerate(cells.itertuples()):
+        made = [f"{start} {getattr(cell, column)}" for column, (start, _) in MIXED.items() if mixed[column][index]]
+        texts.append("; ".join([*cell.notes, *made]))
+    return texts
 
 
 def _where_mixed(cells: pd.DataFrame, column: str, among: list[str]) -> list[bool]:
     """For each cell with runs whether its column has another value than other cells that share the columns `among`."""
-    done = (cells["n"] > 0) & cells[column].notna()
+    done = (cells["n"] > 0) & cells[column].notna()  # a cell without a finished run ran on nothing
     kinds = cells[done].groupby(among)[column].nunique()
-    names = [cells[name] for name in among]
-    several = [kinds.get(key, 0) > 1 for key in zip(*names, strict=True)]
+    keys = [cells[name] for name in among]
+    several = [kinds.get(key, 0) > 1 for key in zip(*keys, strict=True)]
+    # A cell whose runs differ among themselves names them all, joined by " and ".
     return (done & (pd.Series(several, index=cells.index) | cells[column].astype(str).str.contains(" and "))).tolist()

@@ -1,6 +1,6 @@
 """A table for people: texts with footnotes, as Markdown and as LaTeX. The same table gives the same bytes.
 
-Texts are in Markdown's own markup, of which there is one kind: `**bold**`.
+Texts may have one kind of markup, that of Markdown: `**bold**`.
 """
 
 import re
@@ -41,6 +41,7 @@ def markdown(text: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     columns = []
     for name in text:
         cells = [_in_markdown(cell) for cell in (name, *text[name])]
+        # At least three characters: a shorter rule isn't one in every dialect of Markdown.
         left, width = name in WORDS, max(3, *map(len, cells))
         rule = "-" * width if left else "-" * (width - 1) + ":"
         cells = [cell.ljust(width) if left else cell.rjust(width) for cell in cells]
@@ -69,17 +70,18 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def _in_latex(cell: object) -> str:
-    parts = BOLD.split(re.sub(r"\s+", " ", str(cell)))  # every second one was bold
+    parts = BOLD.split(re.sub(r"\s+", " ", str(cell)))  # split by a group: every second part was bold
     escaped = ["".join(map(_escaped, part)) for part in parts]
-    return "".join(rf"\textbf{{{part}}}" if place % 2 else part for place, part in enumerate(escaped))
+    return "".join(rf"\textbf{{{part}}}" if index % 2 else part for index, part in enumerate(escaped))
 
 
 def _escaped(character: str) -> str:
     """A character in pure ASCII, which any LaTeX engine reads without further packages."""
     if character in LATEX or character.isascii():
         return LATEX.get(character, character)
-    apart = unicodedata.normalize("NFD", character)
+    apart = unicodedata.normalize("NFD", character)  # a letter and its accent as two characters
     if len(apart) == 2 and apart[0].isascii() and apart[1] in ACCENTS:
         return rf"\{ACCENTS[apart[1]]}{{{apart[0]}}}"
+    # What has no letter in ASCII is named by its number: a visible gap instead of a wrong letter.
     plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
     return "".join(map(_escaped, plain)) or f"(U+{ord(character):04X})"

@@ -17,7 +17,7 @@ def item_scores(folder: Path, split: str, metric: str) -> Items | None:
     """A number for each item of a split, in the order of its rows, whose mean is the metric.
 
     None where the predictions aren't there or the metric isn't a mean over items. Predictions of older versions have no
-    scores; those of "accuracy" are then found by comparing.
+    scores; those of "accuracy" are then computed by comparing predictions and references.
 
     Raises:
         UserError: the file can't be read.
@@ -37,10 +37,11 @@ def scores_of_splits(folder: Path, metrics: dict[str, str]) -> dict[str, Items |
     try:
         table = _table(path)
         splits = table["split"].combine_chunks()
+        # Comparing small integers is faster than comparing a string for each item.
         coded = splits if pa.types.is_dictionary(splits.type) else splits.dictionary_encode()
-        number = {name: place for place, name in enumerate(coded.dictionary.to_pylist())}
+        code_of = {name: code for code, name in enumerate(coded.dictionary.to_pylist())}
         codes = coded.indices.to_numpy(zero_copy_only=False)
-        return {split: _of_rows(table, codes == number.get(split, -1), metric) for split, metric in metrics.items()}
+        return {split: _of_rows(table, codes == code_of.get(split, -1), metric) for split, metric in metrics.items()}
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{path} can't be read ({error}).\nDelete its folder to run it again.") from error
 
@@ -52,11 +53,12 @@ def _table(path: Path) -> pa.Table:
         return file.read(columns=["split", *columns], use_threads=False)
 
 
-def _of_rows(table: pa.Table, wanted: NDArray[np.bool_], metric: str) -> Items | None:
+def _of_rows(table: pa.Table, in_split: NDArray[np.bool_], metric: str) -> Items | None:
     if "score" in table.column_names:
-        scores = table["score"].to_numpy()[wanted]
+        scores = table["score"].to_numpy()[in_split]
     elif metric == "accuracy":
-        scores = (table["prediction"].to_numpy() == table["reference"].to_numpy())[wanted]
+        scores = (table["prediction"].to_numpy() == table["reference"].to_numpy())[in_split]
     else:
         return None
+    # A metric that isn't a mean over items is stored as NaN for each of them.
     return None if len(scores) == 0 or np.isnan(scores).any() else scores.astype(np.float32, copy=False)

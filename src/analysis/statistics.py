@@ -21,7 +21,7 @@ CHUNK = 500  # permutations at a time, to bound memory
 class PairedTest:
     """A difference of two means (first minus second) with its 95 % interval and two-sided p-value.
 
-    `over` says what was taken as drawn at random, and so what the conclusion generalises to.
+    `over` says what was taken as drawn at random, and so what the conclusion generalizes to.
     """
 
     difference: float
@@ -32,23 +32,25 @@ class PairedTest:
 
 
 @dataclass(frozen=True)
-class SeedError:
-    """How far a run's mean lies from what its method and its seed explain: a variance, and its degrees of freedom."""
+class SeedVariance:
+    """How far a run's mean lies from what method and seed explain: a variance, and its degrees of freedom (df)."""
 
     variance: float
-    freedom: int
+    df: int
 
 
-def seed_error(means: Scores) -> SeedError:
-    """The error over seeds that methods have in common: the interaction's mean square in the table of runs' means.
+def pooled_seed_variance(means: Scores) -> SeedVariance:
+    """The residual variance of runs' means that methods have in common.
+
+    It is the interaction's mean square in a two-way analysis of variance without replication, methods by seeds.
 
     Args:
         means: (methods, seeds), at least 2 of each; the same seeds for all.
     """
     methods, seeds = means.shape
     residual = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0, keepdims=True) + means.mean()
-    freedom = (methods - 1) * (seeds - 1)
-    return SeedError(float(np.square(residual).sum() / freedom), freedom)
+    df = (methods - 1) * (seeds - 1)  # what is left after a mean for each method and each seed
+    return SeedVariance(float(np.square(residual).sum() / df), df)
 
 
 def bootstrap_intervals(
@@ -56,10 +58,11 @@ def bootstrap_intervals(
 ) -> NDArray[np.float64]:
     """Percentile intervals of the cells' means, with seeds and items drawn again with replacement.
 
-    The items drawn are the same for all seeds of a cell, as they are in truth, and for all cells with as many items.
+    The pigeonhole bootstrap (Owen 2007): seeds and items are drawn independently of each other. The items drawn are the
+    same for all seeds of a cell, as they are in truth, and for all cells with as many items.
 
     Args:
-        cells: an array (seeds, items) each; one item stands for runs of which only the mean is known.
+        cells: an array (seeds, items) each; one item stands for runs of which only the mean is stored.
 
     Returns:
         (cells, 2): the lower and upper end.
@@ -69,9 +72,10 @@ def bootstrap_intervals(
     """
     means = np.empty((len(cells), replicates))
     for items in {_checked(cell).shape[1] for cell in cells}:
-        own = [index for index, cell in enumerate(cells) if cell.shape[1] == items]
+        same_size = [index for index, cell in enumerate(cells) if cell.shape[1] == items]
+        # How often each item is drawn, as a share: a matrix product then gives the means of all replicates at once.
         weights = generator.multinomial(items, np.full(items, 1 / items), size=replicates).astype(np.float32) / items
-        for index in own:
+        for index in same_size:
             runs = weights @ cells[index].T.astype(np.float32)  # (replicates, seeds): each run on the drawn items
             drawn = generator.integers(runs.shape[1], size=runs.shape)
             means[index] = np.take_along_axis(runs, drawn, axis=1).mean(axis=1)
@@ -80,7 +84,7 @@ def bootstrap_intervals(
 
 
 def paired_test(
-    first: Scores, second: Scores, generator: np.random.Generator, error: SeedError | None = None
+    first: Scores, second: Scores, generator: np.random.Generator, seed_variance: SeedVariance | None = None
 ) -> PairedTest | None:
     """Compare two methods on the same seeds and items.
 
@@ -89,7 +93,7 @@ def paired_test(
 
     Args:
         first, second: (seeds, items), the same seeds and items in the same order.
-        error: over seeds, from more methods than these two; by default from these two alone.
+        seed_variance: pooled over more methods than these two; by default estimated from these two alone.
 
     Raises:
         ValueError: the shapes differ, or a score is NaN.
@@ -99,13 +103,13 @@ def paired_test(
     differences = _checked(first).astype(np.float64) - _checked(second)
     seeds, items = differences.shape
     if seeds > 1 and items > 1:
-        return seeds_and_items_test(differences, error)
+        return seeds_and_items_test(differences, seed_variance)
     if items > 1:
         return _items_test(differences[0], generator)
-    return _t_test(differences[:, 0], error) if seeds > 1 else None
+    return _t_test(differences[:, 0], seed_variance) if seeds > 1 else None
 
 
-def seeds_and_items_test(differences: Scores, error: SeedError | None = None) -> PairedTest:
+def seeds_and_items_test(differences: Scores, seed_variance: SeedVariance | None = None) -> PairedTest:
     """Test whether a mean difference is 0 where both seeds and items are a sample.
 
     The two-way random effects test of multi-reader studies (Dorfman, Berbaum and Metz 1992) with the degrees of freedom
@@ -114,58 +118,64 @@ def seeds_and_items_test(differences: Scores, error: SeedError | None = None) ->
         variance = [MS_seeds + max(MS_items - MS_residual, 0)] / (S I)
         df = df_seeds ([MS_seeds + max(MS_items - MS_residual, 0)] / MS_seeds)^2
 
-    MS_seeds is no less than MS_residual, which it contains: of three seeds it is now and then far too small by chance,
-    and the test would be sure of what is nothing. df_seeds is S - 1, or that of `error`, which MS_seeds is taken from.
+    MS_seeds is taken as no less than MS_residual, which its expectation contains: with three seeds it is now and then
+    far too small by chance, and the test would be sure of a difference that isn't there. df_seeds is S - 1, or the df
+    of `seed_variance`, from which MS_seeds then follows.
 
     Args:
         differences: (seeds, items), at least 2 of each.
-        error: over seeds, from more methods than two.
+        seed_variance: pooled over more methods than two.
     """
     seeds, items = differences.shape
     mean, by_seed, by_item = differences.mean(), differences.mean(axis=1), differences.mean(axis=0)
     residual = differences - by_seed[:, None] - by_item[None, :] + mean
-    error = error or SeedError(float(np.square(by_seed - mean).sum() / (seeds - 1)) / 2, seeds - 1)
+    seed_variance = seed_variance or SeedVariance(float(np.square(by_seed - mean).sum() / (seeds - 1)) / 2, seeds - 1)
     ms_items = seeds * np.square(by_item - mean).sum() / (items - 1)
     ms_residual = np.square(residual).sum() / ((seeds - 1) * (items - 1))
-    ms_seeds = max(2 * items * error.variance, ms_residual)  # 2: of a difference of two runs
+    ms_seeds = max(2 * items * seed_variance.variance, ms_residual)  # 2: of a difference of two runs
+    # A negative estimate of the items' variance component counts as none.
     total = ms_seeds + max(ms_items - ms_residual, 0.0)
-    freedom = error.freedom * (total / ms_seeds) ** 2 if ms_seeds > 0 else np.inf
-    return _by_t(float(mean), float(np.sqrt(total / (seeds * items))), freedom, SEEDS_AND_ITEMS)
+    df = seed_variance.df * (total / ms_seeds) ** 2 if ms_seeds > 0 else np.inf
+    return _by_t(float(mean), float(np.sqrt(total / (seeds * items))), df, SEEDS_AND_ITEMS)
 
 
 def sign_flip_test(differences: Scores, generator: np.random.Generator, *, permutations: int = 9999) -> float:
-    """Two-sided p-value of a mean difference, by exchanging the two methods at random within each pair.
+    """Two-sided p-value of a mean difference, by exchanging the two methods at random within each pair (Fisher 1935).
 
     Args:
         differences: (pairs,).
     """
-    nonzero = differences[differences != 0]
-    observed, reached = abs(nonzero.sum()) - 1e-9, 0
+    nonzero = differences[differences != 0]  # a pair without a difference has none under either sign
+    observed, reached = abs(nonzero.sum()) - 1e-9, 0  # rounding must not keep an equal sum from counting
     for start in range(0, permutations, CHUNK):
         size = (min(CHUNK, permutations - start), len(nonzero))
         signs = generator.integers(0, 2, size=size, dtype=np.int8) * 2.0 - 1.0
         reached += int((np.abs(signs @ nonzero) >= observed).sum())
+    # The observed signs are one of the permutations, so that no p-value is 0 (Phipson and Smyth 2010).
     return (reached + 1) / (permutations + 1)
 
 
 def _items_test(differences: Scores, generator: np.random.Generator) -> PairedTest:
-    spread = float(differences.std(ddof=1) / np.sqrt(len(differences)))
-    found = _by_t(float(differences.mean()), spread, len(differences) - 1, ITEMS)
-    return PairedTest(found.difference, found.low, found.high, sign_flip_test(differences, generator), ITEMS)
+    """The test of one seed, (items,): the interval by t, the p-value by permutation."""
+    standard_error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    by_t = _by_t(float(differences.mean()), standard_error, len(differences) - 1, ITEMS)
+    return PairedTest(by_t.difference, by_t.low, by_t.high, sign_flip_test(differences, generator), ITEMS)
 
 
-def _t_test(differences: Scores, error: SeedError | None) -> PairedTest:
-    error = error or SeedError(float(differences.var(ddof=1)) / 2, len(differences) - 1)
-    spread = float(np.sqrt(2 * error.variance / len(differences)))
-    return _by_t(float(differences.mean()), spread, error.freedom, SEEDS)
+def _t_test(differences: Scores, seed_variance: SeedVariance | None) -> PairedTest:
+    """The paired t-test over seeds, (seeds,)."""
+    seed_variance = seed_variance or SeedVariance(float(differences.var(ddof=1)) / 2, len(differences) - 1)
+    # The difference of two runs has twice the variance of one.
+    standard_error = float(np.sqrt(2 * seed_variance.variance / len(differences)))
+    return _by_t(float(differences.mean()), standard_error, seed_variance.df, SEEDS)
 
 
-def _by_t(mean: float, spread: float, freedom: float, over: str) -> PairedTest:
-    """The t-test of a mean whose standard error is `spread`."""
-    if spread == 0:
+def _by_t(mean: float, standard_error: float, df: float, over: str) -> PairedTest:
+    """The two-sided t-test of a mean with this standard error, and the mean's 95 % interval."""
+    if standard_error == 0:  # t isn't defined: all differences are equal, and the mean is exact
         return PairedTest(mean, mean, mean, 1.0 if mean == 0 else 0.0, over)
-    margin = float(stats.t.ppf(0.975, freedom)) * spread
-    p_value = float(2 * stats.t.sf(abs(mean) / spread, freedom))
+    margin = float(stats.t.ppf(0.975, df)) * standard_error
+    p_value = float(2 * stats.t.sf(abs(mean) / standard_error, df))
     return PairedTest(mean, mean - margin, mean + margin, p_value, over)
 
 
@@ -175,13 +185,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     The i-th smallest of m is multiplied by m - i + 1, and none becomes smaller than the one before it.
     """
     adjusted, largest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda own: p_values[own])):
-        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - place)))
+    for position, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - position)))
         adjusted[index] = largest
     return adjusted
 
 
-def front(
+def pareto_front(
     costs: Sequence[float], scores: Sequence[float], p_value: Callable[[int, int], float], *, level: float = 0.05
 ) -> list[bool]:
     """Say which points are on the Pareto front as far as noise lets one tell.
@@ -191,8 +201,9 @@ def front(
 
     Args:
         scores: higher is better.
-        p_value: tests two points, given by their places.
+        p_value: the p-value of the difference between two points, which are named by their positions.
     """
+    # Only the best rival is tested: one test a point keeps the correction for their number mild.
     rivals = [max((j for j in range(len(costs)) if costs[j] <= cost), key=lambda j: scores[j]) for cost in costs]
     tested = [point for point, rival in enumerate(rivals) if scores[rival] > scores[point]]
     adjusted = holm([p_value(rivals[point], point) for point in tested])

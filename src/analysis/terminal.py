@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from src.analysis.collect import row
+from src.analysis.collect import row_of_record
 from src.results.store import TRACEBACK, read_record
 
 COLUMNS = ("adapter", "rank", "target", "seed", "lr", "scaling", "params", "val", "test", "s")
@@ -17,19 +17,21 @@ WIDTH = 100  # where the output is no terminal
 def print_runs(folders: list[Path]) -> None:
     """Print a row for each finished run, each other run with its reason, and where they all are."""
     records = {folder: read_record(folder) for folder in folders}
-    found: dict[Path, dict[str, Any]] = {
-        folder: row(record) if record else {"state": "not run"} for folder, record in records.items()
+    rows: dict[Path, dict[str, Any]] = {
+        folder: row_of_record(record) if record else {"state": "not run"} for folder, record in records.items()
     }
-    done = [own for own in found.values() if own["state"] == "done"]
+    done = [row for row in rows.values() if row["state"] == "done"]
     console = Console(highlight=False)
+    # Without a terminal Rich takes 80 columns, which would cut the table.
     console = console if console.is_terminal else Console(width=WIDTH, highlight=False)
     if done:
         console.print(_table(done))
-        heads = " or ".join(f"{head:,}" for head in sorted({own["head_trained"] for own in done}))
+        # Heads differ with the task's number of labels.
+        heads = " or ".join(f"{head:,}" for head in sorted({row["head_trained"] for row in done}))
         console.print(f"{_metrics(done)}; params: trained, without the head's {heads}; s: seconds")
-    for folder, own in found.items():
-        if own["state"] != "done":
-            console.print(f"{own['state']}: {folder.name}: {own.get('reason') or 'no record'}", style="red")
+    for folder, row in rows.items():
+        if row["state"] != "done":
+            console.print(f"{row['state']}: {folder.name}: {row.get('reason') or 'no record'}", style="red")
             if (folder / TRACEBACK).exists():
                 console.print(f"  see {folder / TRACEBACK}", soft_wrap=True)
     console.print(f"runs: {os.path.commonpath([folder.parent for folder in folders])}", soft_wrap=True)
@@ -38,21 +40,21 @@ def print_runs(folders: list[Path]) -> None:
 def _metrics(done: list[dict[str, Any]]) -> str:
     """What the scores are."""
     of_validation, of_test = (
-        " or ".join(sorted({own[key] for own in done})) for key in ("validation_metric", "metric")
+        " or ".join(sorted({row[key] for row in done})) for key in ("validation_metric", "metric")
     )
     return f"val, test: {of_test}" if of_validation == of_test else f"val: {of_validation}; test: {of_test}"
 
 
 def _table(done: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    several = [key for key in ("task", "model") if len({own[key] for own in done}) > 1]
+    several = [key for key in ("task", "model") if len({row[key] for row in done}) > 1]
     for name in (*several, *COLUMNS):
         left = name in (*several, "adapter", "target")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for own in done:
+    for row in done:
         keys = (*several, "adapter", "rank", "target", "seed", "lr", "scaling", "body_trained")
-        scores = [f"{own[split]:.4f}" if split in own else None for split in ("validation", "test")]
-        table.add_row(*map(_cell, [*(own[key] for key in keys), *scores, f"{own['run_seconds']:.0f}"]))
+        scores = [f"{row[split]:.4f}" if split in row else None for split in ("validation", "test")]
+        table.add_row(*map(_cell, [*(row[key] for key in keys), *scores, f"{row['run_seconds']:.0f}"]))
     return table
 
 

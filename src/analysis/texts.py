@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 UNITS = {"validation": "validation_unit", "test": "unit"}
-PAPER = "‡"  # on every number of protocol=paper
+PAPER = "‡"  # marks every number of protocol=paper
 
 
 def is_missing(value: Any) -> bool:
@@ -39,22 +39,22 @@ def p_value(value: Any) -> str:
     return "-" if is_missing(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def rank(own: Any) -> str:
+def rank(cell: Any) -> str:
     """A cell's rank, and of which one where one training gave several."""
-    return whole(own.rank) + ("" if is_missing(own.trained_rank) else f" of {own.trained_rank}")
+    return whole(cell.rank) + ("" if is_missing(cell.trained_rank) else f" of {cell.trained_rank}")
 
 
 def several(cells: pd.DataFrame) -> dict[str, list[str]]:
     """Columns for the task and the model, where the table holds several."""
-    return {key: [word(own) for own in cells[key]] for key in ("task", "model") if cells[key].nunique() > 1}
+    return {key: [word(value) for value in cells[key]] for key in ("task", "model") if cells[key].nunique() > 1}
 
 
-def named(cells: pd.DataFrame) -> dict[str, list[str]]:
+def cell_columns(cells: pd.DataFrame) -> dict[str, list[str]]:
     """The columns that say which cell a row is, without what it has in common with all others."""
-    own = list(cells.itertuples())
-    found = several(cells) | {"adapter": [row.adapter for row in own], "rank": [rank(row) for row in own]}
-    found |= {"target": [word(row.target) for row in own], "lr": [number(row.lr) for row in own]}
-    return found | ({"differs in": [word(row.differs) for row in own]} if cells["differs"].any() else {})
+    rows = list(cells.itertuples())
+    columns = several(cells) | {"adapter": [row.adapter for row in rows], "rank": [rank(row) for row in rows]}
+    columns |= {"target": [word(row.target) for row in rows], "lr": [number(row.lr) for row in rows]}
+    return columns | ({"differs in": [word(row.differs) for row in rows]} if cells["differs"].any() else {})
 
 
 def units(cells: pd.DataFrame, split: str) -> list[str]:
@@ -62,65 +62,67 @@ def units(cells: pd.DataFrame, split: str) -> list[str]:
     return ["share" if is_missing(unit) else unit for unit in cells[UNITS[split]]]
 
 
-def unit_of(own: Any) -> str:
+def unit_of(cell: Any) -> str:
     """The unit of the score that counts in a cell."""
-    unit = own.unit if own.split == "test" else own.validation_unit
+    unit = cell.unit if cell.split == "test" else cell.validation_unit
     return "share" if is_missing(unit) else str(unit)
 
 
-def scaled(value: float, unit: str) -> str:
+def score_text(value: float, unit: str) -> str:
     """A score in its unit: shares in percent with one decimal, all else with three."""
     text = f"{100 * value:.1f}" if unit == "share" else f"{value:.3f}"
-    return text.removeprefix("-") if float(text) == 0 else text
+    return text.removeprefix("-") if float(text) == 0 else text  # no "-0.0"
 
 
-def spread(mean: Any, std: Any, unit: str) -> str:
+def mean_and_std(mean: Any, std: Any, unit: str) -> str:
     """Mean and standard deviation, where there are some."""
     if is_missing(mean):
         return "-"
-    return scaled(mean, unit) + ("" if is_missing(std) else f" ± {scaled(std, unit)}")
+    return score_text(mean, unit) + ("" if is_missing(std) else f" ± {score_text(std, unit)}")
 
 
-def marked(text: str, own: Any, *, bold: bool) -> str:
+def marked(text: str, cell: Any, *, bold: bool) -> str:
     """Make a score bold where its cell can't be told from the best, and mark it where the protocol is a paper's."""
     if text == "-":
         return text
-    text = f"**{text}**" if bold and own.tie else text
-    return f"{text} {PAPER}" if own.protocol == "paper" else text
+    text = f"**{text}**" if bold and cell.tie else text
+    return f"{text} {PAPER}" if cell.protocol == "paper" else text
 
 
-def scores(cells: pd.DataFrame, split: str) -> tuple[str, list[str]]:
+def score_column(cells: pd.DataFrame, split: str) -> tuple[str, list[str]]:
     """A split's column: its heading, and mean ± standard deviation; in percent where all of them are shares."""
-    found, all_shares = [], set(units(cells, split)) <= {"share"}
-    for own, unit in zip(cells.itertuples(), units(cells, split), strict=True):
-        text = spread(getattr(own, f"{split}_mean"), getattr(own, f"{split}_std"), unit)
+    texts, all_shares = [], set(units(cells, split)) <= {"share"}
+    for cell, unit in zip(cells.itertuples(), units(cells, split), strict=True):
+        text = mean_and_std(getattr(cell, f"{split}_mean"), getattr(cell, f"{split}_std"), unit)
+        # Beside scores in other units each share says that it is in percent; else the heading says so once.
         text = f"{text} %" if text != "-" and unit == "share" and not all_shares else text
-        found.append(marked(text, own, bold=split == own.split))
-    return f"{split} %" if all_shares else split, found
+        texts.append(marked(text, cell, bold=split == cell.split))
+    return f"{split} %" if all_shares else split, texts
 
 
-def score(cells: pd.DataFrame) -> tuple[str, list[str]]:
+def main_score_column(cells: pd.DataFrame) -> tuple[str, list[str]]:
     """The column of the score that counts: on test, or on validation where no cell has a test score."""
+    # One column is one split: beside test scores, those of cells with validation alone would mislead.
     split = "test" if (cells["split"] == "test").any() else "validation"
-    return scores(cells, split)
+    return score_column(cells, split)
 
 
 def intervals(cells: pd.DataFrame) -> dict[str, list[str]]:
     """The column of the 95 % intervals of the scores that count, where there are any."""
     if cells["low"].isna().all():
         return {}
-    found = []
-    for own in cells.itertuples():
-        ends = [] if is_missing(own.low) else [scaled(end, unit_of(own)) for end in (own.low, own.high)]
-        found.append(marked(" to ".join(ends) or "-", own, bold=False))
-    return {"95 % interval": found}
+    texts = []
+    for cell in cells.itertuples():
+        ends = [] if is_missing(cell.low) else [score_text(end, unit_of(cell)) for end in (cell.low, cell.high)]
+        texts.append(marked(" to ".join(ends) or "-", cell, bold=False))
+    return {"95 % interval": texts}
 
 
 def difference(tested: Any, unit: str) -> str:
     """A difference of two scores with its interval; shares in percentage points."""
     if tested is None:
         return "-"
-    middle, low, high = (scaled(own, unit) for own in (tested.difference, tested.low, tested.high))
+    middle, low, high = (score_text(value, unit) for value in (tested.difference, tested.low, tested.high))
     return f"{'' if middle.startswith('-') else '+'}{middle} ({low} to {high})"
 
 
@@ -133,40 +135,41 @@ def unfinished(cells: pd.DataFrame) -> dict[str, list[str]]:
 
 def lettered(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
     """The column of references to footnotes, where a cell has any, and the footnotes."""
-    places: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     references = []
     for text in cells["notes"]:
         parts = [part for part in str(text).split("; ") if part]
-        references.append(", ".join(str(places.setdefault(part, len(places) + 1)) for part in parts) or "-")
-    return ({"note": references} if places else {}), [f"{place}: {part}" for part, place in places.items()]
+        # A note that several cells share has one number, that of its first mention.
+        references.append(", ".join(str(numbers.setdefault(part, len(numbers) + 1)) for part in parts) or "-")
+    return ({"note": references} if numbers else {}), [f"{index}: {part}" for part, index in numbers.items()]
 
 
 def legend(cells: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
     """What the marks in a table's texts mean, those that are there."""
     shown = " ".join(str(text) for name in texts for text in texts[name])
-    known = [
+    meanings = [
         (
             "**",
             "Bold: can't be told from the best of its task and model (paired test over seeds and items, Holm, 5 %).",
         ),
         (PAPER, f"{PAPER} protocol=paper: trained on all data and validated on the test split, as many papers do."),
     ]
-    found = [meaning for mark, meaning in known if mark in shown]
+    notes = [meaning for mark, meaning in meanings if mark in shown]
     if (cells["n"] == 1).any() and "95 % interval" in texts:
-        found.append(
+        notes.append(
             "Where n is 1 there is no spread over seeds, the interval is over items alone and nothing is bold."
         )
-    return found
+    return notes
 
 
 def scored_by(cells: pd.DataFrame) -> dict[str, list[str]]:
     """Columns that name the metrics, where the table holds several."""
     metrics = {"validation by": cells["validation_metric"], "test by": cells["metric"]}
-    if len({name for own in metrics.values() for name in own.dropna()}) <= 1:
+    if len({name for column in metrics.values() for name in column.dropna()}) <= 1:
         return {}
-    return {heading: [word(name) for name in own] for heading, own in metrics.items()}
+    return {heading: [word(name) for name in column] for heading, column in metrics.items()}
 
 
 def frame(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
-    """Columns as a frame of texts."""
-    return pd.DataFrame({name: list(own) for name, own in columns.items()}, dtype=object)
+    """Columns as a frame of texts, of the type that pandas leaves as it is."""
+    return pd.DataFrame({name: list(values) for name, values in columns.items()}, dtype=object)

@@ -1,4 +1,4 @@
-"""The trials that chose learning rates: those that tuned runs remember, or trial runs of their own."""
+"""The trials that chose learning rates: those in the records of tuned runs, or trial runs that stand alone."""
 
 import json
 from collections import defaultdict
@@ -12,14 +12,18 @@ import pandas as pd
 from src.analysis.comparison import Run, plain
 
 LR, HEAD_LR = "lr", "trainer.head_lr"
-NO_PART = ("trainer.score_test", HEAD_LR)  # settings in which the trials of a cell differ from its runs
+NO_PART = ("trainer.score_test", HEAD_LR)  # settings in which a cell's trials may differ from its runs
 CELL = ["task", "model", "adapter", "rank", "target"]
 COLUMNS = [*CELL, "unit", "axis", "value", "validation", "state", "chosen", "at_edge"]
 
 
 @dataclass(frozen=True)
-class Search:
-    """The trials of one cell: each a mapping with value, validation (None where it wasn't finished) and state."""
+class CellTrials:
+    """The trials of one cell: each a mapping with value, validation (None where it wasn't finished) and state.
+
+    `axis` is the setting that was tried, `chosen` its value in the cell's runs, and `at_edge` says that the best value
+    is the lowest or the highest of those that were tried.
+    """
 
     cell: dict[str, Any]
     axis: str
@@ -29,32 +33,40 @@ class Search:
 
 
 def trials(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a trial, each search in the order of its rates."""
-    frame = pd.DataFrame(list(rows(searches(runs))), columns=COLUMNS)
+    """A row a trial with the columns `COLUMNS`; the trials of a cell stand together, in the order of their rates."""
+    frame = pd.DataFrame(list(trial_rows(cell_trials(runs))), columns=COLUMNS)
     return frame.astype({"rank": "Int64", "chosen": bool, "at_edge": bool})
 
 
-def searches(runs: pd.DataFrame) -> list[Search]:
-    """The search of each tuned cell: the one that its runs remember, else what trial runs of several rates make up."""
-    smaller = runs["trained_rank"].notna() & (runs["trained_rank"] != runs["rank"])  # not trained by themselves
-    known = plain(runs[runs["settings"].notna() & ~smaller.fillna(False).astype(bool)])
-    found = _from_records(known)
-    found |= {key: own for key, own in _from_trials(known).items() if key not in found}
-    return [found[key] for key in sorted(found)]
+def cell_trials(runs: pd.DataFrame) -> list[CellTrials]:
+    """The trials of each tuned cell: those in its runs' records, else trial runs at several rates."""
+    smaller = runs["trained_rank"].notna() & (
+        runs["trained_rank"] != runs["rank"]
+    )  # ranks within one training have no trials
+    trained = plain(runs[runs["settings"].notna() & ~smaller.fillna(False).astype(bool)])
+    by_key = _from_records(trained)
+    by_key |= {key: trials_of_cell for key, trials_of_cell in _from_trials(trained).items() if key not in by_key}
+    return [by_key[key] for key in sorted(by_key)]
 
 
-def rows(found: list[Search]) -> Iterator[dict[str, Any]]:
+def trial_rows(cells: list[CellTrials]) -> Iterator[dict[str, Any]]:
     """A row for each trial."""
-    for own in found:
-        for trial in own.trials:
-            yield own.cell | {"axis": own.axis, **trial, "chosen": trial["value"] == own.chosen, "at_edge": own.at_edge}
+    for cell in cells:
+        for trial in cell.trials:
+            yield cell.cell | {
+                "axis": cell.axis,
+                **trial,
+                "chosen": trial["value"] == cell.chosen,
+                "at_edge": cell.at_edge,
+            }
 
 
 def _key(run: Run) -> str:
-    """What the trials and the runs of a cell have in common."""
+    """What the trials and the runs of a cell have in common, as a text to sort by."""
     settings = {key: value for key, value in run["settings"].items() if key not in NO_PART}
     if run["lr"] is not None:  # the head's rate is fixed then, and sets cells apart
         settings[HEAD_LR] = run["settings"].get(HEAD_LR, "")
+    # Padded: as a text, rank 16 would sort before rank 4.
     cell = [f"{run[key] or 0:>6}" if key == "rank" else str(run[key]) for key in CELL]
     return json.dumps([*cell, run["alpha"], settings], sort_keys=True)
 
@@ -63,37 +75,44 @@ def _cell(run: Run) -> dict[str, Any]:
     return {key: run[key] for key in CELL} | {"unit": run["validation_unit"] or "share"}
 
 
-def _from_records(runs: list[Run]) -> dict[str, Search]:
-    """The searches that runs remember."""
-    found = {}
+def _from_records(runs: list[Run]) -> dict[str, CellTrials]:
+    """The trials in the records of tuned runs."""
+    by_key = {}
     for run in runs:
         if run["tuning"]:
-            own = run["tuning"]
-            found[_key(run)] = Search(_cell(run), own["axis"], own["trials"], own["chosen"], own["at_edge"])
-    return found
+            tuning = run["tuning"]
+            by_key[_key(run)] = CellTrials(
+                _cell(run), tuning["axis"], tuning["trials"], tuning["chosen"], tuning["at_edge"]
+            )
+    return by_key
 
 
-def _from_trials(runs: list[Run]) -> dict[str, Search]:
-    """The searches that trials of their own make up; one rate alone is none."""
+def _from_trials(runs: list[Run]) -> dict[str, CellTrials]:
+    """The trials that were stored as runs; one rate alone chose nothing."""
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         if run["trial"]:
             groups[_key(run)].append(run)
-    made = {key: _search(group) for key, group in groups.items()}
-    return {key: own for key, own in made.items() if len({trial["value"] for trial in own.trials}) > 1}
+    made = {key: _from_group(group) for key, group in groups.items()}
+    return {key: cell for key, cell in made.items() if len({trial["value"] for trial in cell.trials}) > 1}
 
 
-def _search(group: list[Run]) -> Search:
+def _from_group(group: list[Run]) -> CellTrials:
+    """The trials of one cell from its trial runs, with the best rate as the chosen one."""
+    # Methods without a learning rate, such as the head alone, are tuned by the head's.
     axis = LR if group[0]["lr"] is not None else HEAD_LR
     done = [run for run in group if run["state"] == "done"]
     rates = [run["lr"] if axis == LR else float(json.loads(run["settings"].get(HEAD_LR, "0"))) for run in group]
-    by_rate = {rate: [run for own, run in zip(rates, group, strict=True) if own == rate] for rate in sorted(set(rates))}
-    found = [_of_rate(rate, own) for rate, own in by_rate.items()]
+    by_rate = {
+        rate: [run for run_rate, run in zip(rates, group, strict=True) if run_rate == rate]
+        for rate in sorted(set(rates))
+    }
+    tried = [_of_rate(rate, runs) for rate, runs in by_rate.items()]
     sign = -1 if done and done[0]["validation_higher_is_better"] is False else 1
-    scored = [trial for trial in found if trial["validation"] is not None]
+    scored = [trial for trial in tried if trial["validation"] is not None]
     best = max(scored, key=lambda trial: sign * trial["validation"], default=None)
-    at_edge = best is not None and best["value"] in (found[0]["value"], found[-1]["value"])
-    return Search(_cell((done or group)[0]), axis, found, best["value"] if best else None, at_edge)
+    at_edge = best is not None and best["value"] in (tried[0]["value"], tried[-1]["value"])
+    return CellTrials(_cell((done or group)[0]), axis, tried, best["value"] if best else None, at_edge)
 
 
 def _of_rate(rate: float, runs: list[Run]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 SCHEMA_VERSION = 2
 
 
-class Metric(TypedDict):
+class SplitScore(TypedDict):
     """One split's score: its metric, direction and unit ("share", or a word), over `n` items."""
 
     name: str
@@ -93,7 +93,7 @@ class Record(TypedDict):
     config: dict[str, Any]
     error: dict[str, str] | None  # class and message of the exception
     seeds: NotRequired[dict[str, int]]  # by stream
-    metrics: NotRequired[dict[str, Metric]]  # by split
+    metrics: NotRequired[dict[str, SplitScore]]  # by split
     parameters: NotRequired[dict[str, int]]  # the ledger's counts
     scaling: NotRequired[float | None]
     tensors: NotRequired[dict[str, str]]  # digests of what the adapter saves, by name

@@ -16,7 +16,7 @@ from src.results.store import ADAPTER, PREDICTIONS
 from src.running.assemble import fresh_model, restored
 from src.running.fitting import Fit, Report, fit
 from src.running.prepare import Prepared, prepare
-from src.running.record import Outcome, finished_record, write_predictions
+from src.running.record import Evaluation, finished_record, write_predictions
 from src.training.forgetting import general_loss
 
 
@@ -40,13 +40,13 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     model: Any = placed.model
     scored = {split: run.score(model, split) for split in run.splits}
     write_predictions(folder / PREDICTIONS, scored)
-    outcome = Outcome(
+    evaluation = Evaluation(
         scored=scored,
         forgetting=_forgetting(before, general_loss(config, run.base, model, run.device)),
         smaller_ranks=_smaller_ranks(run, placed),
         run_seconds=time.perf_counter() - start,
     )
-    return finished_record(run, training, outcome)
+    return finished_record(run, training, evaluation)
 
 
 def _decides_loss(run: Prepared) -> Any:

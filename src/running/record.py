@@ -12,7 +12,7 @@ from src.files import replacing
 from src.results.digests import tensor_digests
 from src.results.identity import identity
 from src.results.provenance import provenance
-from src.results.schema import SCHEMA_VERSION, Data, Forgetting, Metric, Record
+from src.results.schema import SCHEMA_VERSION, Data, Forgetting, Record, SplitScore
 from src.results.store import ADAPTER
 from src.running.fitting import Fit
 from src.running.inputs import inputs_of
@@ -22,7 +22,7 @@ from src.training.scoring import Scored
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Evaluation:
     """What scoring a trained run gave; `run_seconds` is the whole run's time."""
 
     scored: dict[str, Scored]
@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
-def finished_record(run: Prepared, fit: Fit, outcome: Outcome) -> Record:
+def finished_record(run: Prepared, fit: Fit, evaluation: Evaluation) -> Record:
     """The record of a run that is done."""
     config, training, data = run.config, fit.training, _data(run)
     inputs = inputs_of(config)
@@ -71,7 +71,7 @@ def finished_record(run: Prepared, fit: Fit, outcome: Outcome) -> Record:
         "identity": identity(config, inputs),
         "config": asdict(config),
         "seeds": {"seed": config.seed, **{stream: stream_seed(config.seed, stream) for stream in STREAMS}},
-        "metrics": {split: _metric(scored) for split, scored in outcome.scored.items()},
+        "metrics": {split: _metric(scored) for split, scored in evaluation.scored.items()},
         "parameters": fit.parameters,
         "scaling": fit.scaling,
         "tensors": tensor_digests(run.folder / ADAPTER),
@@ -79,7 +79,7 @@ def finished_record(run: Prepared, fit: Fit, outcome: Outcome) -> Record:
             "train_seconds": round(training.train_seconds, 3),
             "eval_seconds": round(training.eval_seconds, 3),
             "setup_seconds": round(fit.setup_seconds, 3),
-            "run_seconds": round(outcome.run_seconds, 3),
+            "run_seconds": round(evaluation.run_seconds, 3),
             "tokens_per_second": round(training.tokens / training.train_seconds, 1),
         },
         "memory": {
@@ -96,17 +96,17 @@ def finished_record(run: Prepared, fit: Fit, outcome: Outcome) -> Record:
         "warnings": _warnings(run, data),
         "error": None,
     }
-    if outcome.forgetting:
-        record["forgetting"] = outcome.forgetting
-    if outcome.smaller_ranks:
-        record["smaller_ranks"] = outcome.smaller_ranks
+    if evaluation.forgetting:
+        record["forgetting"] = evaluation.forgetting
+    if evaluation.smaller_ranks:
+        record["smaller_ranks"] = evaluation.smaller_ranks
     return record
 
 
-def _metric(scored: Scored) -> Metric:
+def _metric(scored: Scored) -> SplitScore:
     """A split's score as it is recorded; the items' scores are in the predictions."""
     score = scored.score
-    metric: Metric = {
+    metric: SplitScore = {
         "name": score.name,
         "value": score.value,
         "higher_is_better": score.higher_is_better,

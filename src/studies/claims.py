@@ -27,7 +27,7 @@ SELECTABLE = ("task", "model", "adapter", "rank", "target", "lr")
 class Claim:
     """One claim: what it says, who says it, the two cells, and what is expected of the first beside the second.
 
-    `margin` (in the metric's own unit, such as 0.01 of accuracy) is how far "equal" reaches.
+    `margin` (in the metric's unit, such as 0.01 of accuracy) is how far "equal" reaches.
     """
 
     claim: str
@@ -47,49 +47,57 @@ def claims(study: str) -> list[Claim]:
     path = EXPERIMENTS / study / "claims.yaml"
     if not path.exists():
         return []
-    found = [Claim(**own) for own in yaml.safe_load(path.read_text(encoding="utf-8"))]
-    for own in found:
-        unknown = [key for key in {**own.left, **own.right} if key not in SELECTABLE]
-        if own.expected not in (GREATER, EQUAL) or unknown or (own.expected == EQUAL) != (own.margin > 0):
+    read = [Claim(**claim) for claim in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    for claim in read:
+        unknown = [key for key in {**claim.left, **claim.right} if key not in SELECTABLE]
+        if claim.expected not in (GREATER, EQUAL) or unknown or (claim.expected == EQUAL) != (claim.margin > 0):
             allowed = ", ".join(nearest_first(unknown[0] if unknown else "", SELECTABLE))
             raise UserError(
-                f"{path}: the claim '{own.claim}' can't be read.\n"
+                f"{path}: the claim '{claim.claim}' can't be read.\n"
                 f"Cells are named by {allowed}; `expected` is {GREATER}, or {EQUAL} with a margin above 0."
             )
-    return found
+    return read
 
 
-def claims_table(study: str, found: Comparison) -> pd.DataFrame:
-    """A row for each claim of the study: the two scores, their difference, and the verdict."""
-    known = claims(study)
-    pairs = [(_place(found.cells, own.left), _place(found.cells, own.right)) for own in known]
-    tests = [None if None in pair else found.test(*pair) for pair in pairs]  # type: ignore[arg-type]
+def claims_table(study: str, comparison: Comparison) -> pd.DataFrame:
+    """A row for each claim of the study: the two scores, their difference, and the verdict.
+
+    Raises:
+        UserError: a claim is written wrongly, or fits several cells of the runs.
+    """
+    study_claims = claims(study)
+    pairs = [
+        (_index_of(comparison.cells, claim.left), _index_of(comparison.cells, claim.right)) for claim in study_claims
+    ]
+    tests = [None if None in pair else comparison.test(*pair) for pair in pairs]  # type: ignore[arg-type]
+    # Holm over all claims of the study that could be tested; one that wasn't run takes no part in the correction.
     tested = [index for index, test in enumerate(tests) if test is not None]
     adjusted = dict(zip(tested, holm([test.p_value for test in tests if test is not None]), strict=True))
     rows = [
-        _row(claim, found.cells, pair, test, adjusted.get(index, float("nan")))
-        for index, (claim, pair, test) in enumerate(zip(known, pairs, tests, strict=True))
+        _row(claim, comparison.cells, pair, test, adjusted.get(index, float("nan")))
+        for index, (claim, pair, test) in enumerate(zip(study_claims, pairs, tests, strict=True))
     ]
     return pd.DataFrame(rows)
 
 
-def _place(cells: pd.DataFrame, wanted: dict[str, Any]) -> int | None:
+def _index_of(cells: pd.DataFrame, selector: dict[str, Any]) -> int | None:
     """The cell that a selector names, None where it wasn't run.
 
     Raises:
         UserError: several cells fit.
     """
     fits = np.ones(len(cells), dtype=bool)
-    for key, value in wanted.items():
+    for key, value in selector.items():
         fits &= (cells[key] == value).fillna(False).to_numpy(dtype=bool)
-    fits &= (cells["n"] > 0).to_numpy()
-    places = np.flatnonzero(fits)
-    if len(places) > 1:
+    fits &= (cells["n"] > 0).to_numpy()  # a cell whose runs all failed says nothing of a claim
+    indices = np.flatnonzero(fits)
+    if len(indices) > 1:
         raise UserError(
-            f"A claim's {wanted} fits {len(places)} cells of these runs, which differ in "
-            f"{_differing(cells.iloc[places])}.\nName one of them in claims.yaml, or keep the others in another folder."
+            f"A claim's {selector} fits {len(indices)} cells of these runs, which differ in "
+            f"{_differing(cells.iloc[indices])}.\n"
+            "Name one of them in claims.yaml, or keep the others in another folder."
         )
-    return int(places[0]) if len(places) else None
+    return int(indices[0]) if len(indices) else None
 
 
 def _differing(cells: pd.DataFrame) -> str:
@@ -100,17 +108,17 @@ def _differing(cells: pd.DataFrame) -> str:
 def _row(
     claim: Claim, cells: pd.DataFrame, pair: tuple[int | None, int | None], test: PairedTest | None, p_value: float
 ) -> dict[str, Any]:
-    left, right = (None if place is None else cells.iloc[place] for place in pair)
+    left, right = (None if index is None else cells.iloc[index] for index in pair)
     return {
         "claim": claim.claim,
         "source": claim.source,
         "left": _named(claim.left),
         "right": _named(claim.right),
         "expected": claim.expected if claim.expected == GREATER else f"{EQUAL} within {claim.margin:g}",
-        **{f"{side}_{key}": None if own is None else own[key]
-           for side, own in (("left", left), ("right", right)) for key in ("mean", "body_trained", "n")},
-        "unit": next((own["unit"] if own["split"] == "test" else own["validation_unit"]
-                      for own in (left, right) if own is not None), None),
+        **{f"{side}_{key}": None if cell is None else cell[key]
+           for side, cell in (("left", left), ("right", right)) for key in ("mean", "body_trained", "n")},
+        "unit": next((cell["unit"] if cell["split"] == "test" else cell["validation_unit"]
+                      for cell in (left, right) if cell is not None), None),
         "difference": test.difference if test else None,
         "low": test.low if test else None,
         "high": test.high if test else None,
@@ -127,12 +135,13 @@ def _named(cell: dict[str, Any]) -> str:
 def verdict(claim: Claim, test: PairedTest | None, p_value: float, *, higher_is_better: bool = True) -> str:
     """What a test says of a claim.
 
-    "greater" is reproduced by a significant difference in its favour; "equal" by an interval within the margin, and not
+    "greater" is reproduced by a significant difference in its favor; "equal" by an interval within the margin, and not
     reproduced by one that lies outside of it altogether. What is neither is undecided: these runs can't tell.
     """
     if test is None:
         return NOT_RUN
     sign = 1 if higher_is_better else -1
+    # Turned so that a positive difference speaks for the left cell, also for a loss.
     low, high = sorted((sign * test.low, sign * test.high))
     if claim.expected == EQUAL:
         if -claim.margin <= low and high <= claim.margin:
@@ -147,18 +156,18 @@ def readable_claims(table: pd.DataFrame) -> pd.DataFrame:
     """The claims as texts for people; scores and differences of shares in percent and points."""
     scale = np.where(table["unit"] == "share", 100.0, 1.0)
     rows = []
-    for factor, own in zip(scale, table.to_dict("records"), strict=True):
-        sizes = [own["left_body_trained"], own["right_body_trained"]]
+    for factor, row in zip(scale, table.to_dict("records"), strict=True):
+        sizes = [row["left_body_trained"], row["right_body_trained"]]
         rows.append(
             {
-                "claim": own["claim"],
-                "source": own["source"],
-                "cells": f"{own['left']} against {own['right']}",
+                "claim": row["claim"],
+                "source": row["source"],
+                "cells": f"{row['left']} against {row['right']}",
                 "parameters": " against ".join("-" if pd.isna(size) else f"{int(size):,}" for size in sizes),
-                "scores": " against ".join(_number(own[key], factor) for key in ("left_mean", "right_mean")),
-                "difference": _difference(own, factor),
-                "p": "-" if pd.isna(own["p_value"]) else f"{own['p_value']:.2g}",
-                "verdict": own["verdict"],
+                "scores": " against ".join(_number(row[key], factor) for key in ("left_mean", "right_mean")),
+                "difference": _difference(row, factor),
+                "p": "-" if pd.isna(row["p_value"]) else f"{row['p_value']:.2g}",
+                "verdict": row["verdict"],
             }
         )
     return pd.DataFrame(rows)

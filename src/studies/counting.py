@@ -32,9 +32,9 @@ def count_configs(overrides: list[str], *, sweep: bool = False) -> list[CountCon
 
 def missing_axis(config: AdaptedModel, overrides: list[str]) -> str:
     """The axis of its method, rank or target, that the overrides leave open; empty where they fix both."""
-    given = {override.partition("=")[0] for override in overrides}
+    fixed = {override.partition("=")[0] for override in overrides}
     for axis, key in (("rank", "rank"), ("target", "target.roles")):
-        if config.has_axis(axis) and key not in given:
+        if config.has_axis(axis) and key not in fixed:
             return axis
     return ""
 
@@ -46,7 +46,7 @@ def ledger_of(config: CountConfig, *, keep_model: bool = True) -> "Ledger":
         keep_model: build the bare model once for all counts on it in a row; a single count needs no copy.
 
     Raises:
-        UserError: the method can't be placed on this model.
+        UserError: the method can't be injected into this model.
     """
     from src.models.base_model import empty_model, import_modelling
 
@@ -55,6 +55,7 @@ def ledger_of(config: CountConfig, *, keep_model: bool = True) -> "Ledger":
     from src.running.assemble import place_empty
 
     if keep_model:
+        # A copy, because counting injects the method into the model.
         model = copy.deepcopy(_kept_model(json.dumps(asdict(config.model), sort_keys=True), config.num_labels))
     else:
         model = empty_model(config.model, num_labels=config.num_labels)
@@ -79,6 +80,7 @@ def layer_sum(config: CountConfig) -> str:
     parts = []
     for role in config.target_roles():
         size, times = config.model.roles[role], len(config.model.roles[role].module.split(" | "))
+        # One closed form for every matrix of the role; a role may stand in several stacks of the model.
         one = method.expected_trainable(size.in_features, size.out_features, config.rank)
         parts.append(f"{role} {times} x {one:,}" if times > 1 else f"{role} {one:,}")
     return f"{config.model.layers} layers x ({' + '.join(parts)})"

@@ -1,9 +1,9 @@
-"""A paper's own table beside ours: reported, computed, measured, and a verdict for each of its numbers.
+"""A paper's table beside ours: reported, computed, measured, and a verdict for each of its numbers.
 
-`experiments/<study>/paper.yaml` names the paper, its tables, and what of them the study is about; how their words are
-read stands in `experiments/reported/readings.yaml`. A number is compared only where a run of the study has the same
-model, method, rank, target, task and metric, and is trained and scored as the study says. The task may be one of the
-sets that a run is scored on.
+`experiments/<study>/paper.yaml` names the paper, its tables, and what of them the study is about;
+`experiments/reported/readings.yaml` says how their words are read. A number is compared only where a run of the study
+has the same model, method, rank, target, task and metric, and is trained and scored as the study says. The task may be
+one of the sets that a run is scored on.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from src.results.store import read_record
 from src.studies.claims import EXPERIMENTS
 from src.studies.counting import count_configs, missing_axis
 from src.studies.parameter_counts import Counted
-from src.studies.reported import Reading, read, readings, reported
+from src.studies.reported import Reading, load_readings, read_configuration, reported
 
 REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE, NOT_RUN = "reproduced", "not reproduced", "not comparable", "not run"
 SPREAD = " (+/-)"  # ends the metric of a row that holds the spread of the row of the same name without it
@@ -68,8 +68,8 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the runs have a reported number: a cell, and a set of its task where that is scored on several."""
+class Counterpart:
+    """Where a reported number stands among the runs: the index of a cell, and a set of its task if that has several."""
 
     cell: int
     set: str = ""
@@ -90,8 +90,8 @@ def reported_rows(paper: Paper) -> pd.DataFrame:
     is_spread = rows["metric"].str.endswith(SPREAD)
     spreads = rows[is_spread].assign(metric=rows["metric"].str.removesuffix(SPREAD))
     keys = ["table", *ROW, "metric", "params_reported"]
-    own = spreads.drop_duplicates(keys).set_index(keys)["value"].rename("spread")
-    return rows[~is_spread].join(own, on=keys).fillna({"spread": ""})
+    spread_of = spreads.drop_duplicates(keys).set_index(keys)["value"].rename("spread")
+    return rows[~is_spread].join(spread_of, on=keys).fillna({"spread": ""})
 
 
 def paper_table(
@@ -108,31 +108,33 @@ def paper_table(
         no paper. `measured` is in the unit of the reported value.
     """
     paper = paper_of(study)
-    found_rows = pd.DataFrame() if paper is None else reported_rows(paper)
-    if paper is None or found_rows.empty:
+    reported = pd.DataFrame() if paper is None else reported_rows(paper)
+    if paper is None or reported.empty:
         return pd.DataFrame()
-    known, places = readings(), _cells_by_key(cells)
+    readings, cell_of = load_readings(), _cells_by_key(cells)
     rows = []
-    for row in found_rows.to_dict("records"):
-        reading = read(paper.completed(row), known)
+    for row in reported.to_dict("records"):
+        reading = read_configuration(paper.completed(row), readings)
         ledger = counted(reading.overrides).ledger if reading.overrides else None
-        heads = row["paper"] in known["head_counted"]
+        heads = row["paper"] in readings["head_counted"]
         computed = None if ledger is None else ledger.trained if heads else ledger.paper_trained
-        place = _place(reading.overrides, known["tasks"].get(row["task"], ""), places, known["mixtures"])
-        why = paper.reason(row) or ("" if place else _unfound(row, reading, known))
-        cell = cells.iloc[place.cell] if place else None
-        part = place.set if place else ""
-        rows.append(row | {"computed": computed} | _measured(study, row, cell, part, why, runs, known))
+        counterpart = _counterpart(
+            reading.overrides, readings["tasks"].get(row["task"], ""), cell_of, readings["mixtures"]
+        )
+        why = paper.reason(row) or ("" if counterpart else _why_unmatched(row, reading, readings))
+        cell = cells.iloc[counterpart.cell] if counterpart else None
+        part = counterpart.set if counterpart else ""
+        rows.append(row | {"computed": computed} | _measured(study, row, cell, part, why, runs, readings))
     return pd.DataFrame(rows).astype({"computed": "Int64", "n": "Int64"})
 
 
-def _unfound(row: dict[str, Any], reading: Reading, known: dict[str, Any]) -> str:
-    """Why no run could have a reported number; empty where it is only not run yet."""
+def _why_unmatched(row: dict[str, Any], reading: Reading, readings: dict[str, Any]) -> str:
+    """Why no run could have a reported number; empty where it just hasn't been run yet."""
     if reading.reason:
         return reading.reason
-    if row["task"] not in known["tasks"]:
+    if row["task"] not in readings["tasks"]:
         return f"{row['task']} isn't a task here"
-    if row["metric"] not in known["metrics"]:
+    if row["metric"] not in readings["metrics"]:
         return f"{row['metric']} isn't measured here"
     (config,) = count_configs(reading.overrides)
     axis = missing_axis(config, reading.overrides)
@@ -141,7 +143,7 @@ def _unfound(row: dict[str, Any], reading: Reading, known: dict[str, Any]) -> st
 
 def _measured(
     study: str, row: dict[str, Any], cell: "pd.Series[Any] | None", part: str, why: str, runs: pd.DataFrame,
-    known: dict[str, Any],
+    readings: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """What the study's runs say of one reported number.
 
@@ -153,62 +155,64 @@ def _measured(
     if cell is None:
         return nothing | {"verdict": NOT_COMPARABLE if why else NOT_RUN, "why": why}
     of_cell = runs[runs["run_id"].isin(cell["run_ids"]) & (runs["state"] == "done")]
-    metrics = known["metrics"].get(row["metric"], [])
+    metrics = readings["metrics"].get(row["metric"], [])
     values = _values(of_cell, metrics, part)
     if values is None:
         why = f"{row['metric']} isn't measured here; the runs have {cell['metric']}"
         return nothing | {"verdict": NOT_COMPARABLE, "why": why}
-    scale = 100.0 if cell["unit"] == "share" and row["metric"] not in known["shares"] else 1.0
-    own = cell["metric"] in metrics and not part
-    low, high = (cell["low"], cell["high"]) if own else _interval(values)
+    scale = 100.0 if cell["unit"] == "share" and row["metric"] not in readings["shares"] else 1.0
+    is_primary = cell["metric"] in metrics and not part
+    low, high = (cell["low"], cell["high"]) if is_primary else _interval(values)
     shown = {"measured": scale * values.mean(), "low": scale * low, "high": scale * high, "n": len(values)}
     why = why or _differences(study, of_cell.iloc[0].to_dict())
     return shown | ({"verdict": NOT_COMPARABLE, "why": why} if why else _verdict(row, shown))
 
 
 def _verdict(row: dict[str, Any], shown: dict[str, Any]) -> dict[str, str]:
-    """Reproduced where the reported value, give or take its own spread, meets the measured interval."""
+    """Reproduced where the reported value, give or take its spread, meets the measured interval."""
     value, spread = float(row["value"]), float(row["spread"] or 0)
-    if shown["n"] < 2:
+    if shown["n"] < 2:  # an interval over items alone would be too narrow for another training
         return {"verdict": NOT_COMPARABLE, "why": "one seed has no interval over seeds"}
     inside = value + spread >= shown["low"] and value - spread <= shown["high"]
     return {"verdict": REPRODUCED if inside else NOT_REPRODUCED, "why": ""}
 
 
-def _values(runs: pd.DataFrame, metrics: list[str], own_set: str) -> "pd.Series[float] | None":
+def _values(runs: pd.DataFrame, metrics: list[str], set_name: str) -> "pd.Series[float] | None":
     """The runs' test scores by one of the metrics: the primary, on one set alone, or one recorded beside it."""
     primary = runs["metric"].isin(metrics).all()
-    if primary and not own_set:
+    if primary and not set_name:
         return runs["test"].astype(float)
-    found = []
+    scores = []
     for folder in runs["folder"]:
         record = read_record(folder)
         test: dict[str, Any] = dict(record["metrics"].get("test", {})) if record and "metrics" in record else {}
         more = test.get("more", {})
-        if own_set:
-            found.append(test.get("sets", {}).get(own_set) if primary else None)
+        if set_name:
+            scores.append(test.get("sets", {}).get(set_name) if primary else None)
         else:
-            found.append(next((more[name] for name in metrics if name in more), None))
-    return None if None in found else pd.Series(found, dtype=float)
+            scores.append(next((more[name] for name in metrics if name in more), None))
+    return None if None in scores else pd.Series(scores, dtype=float)
 
 
 def _interval(values: "pd.Series[float]") -> tuple[float, float]:
     if len(values) < 2:
         return float("nan"), float("nan")
+    # One column: of these scores only the runs' means are stored, so the interval is over seeds alone.
     ((low, high),) = bootstrap_intervals([values.to_numpy()[:, None]], np.random.default_rng(0))
     return float(low), float(high)
 
 
 def _cells_by_key(cells: pd.DataFrame) -> dict[Key, int]:
-    """The places of the cells that have runs, by what a reported row fixes."""
-    found: dict[Key, int] = {}
-    for place, cell in enumerate(cells.to_dict("records")):
+    """The indices of the cells that have runs, by what a reported row fixes."""
+    index_of: dict[Key, int] = {}
+    for index, cell in enumerate(cells.to_dict("records")):
         if cell["n"] == 0:
             continue
         rank = None if pd.isna(cell["rank"]) else int(cell["rank"])
         roles = frozenset() if pd.isna(cell["target"]) else _roles(cell["target"], cell["model"])
-        found.setdefault((cell["model"], cell["adapter"], rank, roles, cell["task"]), place)
-    return found
+        # Of several cells, such as two rates, the first stands for all.
+        index_of.setdefault((cell["model"], cell["adapter"], rank, roles, cell["task"]), index)
+    return index_of
 
 
 @lru_cache
@@ -217,10 +221,10 @@ def _roles(target: str, model: str) -> frozenset[str]:
     return frozenset(config.target_roles())
 
 
-def _place(
+def _counterpart(
     overrides: list[str], task: str, cells: dict[Key, int], mixtures: dict[str, list[str]]
-) -> Place | None:  # fmt: skip
-    """Where the runs have what the overrides fix: in the task's own cell, or as a set of a mixture's.
+) -> Counterpart | None:  # fmt: skip
+    """Where the runs have what the overrides fix: in the task's cell, or as a set in the cell of a mixture of tasks.
 
     None where there is no such cell, or the overrides leave an axis of their method open.
     """
@@ -232,17 +236,18 @@ def _place(
     rank = config.rank if config.has_axis("rank") else None
     roles = frozenset(config.target_roles()) if config.has_axis("target") else frozenset()
     named = [(task, ""), *((mixture, task) for mixture, sets in mixtures.items() if task in sets)]
-    for own_task, own_set in named:
-        cell = cells.get((config.model.name, config.adapter.name, rank, roles, own_task))
+    for cell_task, set_name in named:
+        cell = cells.get((config.model.name, config.adapter.name, rank, roles, cell_task))
         if cell is not None:
-            return Place(cell, own_set)
+            return Counterpart(cell, set_name)
     return None
 
 
 def _differences(study: str, run: dict[str, Any]) -> str:
-    """In what the run is trained or scored otherwise than the study's config says; empty where in nothing."""
-    found = [_differing(config, run) for config in _study_configs(study) if _is_of(config, run)]
-    fewest = min(found, key=len, default=["the study has no such run"])
+    """In what the run was trained or scored otherwise than the study's config says; empty if it wasn't."""
+    differences = [_differing(config, run) for config in _study_configs(study) if _is_of(config, run)]
+    # A study may have several runs of this cell, such as two lengths: the nearest one is its counterpart.
+    fewest = min(differences, key=len, default=["the study has no such run"])
     return ", ".join(fewest)
 
 
@@ -256,12 +261,12 @@ def _is_of(config: Config, run: dict[str, Any]) -> bool:
 def _differing(config: Config, run: dict[str, Any]) -> list[str]:
     """The settings in which they differ; a rate that was chosen on validation is no difference."""
     config = resolved_steps(config, run["train_rows"])
-    wanted, given = (_comparable(own) for own in (settings(decisive(config)), run["settings"]))
+    of_study, of_run = (_comparable(flat) for flat in (settings(decisive(config)), run["settings"]))
     for axis in ("alpha", *(() if isinstance(run.get("tuning"), dict) else ("lr",))):
         if config.has_axis(axis):
-            wanted, given = wanted | {axis: f"{getattr(config, axis):g}"}, given | {axis: f"{run[axis]:g}"}
-    keys = [key for key in sorted({**wanted, **given}) if wanted.get(key) != given.get(key)]
-    return [f"{key}={given.get(key)} (the study: {wanted.get(key)})" for key in keys]
+            of_study, of_run = of_study | {axis: f"{getattr(config, axis):g}"}, of_run | {axis: f"{run[axis]:g}"}
+    keys = [key for key in sorted({**of_study, **of_run}) if of_study.get(key) != of_run.get(key)]
+    return [f"{key}={of_run.get(key)} (the study: {of_study.get(key)})" for key in keys]
 
 
 def _comparable(flat: dict[str, str]) -> dict[str, str]:
@@ -280,23 +285,23 @@ def _study_configs(study: str) -> list[Config]:
 def readable_paper_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table as texts for people; a dagger marks what somebody else reports."""
     rows = []
-    for own in table.to_dict("records"):
-        size = f"{own['params_reported']} {own['params_unit']}".strip() if own["params_reported"] else ""
-        spread = f" ± {own['spread']}" if own["spread"] else ""
-        digits = 1 if pd.isna(own["measured"]) or abs(own["measured"]) > 1 else 3  # of a share
+    for row in table.to_dict("records"):
+        size = f"{row['params_reported']} {row['params_unit']}".strip() if row["params_reported"] else ""
+        spread = f" ± {row['spread']}" if row["spread"] else ""
+        digits = 1 if pd.isna(row["measured"]) or abs(row["measured"]) > 1 else 3  # of a share
         rows.append(
             {
-                **{key: own[key] or "-" for key in ROW},
-                "metric": own["metric"] or "-",
-                "reported": f"{own['value']}{spread}†" if own["value"] else "-",
-                "trust": own["trust"],
+                **{key: row[key] or "-" for key in ROW},
+                "metric": row["metric"] or "-",
+                "reported": f"{row['value']}{spread}†" if row["value"] else "-",
+                "trust": row["trust"],
                 "parameters, reported": f"{size}†" if size else "-",
-                "computed": "-" if pd.isna(own["computed"]) else f"{own['computed']:,}",
-                "measured": "-" if pd.isna(own["measured"]) else f"{own['measured']:.{digits}f}",
-                "95 % interval": "-" if pd.isna(own["low"]) else f"{own['low']:.{digits}f} to {own['high']:.{digits}f}",
-                "n": str(own["n"]),
-                "verdict": own["verdict"],
-                "why": own["why"] or "-",
+                "computed": "-" if pd.isna(row["computed"]) else f"{row['computed']:,}",
+                "measured": "-" if pd.isna(row["measured"]) else f"{row['measured']:.{digits}f}",
+                "95 % interval": "-" if pd.isna(row["low"]) else f"{row['low']:.{digits}f} to {row['high']:.{digits}f}",
+                "n": str(row["n"]),
+                "verdict": row["verdict"],
+                "why": row["why"] or "-",
             }
         )
     return pd.DataFrame(rows)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from src.adapters.ledger import Ledger
-from src.studies.reported import PERCENT, UNITS, note, read, readings, reported_counts
+from src.studies.reported import PERCENT, UNITS, load_readings, note, read_configuration, reported_counts
 
 EQUAL, ROUNDED, DIFFERENT, NOT_FIXED = "equal", "equal after rounding", "different", "not fixed"
 
@@ -33,8 +33,8 @@ def parameter_counts(counted: Callable[[list[str]], Counted]) -> pd.DataFrame:
     Args:
         counted: counts what overrides of `python -m src.params` ask for.
     """
-    known = readings()
-    rows = [_row(row, known, counted) for row in reported_counts().to_dict("records")]
+    readings = load_readings()
+    rows = [_row(row, readings, counted) for row in reported_counts().to_dict("records")]
     return pd.DataFrame(rows).astype({"counted": "Int64"})
 
 
@@ -62,21 +62,21 @@ def _with_separators(count: str) -> str:
     return f"{int(count):,}" if count.isdigit() else count
 
 
-def _row(row: dict[str, Any], known: dict[str, Any], counted: Callable[[list[str]], Counted]) -> dict[str, Any]:
-    reading = read(row, known)
-    found = counted(reading.overrides) if reading.overrides else Counted(None)
-    command = f"python -m src.params {shlex.join(reading.overrides)}" if found.ledger else ""
-    if found.ledger is None:
-        reason = reading.reason or f"the {found.missing} isn't given"
+def _row(row: dict[str, Any], readings: dict[str, Any], counted: Callable[[list[str]], Counted]) -> dict[str, Any]:
+    reading = read_configuration(row, readings)
+    counted_config = counted(reading.overrides) if reading.overrides else Counted(None)
+    command = f"python -m src.params {shlex.join(reading.overrides)}" if counted_config.ledger else ""
+    if counted_config.ledger is None:
+        reason = reading.reason or f"the {counted_config.missing} isn't given"
         return row | {"counted": None, "verdict": NOT_FIXED, "why": reason, "command": command}
-    with_head = row["paper"] in known["head_counted"]
-    count = found.ledger.trained if with_head else found.ledger.paper_trained
-    verdict, why = compare(row["params_reported"], row["params_unit"], count, found.ledger)
-    parts = [note(row, known) or why, found.sum if not note(row, known) else ""]
+    with_head = row["paper"] in readings["head_counted"]
+    count = counted_config.ledger.trained if with_head else counted_config.ledger.paper_trained
+    verdict, why = count_verdict(row["params_reported"], row["params_unit"], count, counted_config.ledger)
+    parts = [note(row, readings) or why, counted_config.sum if not note(row, readings) else ""]
     return row | {"counted": count, "verdict": verdict, "why": "; ".join(filter(None, parts)), "command": command}
 
 
-def compare(reported: str, unit: str, count: int, ledger: Ledger) -> tuple[str, str]:
+def count_verdict(reported: str, unit: str, count: int, ledger: Ledger) -> tuple[str, str]:
     """The verdict on a reported count, and in words what the two have to do with each other.
 
     A percentage may be of the base model or, as PEFT prints it, of base and adapter together.
@@ -89,7 +89,7 @@ def compare(reported: str, unit: str, count: int, ledger: Ledger) -> tuple[str, 
             if ways[name] is not None:
                 return ROUNDED, f"{shares[name]:.4f} % {name}{ways[name]}"
         return DIFFERENT, " or ".join(f"{share:.4f} % {name}" for name, share in shares.items())
-    exact = Decimal(count) / UNITS[unit]
+    exact = Decimal(count) / UNITS[unit]  # decimal, so that rounding is that of the digits in the paper
     if UNITS[unit] == 1:
         return (EQUAL, "") if exact == Decimal(reported) else (DIFFERENT, _ratio(reported, exact))
     how = _matches(reported, exact)
@@ -98,13 +98,14 @@ def compare(reported: str, unit: str, count: int, ledger: Ledger) -> tuple[str, 
 
 def _matches(reported: str, exact: Decimal) -> str | None:
     """How the exact number becomes the reported one: "" rounded, " (cut)" with its last digits left off, else None."""
-    given = Decimal(reported)
+    reported_number = Decimal(reported)
     zeros = len(reported) - len(reported.rstrip("0")) if "." not in reported else 0
     decimals = len(reported.partition(".")[2])
+    # The value of the last digit that was reported: 0.1 for "55.2", 1,000 for "175000".
     step = Decimal(10) ** (zeros - decimals)
-    if (exact / step).quantize(Decimal(1), ROUND_HALF_UP) * step == given:
+    if (exact / step).quantize(Decimal(1), ROUND_HALF_UP) * step == reported_number:
         return ""
-    return " (cut, not rounded)" if math.floor(exact / step) * step == given else None
+    return " (cut, not rounded)" if math.floor(exact / step) * step == reported_number else None
 
 
 def _ratio(reported: str, exact: Decimal) -> str:

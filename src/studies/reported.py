@@ -35,34 +35,34 @@ def reported_counts() -> pd.DataFrame:
     return counts.agg(results=("value", "size"), source=("source", "first")).reset_index()
 
 
-def readings() -> dict[str, Any]:
-    """The content of `readings.yaml`."""
+def load_readings() -> dict[str, Any]:
+    """The content of `readings.yaml`: how the words of papers are read."""
     return yaml.safe_load((FOLDER / "readings.yaml").read_text(encoding="utf-8"))
 
 
-def read(row: dict[str, str], known: dict[str, Any]) -> Reading:
-    """Read one reported configuration by the lists in `known`; what stands in no list gives a reason instead."""
-    if row["method"] in known["unread"]:
-        return Reading([], known["unread"][row["method"]])
+def read_configuration(row: dict[str, str], readings: dict[str, Any]) -> Reading:
+    """Read one reported configuration by the lists in `readings`; what isn't in a list gives a reason instead."""
+    if row["method"] in readings["unread"]:
+        return Reading([], readings["unread"][row["method"]])
     if row["params_unit"] and row["params_unit"] not in (*UNITS, PERCENT):
         return Reading([], f"{row['params_unit']} is no count of parameters")
-    if row["model"] not in known["models"]:
+    if row["model"] not in readings["models"]:
         return Reading([], f"{row['model']} has no yaml in conf/model")
-    if row["method"] not in known["methods"]:
+    if row["method"] not in readings["methods"]:
         return Reading([], "the method isn't here, or its arguments aren't given")
-    meant = known["ranks"].get(row["rank"], {})
+    meant = readings["ranks"].get(row["rank"], {})
     rank, target = meant.get("rank", row["rank"]), meant.get("target", row["target"])
-    overrides = [f"model={known['models'][row['model']]}", *known["methods"][row["method"]]]
+    overrides = [f"model={readings['models'][row['model']]}", *readings["methods"][row["method"]]]
     if str(rank).isdigit():
         overrides.append(f"rank={rank}")
-    if target in known["targets"]:
-        overrides += [f"target.roles=[{','.join(known['targets'][target])}]", "target.optional_roles=[]"]
+    if target in readings["targets"]:
+        overrides += [f"target.roles=[{','.join(readings['targets'][target])}]", "target.optional_roles=[]"]
     return Reading(overrides)
 
 
-def note(row: dict[str, str], known: dict[str, Any]) -> str:
+def note(row: dict[str, str], readings: dict[str, Any]) -> str:
     """The explanation that was written for this count, empty where there is none."""
-    for entry in known["notes"]:
+    for entry in readings["notes"]:
         if all(row[key] == value for key, value in entry["match"].items()):
             return entry["note"]
     return ""

@@ -19,13 +19,13 @@ CLAIMS, PAPER = "claims", "paper"
 
 
 def tables_of(study: str) -> dict[str, MakeTable]:
-    """Every table by its name; the claims and the paper's own are empty where the study has none."""
+    """Every table by its name; the claims and the paper's table are empty where the study has none."""
     return {**TABLES, CLAIMS: partial(_claims, study), PAPER: partial(_paper, study)}
 
 
-def made_tables(study: str, runs: pd.DataFrame, found: Comparison, only: str = "") -> dict[str, Table]:
+def made_tables(study: str, runs: pd.DataFrame, comparison: Comparison, only: str = "") -> dict[str, Table]:
     """The tables of a results folder that have content, or the one that is named; all say which rows are older ones."""
-    made = {name: draw(runs, found) for name, draw in tables_of(study).items() if only in ("", name)}
+    made = {name: draw(runs, comparison) for name, draw in tables_of(study).items() if only in ("", name)}
     older = older_rows(runs)
     return {name: replace(table, notes=[*table.notes, *older]) for name, table in made.items() if table is not None}
 
@@ -39,19 +39,19 @@ def counted(overrides: list[str]) -> Counted:
     return Counted(ledger_of(config), sum=layer_sum(config))
 
 
-def _claims(study: str, runs: pd.DataFrame, found: Comparison) -> Table | None:
-    table = claims_table(study, found)
+def _claims(study: str, runs: pd.DataFrame, comparison: Comparison) -> Table | None:
+    table = claims_table(study, comparison)
     note = (
         "Differences of scores with their 95 % interval; p after Holm over the study's claims. On this model and data."
     )
     return None if table.empty else Table(readable_claims(table), table, [note])
 
 
-def _paper(study: str, runs: pd.DataFrame, found: Comparison) -> Table | None:
-    return papers_own(study, runs, found.cells)
+def _paper(study: str, runs: pd.DataFrame, comparison: Comparison) -> Table | None:
+    return study_paper_table(study, runs, comparison.cells)
 
 
-def papers_own(study: str, runs: pd.DataFrame, cells: pd.DataFrame) -> Table | None:
+def study_paper_table(study: str, runs: pd.DataFrame, cells: pd.DataFrame) -> Table | None:
     """The paper's numbers beside the study's, None where it has no paper; runs and cells may be empty."""
     quiet_libraries()
     table = paper_table(study, cells, runs, counted)

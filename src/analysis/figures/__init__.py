@@ -1,1 +1,1 @@
-"""Figures of the stored runs, legible in a column of a paper and to the colour-blind; a file a kind."""
+"""Figures of the stored runs, legible in a column of a paper and to the color-blind; a file a kind."""

@@ -10,12 +10,12 @@ from matplotlib.lines import Line2D
 
 from src.analysis.figures.style import DASHES, MARKERS, Look, finish, focus, legend_below, looks, panels
 
-BROKEN = 0.5  # of the trials may be left out: rates at which training breaks down tell nothing more
+BROKEN = 0.5  # of the trials may be left out: a score after training broke down is only noise
 COLUMNS = 4
 RING: dict[str, Any] = {"s": 60, "facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
 
 
-def learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
+def draw_learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
     """Draw the trials of one task and model, a panel a method, a line a rank; a sentence where there are none.
 
     Args:
@@ -29,13 +29,15 @@ def learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
     methods = list(trials.groupby("adapter", sort=True))
     figure, axes = panels(len(methods), COLUMNS)
     line_of = _lines(trials)
-    for own, (method, rows) in zip(axes, methods, strict=True):
-        colour = looks(trials["adapter"])[str(method)]["color"]
-        _draw(own, rows, {cell: look | {"color": colour} for cell, look in line_of.items()}, trials["validation"].min())
-        own.set_title(str(method), pad=3)
-        focus(own, rows["validation"].dropna(), few=BROKEN)
+    for panel, (method, rows) in zip(axes, methods, strict=True):
+        color = looks(trials["adapter"])[str(method)]["color"]
+        _draw(
+            panel, rows, {cell: look | {"color": color} for cell, look in line_of.items()}, trials["validation"].min()
+        )
+        panel.set_title(str(method), pad=3)
+        focus(panel, rows["validation"].dropna(), few=BROKEN)
         label = f"validation ({'%' if unit == 'share' else unit})"
-        finish(own, rows["axis"].iloc[0], label if own in axes[::COLUMNS] else "")
+        finish(panel, rows["axis"].iloc[0], label if panel in axes[::COLUMNS] else "")
     lines = {cell: Line2D([], [], color="black", **look) for cell, look in line_of.items()} if len(line_of) > 1 else {}
     handles = lines | _marks(axes[0], trials)
     legend_below(figure, list(handles.values()), list(handles))
@@ -44,15 +46,15 @@ def learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
 
 def _marks(axes: Axes, trials: pd.DataFrame) -> dict[str, Line2D | PathCollection]:
     """What the marks mean, those that are there."""
-    found: dict[str, Line2D | PathCollection] = {}
+    marks: dict[str, Line2D | PathCollection] = {}
     chosen = trials[trials["chosen"]]
     for name, rows, line in (("chosen", chosen[~chosen["at_edge"]], "-"),
                              ("chosen, at the edge of its grid", chosen[chosen["at_edge"]], ":")):  # fmt: skip
         if len(rows):
-            found[name] = axes.scatter([], [], **RING, linestyles=[line])
+            marks[name] = axes.scatter([], [], **RING, linestyles=[line])
     if trials["validation"].isna().any():
-        found["diverged or failed"] = Line2D([], [], color="black", marker="x", linestyle="")
-    return found
+        marks["diverged or failed"] = Line2D([], [], color="black", marker="x", linestyle="")
+    return marks
 
 
 def _names(trials: pd.DataFrame) -> list[str]:
@@ -74,11 +76,15 @@ def _lines(trials: pd.DataFrame) -> dict[str, Look]:
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, look_of: dict[str, Look], bottom: float) -> None:
-    for cell, own in rows.groupby("cell", sort=True):
-        own = own.sort_values("value")
-        look, scored, lost = look_of[str(cell)], own[own["validation"].notna()], own[own["validation"].isna()]
+    for cell, trials_of_cell in rows.groupby("cell", sort=True):
+        trials_of_cell = trials_of_cell.sort_values("value")
+        look, scored, lost = (
+            look_of[str(cell)],
+            trials_of_cell[trials_of_cell["validation"].notna()],
+            trials_of_cell[trials_of_cell["validation"].isna()],
+        )
         axes.plot(scored["value"], scored["validation"], **look)
         axes.plot(lost["value"], [bottom] * len(lost), "x", color=look["color"])
-        for trial in own[own["chosen"]].itertuples():
+        for trial in trials_of_cell[trials_of_cell["chosen"]].itertuples():
             axes.scatter(trial.value, trial.validation, **RING, linestyles=[":" if trial.at_edge else "-"], zorder=3)
     axes.set_xscale("log")

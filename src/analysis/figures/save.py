@@ -8,17 +8,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from src.analysis.comparison import compare
-from src.analysis.figures.cost import memory_versus_accuracy, parameters_versus_accuracy
-from src.analysis.figures.learning_rates import learning_rate_curves
-from src.analysis.figures.rank import rank_versus_accuracy
+from src.analysis.figures.cost import draw_memory_versus_accuracy, draw_parameters_versus_accuracy
+from src.analysis.figures.learning_rates import draw_learning_rate_curves
+from src.analysis.figures.rank import draw_rank_versus_accuracy
 from src.analysis.figures.style import drawing, metric_of, save, series
-from src.analysis.figures.training import histories, training_curves
+from src.analysis.figures.training import draw_training_curves, histories
 from src.analysis.trials import trials
 
 OF_CELLS: dict[str, Callable[[pd.DataFrame], Figure | str]] = {
-    "rank_versus_accuracy": rank_versus_accuracy,
-    "parameters_versus_accuracy": parameters_versus_accuracy,
-    "memory_versus_accuracy": memory_versus_accuracy,
+    "rank_versus_accuracy": draw_rank_versus_accuracy,
+    "parameters_versus_accuracy": draw_parameters_versus_accuracy,
+    "memory_versus_accuracy": draw_memory_versus_accuracy,
 }
 FIGURES = [*OF_CELLS, "learning_rate_curves", "training_curves"]
 LARGEST = 24  # lines of a figure, above which nobody can tell them apart
@@ -29,16 +29,16 @@ def save_all(runs: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
     folder.mkdir(parents=True, exist_ok=True)
     cells, files, missing = compare(runs).cells, list[Path](), list[str]()
     groups = list(cells.groupby(["task", "model"], sort=True))
-    for place, own in groups:
-        of_place = runs[(runs["task"] == place[0]) & (runs["model"] == place[1])]
-        suffix = "" if len(groups) == 1 else f"-{place[0]}-{place[1]}"
-        for name, draw in _figures(of_place, own):
+    for (task, model), group_cells in groups:
+        group_runs = runs[(runs["task"] == task) & (runs["model"] == model)]
+        suffix = "" if len(groups) == 1 else f"-{task}-{model}"
+        for name, draw in _figures(group_runs, group_cells):
             with drawing():
                 figure = draw()
                 if isinstance(figure, str):
                     missing.append(f"{name}{suffix}: {figure}")
                     continue
-                figure.suptitle(_title(own), fontsize=7.5)
+                figure.suptitle(_title(group_cells), fontsize=7.5)
                 files += save(figure, folder / f"{name}{suffix}")
     return files, missing
 
@@ -47,9 +47,9 @@ def _figures(runs: pd.DataFrame, cells: pd.DataFrame) -> Iterator[tuple[str, Cal
     scored = cells[cells["split"] == cells["split"].min()]  # validation only where nothing was scored on test
     for name, draw in OF_CELLS.items():
         yield name, partial(_of_few, scored, draw)
-    yield "learning_rate_curves", lambda: learning_rate_curves(trials(runs))
+    yield "learning_rate_curves", lambda: draw_learning_rate_curves(trials(runs))
     validation, scale = metric_of(cells.assign(split="validation"))
-    yield "training_curves", lambda: training_curves(histories(runs, scored, scale), validation)
+    yield "training_curves", lambda: draw_training_curves(histories(runs, scored, scale), validation)
 
 
 def _of_few(cells: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure | str]) -> Figure | str:

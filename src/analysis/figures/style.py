@@ -15,8 +15,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# The palette of Okabe and Ito (2008), and a marker each, so that no figure depends on colour alone.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+# The palette of Okabe and Ito (2008), and a marker each, so that no figure depends on color alone.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
 WIDTH = 3.4  # inches, a column of a paper; two of them for panels side by side
@@ -42,36 +42,39 @@ def drawing() -> Iterator[None]:
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A colour and a marker for each method, by its place among all of them."""
-    found = {}
+    """A color and a marker for each method, by its position among all of them."""
+    look_of = {}
     for index, name in enumerate(sorted(set(names))):
-        again = index // len(COLOURS)  # another marker the next time round
-        found[name] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[(index + again) % len(MARKERS)]}
-    return found
+        again = index // len(COLORS)  # another marker the next time round
+        look_of[name] = {"color": COLORS[index % len(COLORS)], "marker": MARKERS[(index + again) % len(MARKERS)]}
+    return look_of
 
 
 def series(cells: pd.DataFrame) -> Iterator[tuple[str, Look, pd.DataFrame]]:
     """The lines of a figure: label, look and cells in the order of rank.
 
     A method is one line, or one for each target set and differing setting; one for each learning rate or scaling only
-    where it has several at the same rank. As long as there are colours each line has its own, then each method.
+    where it has several at the same rank. Each line has its color, or each method if there are more lines than colors.
     """
-    found = [own for adapter, rows in cells.groupby("adapter", sort=True) for own in _lines(str(adapter), rows)]
+    lines = [line for adapter, group in cells.groupby("adapter", sort=True) for line in _lines(str(adapter), group)]
     look_of = looks(cells["adapter"])
-    few = len(found) <= len(COLOURS)
-    own_look = looks(label for _, label, _, _ in found)
-    for adapter, label, number, rows in found:
-        look = own_look[label] if few else look_of[adapter]
+    few = len(lines) <= len(COLORS)
+    look_of_label = looks(label for _, label, _, _ in lines)
+    for adapter, label, number, rows in lines:
+        look = look_of_label[label] if few else look_of[adapter]
         yield label, look | {"linestyle": DASHES[number % len(DASHES)]}, rows.sort_values("rank")
 
 
-def _lines(adapter: str, own: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
+def _lines(adapter: str, method_cells: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
     """A method's lines: its name, the line's label, its number, its cells."""
-    keys = [key for key in ("target", "differs") if own[key].nunique(dropna=False) > 1]
+    keys = [key for key in ("target", "differs") if method_cells[key].nunique(dropna=False) > 1]
     for key in ("lr", "scaling"):
-        if own.duplicated([*keys, "rank", "trained_rank"]).any() and own[key].nunique(dropna=False) > 1:
+        if (
+            method_cells.duplicated([*keys, "rank", "trained_rank"]).any()
+            and method_cells[key].nunique(dropna=False) > 1
+        ):
             keys.append(key)
-    for number, (values, rows) in enumerate(own.groupby(keys, dropna=False) if keys else [((), own)]):
+    for number, (values, rows) in enumerate(method_cells.groupby(keys, dropna=False) if keys else [((), method_cells)]):
         named = [_named(key, value) for key, value in zip(keys, values, strict=True)]
         yield adapter, ", ".join([adapter, *named]), number, rows
 
@@ -91,8 +94,8 @@ def metric_of(cells: pd.DataFrame) -> tuple[str, float]:
     return (f"{split} {name} (%)", 100.0) if unit == "share" else (f"{split} {name} ({unit})", 1.0)
 
 
-def spread(cells: pd.DataFrame, scale: float) -> tuple[pd.Series, pd.Series]:
-    """The ends of the cells' 95 % intervals, the score itself where there is none."""
+def interval_ends(cells: pd.DataFrame, scale: float) -> tuple[pd.Series, pd.Series]:
+    """The ends of the cells' 95 % intervals, in the axis's unit; the score itself where there is none."""
     return scale * cells["low"].fillna(cells["mean"]), scale * cells["high"].fillna(cells["mean"])
 
 
@@ -125,6 +128,7 @@ def focus(axes: Axes, values: "pd.Series[float]", few: float = FEW) -> str:
     Returns:
         What to write of the values that it leaves out, empty where it leaves out none.
     """
+    # The median, since the mean would follow the few values that are far off.
     lowest, middle, highest = values.min(), values.median(), values.max()
     low, high = max(lowest, highest - 3 * (highest - middle)), min(highest, lowest + 3 * (middle - lowest))
     if not 0 < FAR * (high - low) < highest - lowest:

@@ -1,4 +1,4 @@
-"""What the report shows, as plain values: runs, cells, fronts, trials, tables, warnings and provenance."""
+"""What the report shows, as plain values: runs, cells, Pareto fronts, trials, tables, warnings and provenance."""
 
 import math
 from collections import Counter
@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from src.analysis.comparison import Comparison, Run, fronts, plain, reported
-from src.analysis.figures.style import COLOURS
+from src.analysis.comparison import Comparison, Run, on_pareto_front, plain, reported_runs
+from src.analysis.figures.style import COLORS
 from src.analysis.formats import WORDS, Table
 from src.analysis.older_rows import older_rows
 from src.analysis.trials import trials
@@ -35,7 +35,7 @@ CELL_COLUMNS = [
 ]  # fmt: skip
 
 
-def report_data(name: str, runs: pd.DataFrame, found: Comparison, tables: dict[str, Table]) -> dict[str, Any]:
+def report_data(name: str, runs: pd.DataFrame, comparison: Comparison, tables: dict[str, Table]) -> dict[str, Any]:
     """All that the page needs, ready to be written as JSON; the same runs give the same values.
 
     Args:
@@ -43,26 +43,26 @@ def report_data(name: str, runs: pd.DataFrame, found: Comparison, tables: dict[s
     """
     rows = plain(runs)
     trained = list({run["run_id"]: run for run in rows}.values())  # several rows are of one training: DyLoRA's ranks
-    cells = plain(found.cells[CELL_COLUMNS])
-    on_front = {cost: fronts(found, cost) for cost in COSTS}
+    cells = plain(comparison.cells[CELL_COLUMNS])
+    on_front_by_cost = {cost: on_pareto_front(comparison, cost) for cost in COSTS}
     return {
         "name": name,
         "states": dict(Counter(run["state"] for run in trained)),
-        "colours": list(COLOURS),
+        "colors": list(COLORS),
         "costs": {key: {"label": label, "unit": unit} for key, (label, unit) in COSTS.items()},
         "runs": {"columns": RUN_COLUMNS, "rows": [[run[key] for key in RUN_COLUMNS] for run in rows]},
-        "cells": [cell | {"front": _costs_with(on_front, place)} for place, cell in enumerate(cells)],
-        "curves": {run["run_id"]: _curve(run) for run in plain(reported(runs)) if run["state"] == "done"},
+        "cells": [cell | {"pareto_front": _costs_with(on_front_by_cost, index)} for index, cell in enumerate(cells)],
+        "curves": {run["run_id"]: _curve(run) for run in plain(reported_runs(runs)) if run["state"] == "done"},
         "trials": plain(trials(runs)),
         "tables": [_table(key, table) for key, table in tables.items()],
         "warnings": warnings(trained, cells),
-        "provenance": provenance(trained),
+        "provenance": provenance_counts(trained),
     }
 
 
-def _costs_with(on_front: dict[str, list[bool]], place: int) -> list[str]:
-    """The costs at which a cell is on the front."""
-    return [cost for cost, own in on_front.items() if own[place]]
+def _costs_with(on_front_by_cost: dict[str, list[bool]], index: int) -> list[str]:
+    """The costs for which a cell is on the Pareto front."""
+    return [cost for cost, on_front in on_front_by_cost.items() if on_front[index]]
 
 
 def _curve(run: Run) -> list[list[float | None]]:
@@ -90,7 +90,7 @@ def _unfinished(runs: list[Run]) -> Iterator[str]:
 
 
 def _mixtures(runs: list[Run]) -> Iterator[str]:
-    """In what runs differ that are shown side by side."""
+    """In what the runs that are shown side by side differ."""
     done = [run for run in runs if run["state"] == "done"]
     for what, key in (("revisions of the code", "git_revision"), ("devices", "device"), ("builds of PyTorch", "torch"),
                       ("versions of Python", "python"), ("precisions", "precision"),
@@ -99,6 +99,7 @@ def _mixtures(runs: list[Run]) -> Iterator[str]:
         if len(kinds) > 1:
             shown = ", ".join(f"{kind} ({number})" for kind, number in sorted(kinds.items()))
             yield f"Runs of several {what}: {shown}."
+    # Once for each version of a task's data, not for each run.
     by_task = Counter((run["task"], run["fingerprint"]) for run in done)
     for task, versions in Counter(task for task, _ in by_task).items():
         if versions > 1:
@@ -106,7 +107,7 @@ def _mixtures(runs: list[Run]) -> Iterator[str]:
 
 
 def _thin(cells: list[dict[str, Any]]) -> Iterator[str]:
-    """What rests on too little."""
+    """What rests on too few seeds or on an untuned rate."""
     single = sum(cell["n"] == 1 for cell in cells)
     if single:
         yield f"{single} of {len(cells)} rows have one seed: their spread over seeds isn't known."
@@ -119,25 +120,25 @@ def _thin(cells: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _of_runs(runs: list[Run]) -> Iterator[str]:
-    found = Counter(text for run in runs for text in run["warnings"] or [])
-    for text, number in sorted(found.items()):
+    counts = Counter(text for run in runs for text in run["warnings"] or [])
+    for text, number in sorted(counts.items()):
         yield f"{text} (in {number} run{'s' if number > 1 else ''})"
 
 
-def provenance(runs: list[Run]) -> list[dict[str, Any]]:
+def provenance_counts(runs: list[Run]) -> list[dict[str, Any]]:
     """How many finished runs come from which code, device and data."""
     keys = ("git_revision", "shared_code", "device", "precision", "torch", "task", "fingerprint")
     counts = Counter(tuple(run[key] for key in keys) for run in runs if run["state"] == "done")
-    ordered = sorted(counts.items(), key=lambda own: tuple(map(str, own[0])))
+    ordered = sorted(counts.items(), key=lambda item: tuple(map(str, item[0])))
     return [dict(zip(keys, values, strict=True)) | {"runs": number} for values, number in ordered]
 
 
 def without_nan(value: Any) -> Any:
-    """The same value with None where JSON has no number, and numbers of pandas and NumPy as Python's own."""
+    """The same value with None where JSON has no number, and numbers of pandas and NumPy as Python's."""
     if isinstance(value, dict):
-        return {str(key): without_nan(own) for key, own in value.items()}
+        return {str(key): without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(own) for own in value]
+        return [without_nan(inner) for inner in value]
     if isinstance(value, Path):
         return str(value)
     plain_value = value.item() if hasattr(value, "item") else value

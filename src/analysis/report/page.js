@@ -21,15 +21,15 @@ const count = (value) => value === null ? "-" : value.toLocaleString("en");
 const isShare = (cell, split) => (split === "validation" ? cell.validation_unit : cell.unit) === "share";
 const scaled = (value, share) => value === null || value === undefined ? null : share ? 100 * value : value;
 const scoreText = (value, share) => value === null ? "-" : share ? `${(100 * value).toFixed(1)} %` : value.toFixed(4);
-// A line is a method, or a method on a target set where there are several; each has its own colour as long as there are enough.
+// A line is a method, or a method on a target set where there are several; each has a color to itself as long as there are enough.
 const severalTargets = new Set(data.cells.map((cell) => cell.target).filter((target) => target !== null)).size > 1;
-const lineOf = (own) => [own.adapter, severalTargets && own.target].filter(Boolean).join(", ");
+const lineOf = (cell) => [cell.adapter, severalTargets && cell.target].filter(Boolean).join(", ");
 const LINES = [...new Set(data.cells.map(lineOf))].sort();
-const few = LINES.length <= data.colours.length;
-const look = (own) => {
-  const place = few ? LINES.indexOf(lineOf(own)) : METHODS.indexOf(own.adapter);
-  const again = Math.floor(place / data.colours.length);
-  return { color: data.colours[place % data.colours.length], symbol: SYMBOLS[(place + again) % SYMBOLS.length] };
+const few = LINES.length <= data.colors.length;
+const look = (cell) => {
+  const index = few ? LINES.indexOf(lineOf(cell)) : METHODS.indexOf(cell.adapter);
+  const again = Math.floor(index / data.colors.length);
+  return { color: data.colors[index % data.colors.length], symbol: SYMBOLS[(index + again) % SYMBOLS.length] };
 };
 
 function element(tag, text, attributes = {}) {
@@ -58,15 +58,15 @@ function fillFilters() {
   });
 }
 
-const chosen = (row) => selects.every((own) => !own.value || dash(row[own.dataset.key]) === own.value);
+const chosen = (row) => selects.every((select) => !select.value || dash(row[select.dataset.key]) === select.value);
 const words = () => $("#text").value.toLowerCase().split(/\s+/).filter(Boolean);
 const hasWords = (text) => words().every((word) => text.toLowerCase().includes(word));
 
 // ---- tables: sorted by a click on a heading, by numbers where a column holds numbers
 
 function number(text) {
-  const found = String(text).replaceAll("**", "").replaceAll(",", "").match(/^[<+]?\s*(-?\d+(\.\d+)?(e[-+]?\d+)?)/i);
-  return found ? Number(found[1]) : null;
+  const match = String(text).replaceAll("**", "").replaceAll(",", "").match(/^[<+]?\s*(-?\d+(\.\d+)?(e[-+]?\d+)?)/i);
+  return match ? Number(match[1]) : null;
 }
 
 function compare(first, second) {
@@ -100,8 +100,8 @@ class SortedTable {
   sortBy(index) {
     this.descending = this.sort === index ? !this.descending : !this.columns[index].words;
     this.sort = index;
-    [...this.head.children].forEach((cell, place) =>
-      cell.setAttribute("aria-sort", place !== index ? "none" : this.descending ? "descending" : "ascending"));
+    [...this.head.children].forEach((cell, position) =>
+      cell.setAttribute("aria-sort", position !== index ? "none" : this.descending ? "descending" : "ascending"));
     this.draw();
   }
 
@@ -124,7 +124,7 @@ class SortedTable {
     const line = element("tr", undefined, row.lost ? { class: "lost" } : {});
     row.cells.forEach((text, index) => {
       const cell = element("td", undefined, this.columns[index].words ? { class: "words", title: text } : {});
-      text.split("**").forEach((part, place) => cell.append(place % 2 ? element("b", part) : part));
+      text.split("**").forEach((part, position) => cell.append(position % 2 ? element("b", part) : part));
       line.append(cell);
     });
     return line;
@@ -137,7 +137,7 @@ const RUN_TABLE = [
   ["state", true, (run) => run.state], ["task", true, (run) => run.task], ["model", true, (run) => run.model],
   ["adapter", true, (run) => run.adapter], ["rank", false, (run) => dash(run.rank)],
   ["target", true, (run) => dash(run.target)], ["seed", false, (run) => dash(run.seed)],
-  ["lr", false, (run) => dash(run.lr)], ["trained, no head", false, (run) => count(run.body_trained)],
+  ["lr", false, (run) => dash(run.lr)], ["trainable params (w/o head)", false, (run) => count(run.body_trained)],
   ["validation", false, (run) => dash(run.validation?.toFixed(4))], ["test", false, (run) => dash(run.test?.toFixed(4))],
   ["metric", true, (run) => dash(run.metric)], ["forgetting", false, (run) => dash(run.forgetting?.toFixed(3))],
   ["training s", false, (run) => dash(run.train_seconds?.toFixed(1))],
@@ -156,20 +156,20 @@ const runRows = runs.map((run) => {
 // ---- figures
 
 function plot(section, traces, layout) {
-  const place = $(`#${section} .plot`);
+  const area = $(`#${section} .plot`);
   if (!traces.length) {
-    Plotly.purge(place);
-    place.classList.add("empty");
-    place.textContent = "Nothing to draw of what is chosen above.";
+    Plotly.purge(area);
+    area.classList.add("empty");
+    area.textContent = "Nothing to draw of what is chosen above.";
     return;
   }
-  if (place.classList.contains("empty")) {
-    place.classList.remove("empty");
-    place.textContent = "";
+  if (area.classList.contains("empty")) {
+    area.classList.remove("empty");
+    area.textContent = "";
   }
   const common = { height: 460, margin: { l: 64, r: 16, t: 16, b: 56 }, hovermode: "closest", font: { size: 13 },
     legend: { orientation: "v" }, showlegend: true, plot_bgcolor: "#fff" };
-  Plotly.react(place, traces, { ...common, ...layout }, { displaylogo: false, responsive: true });
+  Plotly.react(area, traces, { ...common, ...layout }, { displaylogo: false, responsive: true });
 }
 
 const axis = (title, more = {}) => ({ title: { text: title }, gridcolor: "#eceff2", zeroline: false, ...more });
@@ -209,47 +209,47 @@ function yLabel(cells, key) {
 
 function drawCost(cells) {
   const [x, y] = [$("#x").value, $("#y").value], cost = data.costs[x];
-  const known = cells.filter((cell) => cell[x] !== null && YS[y].value(cell) !== null);
-  const frontKnown = y === "mean";
-  const traces = [...groupBy(known, lineOf)].map(([line, own]) => {
-    const style = look(own[0]);
+  const drawn = cells.filter((cell) => cell[x] !== null && YS[y].value(cell) !== null);
+  const hasFront = y === "mean";
+  const traces = [...groupBy(drawn, lineOf)].map(([line, members]) => {
+    const style = look(members[0]);
     const split = (cell) => YS[y].split(cell);
     const scale = (cell, value) => scaled(value, split(cell) !== null && isShare(cell, split(cell)));
-    const ups = own.map((cell) => scale(cell, YS[y].value(cell)));
-    const ends = own.map((cell) => YS[y].ends(cell).map((end) => scale(cell, end)));
+    const ups = members.map((cell) => scale(cell, YS[y].value(cell)));
+    const ends = members.map((cell) => YS[y].ends(cell).map((end) => scale(cell, end)));
     return {
-      name: line, mode: "markers", type: "scatter", x: own.map((cell) => cell[x] / cost.unit), y: ups,
-      text: own.map(hover), hoverinfo: "text",
+      name: line, mode: "markers", type: "scatter", x: members.map((cell) => cell[x] / cost.unit), y: ups,
+      text: members.map(hover), hoverinfo: "text",
       error_y: { type: "data", symmetric: false, thickness: 1, width: 0, color: style.color,
         array: ends.map(([, high], i) => high === null ? 0 : high - ups[i]),
         arrayminus: ends.map(([low], i) => low === null ? 0 : ups[i] - low) },
-      marker: { symbol: own.map((cell) => style.symbol + (frontKnown && !cell.front.includes(x) ? "-open" : "")),
-        color: style.color, size: own.map((cell) => 8 + 1.5 * Math.log2(cell.rank ?? 1)), line: { width: 1.5 } },
+      marker: { symbol: members.map((cell) => style.symbol + (hasFront && !cell.pareto_front.includes(x) ? "-open" : "")),
+        color: style.color, size: members.map((cell) => 8 + 1.5 * Math.log2(cell.rank ?? 1)), line: { width: 1.5 } },
     };
   });
-  const log = $("#log").checked && known.every((cell) => cell[x] > 0);
-  const range = known.map((cell) => cell[x]), decades = Math.log10(Math.max(...range) / Math.min(...range));
+  const log = $("#log").checked && drawn.every((cell) => cell[x] > 0);
+  const range = drawn.map((cell) => cell[x]), decades = Math.log10(Math.max(...range) / Math.min(...range));
   const scale = log ? { type: "log", ...(decades > 1.5 ? { dtick: 1, tickformat: "~s" } : {}) } : { type: "linear" };
-  plot("cost", traces, { xaxis: axis(cost.label, scale), yaxis: axis(yLabel(known, y)) });
+  plot("cost", traces, { xaxis: axis(cost.label, scale), yaxis: axis(yLabel(drawn, y)) });
 }
 
 function groupBy(values, key) {
-  const found = new Map();
-  for (const value of values) found.set(key(value), [...(found.get(key(value)) ?? []), value]);
-  return found;
+  const groups = new Map();
+  for (const value of values) groups.set(key(value), [...(groups.get(key(value)) ?? []), value]);
+  return groups;
 }
 
 function drawRanks(cells) {
-  const known = cells.filter((cell) => cell.mean !== null);
-  const ranks = [...new Set(known.map((cell) => cell.rank).filter((rank) => rank !== null))].sort((a, b) => a - b);
+  const scored = cells.filter((cell) => cell.mean !== null);
+  const ranks = [...new Set(scored.map((cell) => cell.rank).filter((rank) => rank !== null))].sort((a, b) => a - b);
   if (ranks.length < 2) { plot("ranks", [], {}); return; }
-  const lines = groupBy(known, (cell) => [cell.task, cell.model, cell.adapter, cell.target, cell.differs].join("\n"));
-  const several = (key) => new Set(known.map((cell) => cell[key]).filter((value) => value !== null)).size > 1;
-  const traces = [...lines.values()].map((own) => {
-    own.sort((a, b) => a.rank - b.rank || a.lr - b.lr);
-    const first = own[0], style = look(first), share = isShare(first, first.split), level = first.rank === null;
-    const at = level ? [ranks[0], ranks.at(-1)] : own.map((cell) => cell.rank);
-    const cellsAt = level ? [first, first] : own;
+  const lines = groupBy(scored, (cell) => [cell.task, cell.model, cell.adapter, cell.target, cell.differs].join("\n"));
+  const several = (key) => new Set(scored.map((cell) => cell[key]).filter((value) => value !== null)).size > 1;
+  const traces = [...lines.values()].map((members) => {
+    members.sort((a, b) => a.rank - b.rank || a.lr - b.lr);
+    const first = members[0], style = look(first), share = isShare(first, first.split), level = first.rank === null;
+    const at = level ? [ranks[0], ranks.at(-1)] : members.map((cell) => cell.rank);
+    const cellsAt = level ? [first, first] : members;
     return {
       name: [first.adapter, several("target") && first.target, several("task") && first.task,
         several("model") && first.model, first.differs].filter(Boolean).join(", "),
@@ -258,28 +258,28 @@ function drawRanks(cells) {
       line: { color: style.color, dash: level ? "dash" : "solid", width: 1.5 },
       marker: { color: style.color, symbol: style.symbol, size: 8 },
       error_y: level ? undefined : { type: "data", symmetric: false, thickness: 1, width: 0, color: style.color,
-        array: own.map((cell) => cell.high === null ? 0 : scaled(cell.high - cell.mean, share)),
-        arrayminus: own.map((cell) => cell.low === null ? 0 : scaled(cell.mean - cell.low, share)) },
+        array: members.map((cell) => cell.high === null ? 0 : scaled(cell.high - cell.mean, share)),
+        arrayminus: members.map((cell) => cell.low === null ? 0 : scaled(cell.mean - cell.low, share)) },
     };
   });
-  plot("ranks", traces, { xaxis: axis("rank", { type: "log", tickvals: ranks }), yaxis: axis(yLabel(known, "mean")) });
+  plot("ranks", traces, { xaxis: axis("rank", { type: "log", tickvals: ranks }), yaxis: axis(yLabel(scored, "mean")) });
 }
 
 function drawRates() {
   const text = (trial) => [trial.task, trial.model, named(trial), trial.value].join(" ");
-  const wanted = (trial) => chosen(trial) && hasWords(text(trial));
-  const known = data.trials.filter((trial) => trial.validation !== null && wanted(trial));
-  const lines = groupBy(known, (trial) => [trial.task, trial.model, trial.adapter, trial.rank, trial.target].join("\n"));
-  const traces = [...lines.values()].map((own) => {
-    const first = own[0], style = look(first), share = first.unit === "share";
+  const selected = (trial) => chosen(trial) && hasWords(text(trial));
+  const drawn = data.trials.filter((trial) => trial.validation !== null && selected(trial));
+  const lines = groupBy(drawn, (trial) => [trial.task, trial.model, trial.adapter, trial.rank, trial.target].join("\n"));
+  const traces = [...lines.values()].map((members) => {
+    const first = members[0], style = look(first), share = first.unit === "share";
     return {
-      name: named(first), mode: "lines+markers", x: own.map((trial) => trial.value),
-      y: own.map((trial) => scaled(trial.validation, share)), line: { color: style.color, width: 1.2 },
-      text: own.map((trial) => `<b>${named(trial)}</b><br>${trial.axis} ${trial.value}: ${scoreText(trial.validation, share)}`
+      name: named(first), mode: "lines+markers", x: members.map((trial) => trial.value),
+      y: members.map((trial) => scaled(trial.validation, share)), line: { color: style.color, width: 1.2 },
+      text: members.map((trial) => `<b>${named(trial)}</b><br>${trial.axis} ${trial.value}: ${scoreText(trial.validation, share)}`
         + (trial.chosen ? `<br>chosen${trial.at_edge ? ", at the edge of its grid" : ""}` : "")),
       hoverinfo: "text",
-      marker: { color: style.color, symbol: own.map((trial) => trial.chosen ? "circle-open" : style.symbol),
-        size: own.map((trial) => trial.chosen ? 14 : 6), line: { width: 2 } },
+      marker: { color: style.color, symbol: members.map((trial) => trial.chosen ? "circle-open" : style.symbol),
+        size: members.map((trial) => trial.chosen ? 14 : 6), line: { width: 2 } },
     };
   });
   plot("rates", traces, { xaxis: axis("rate", { type: "log" }), yaxis: axis("validation score") });
@@ -290,7 +290,7 @@ function drawTraining(shownRuns) {
   const limited = shownRuns.filter((run) => data.curves[run.run_id] && !nested(run)).slice(0, AT_FIRST);
   const traces = limited.map((run) => {
     const points = data.curves[run.run_id].filter((point) => point[which] !== null);
-    const first = limited.find((own) => lineOf(own) === lineOf(run)) === run;
+    const first = limited.find((other) => lineOf(other) === lineOf(run)) === run;
     return {
       name: lineOf(run), legendgroup: lineOf(run), showlegend: first, mode: "lines+markers", opacity: 0.7,
       x: points.map((point) => point[0]), y: points.map((point) => point[which]),
@@ -318,8 +318,8 @@ function draw() {
 }
 
 function offer(select, kinds, valueOf) {
-  const known = Object.keys(kinds).filter((key) => data.cells.some((cell) => valueOf(key)(cell) !== null));
-  $(select).append(...known.map((key) => new Option(kinds[key].label, key)));
+  const offered = Object.keys(kinds).filter((key) => data.cells.some((cell) => valueOf(key)(cell) !== null));
+  $(select).append(...offered.map((key) => new Option(kinds[key].label, key)));
 }
 
 function build() {
@@ -335,11 +335,11 @@ function build() {
   for (const id of ["#x", "#y", "#log", "#curve"]) $(id).addEventListener("change", draw);
   runTable = new SortedTable($("#runs"), RUN_TABLE.map(([name, isWords]) => ({ name, words: isWords })));
   for (const table of data.tables) {
-    const place = element("div", undefined, { id: `table-${table.key}` });
-    place.append(element("h3", table.title));
-    $("#tables").append(place);
-    new SortedTable(place, table.columns).show(table.rows.map((cells) => ({ cells })));
-    for (const note of table.notes) place.append(element("p", note, { class: "note" }));
+    const block = element("div", undefined, { id: `table-${table.key}` });
+    block.append(element("h3", table.title));
+    $("#tables").append(block);
+    new SortedTable(block, table.columns).show(table.rows.map((cells) => ({ cells })));
+    for (const note of table.notes) block.append(element("p", note, { class: "note" }));
   }
   const columns = Object.keys(data.provenance[0] ?? { runs: 0 });
   new SortedTable($("#provenance"), columns.map((name) => ({ name, words: name !== "runs" })))

@@ -14,6 +14,7 @@ def page(data: dict[str, Any]) -> str:
     folder = files("src.analysis.report")
     parts = {
         "STYLE": (folder / "page.css").read_text(encoding="utf-8"),
+        # Escaped, since "</script>" in a message would end the script that holds the data.
         "DATA": json.dumps(without_nan(data), allow_nan=False, separators=(",", ":")).replace("</", r"<\/"),
         "PLOTLY": get_plotlyjs(),
         "SCRIPT": (folder / "page.js").read_text(encoding="utf-8"),

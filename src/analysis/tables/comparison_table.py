@@ -11,8 +11,8 @@ from src.analysis.texts import (
     number,
     rank,
     rounded,
+    score_column,
     scored_by,
-    scores,
     several,
     unfinished,
     whole,
@@ -20,10 +20,10 @@ from src.analysis.texts import (
 )  # fmt: skip
 
 
-def comparison_table(runs: pd.DataFrame, found: Comparison) -> Table:
+def comparison_table(runs: pd.DataFrame, comparison: Comparison) -> Table:
     """Every cell, none left out; footnotes say what the numbers of some can't be compared with."""
-    text = readable(found.cells)
-    return Table(text, found.cells, [*lettered(found.cells)[1], *legend(found.cells, text)])
+    text = readable(comparison.cells)
+    return Table(text, comparison.cells, [*lettered(comparison.cells)[1], *legend(comparison.cells, text)])
 
 
 def readable(cells: pd.DataFrame) -> pd.DataFrame:
@@ -35,17 +35,17 @@ def readable(cells: pd.DataFrame) -> pd.DataFrame:
         **several(cells),
         **scored_by(cells),
         "adapter": cells["adapter"],
-        "rank": [rank(own) for own in cells.itertuples()],
+        "rank": [rank(cell) for cell in cells.itertuples()],
         "target": cells["target"].map(word),
         "lr": cells["lr"].map(number),
         "tuning": cells["tuning"],
         "scaling": cells["scaling"].map(number),
-        "trained, no head": cells["body_trained"].map(whole),
+        "trainable params (w/o head)": cells["body_trained"].map(whole),
         "trained % of all": cells["trained_percent"].map(rounded(3)),
-        **dict(scores(cells, split) for split in ("validation", "test")),
+        **dict(score_column(cells, split) for split in ("validation", "test")),
         **intervals(cells),
         "n": cells["n"].map(str),
-        "seconds a run": cells["run_seconds"].map(rounded(0)),
+        "run time (s)": cells["run_seconds"].map(rounded(0)),
         **({"differs in": cells["differs"].map(word)} if cells["differs"].any() else {}),
         **unfinished(cells),
         **lettered(cells)[0],

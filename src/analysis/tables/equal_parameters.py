@@ -9,7 +9,17 @@ import pandas as pd
 from src.analysis.comparison import Comparison
 from src.analysis.formats import Table
 from src.analysis.statistics import PairedTest, holm
-from src.analysis.texts import difference, frame, intervals, legend, named, p_value, score, unit_of, whole
+from src.analysis.texts import (
+    cell_columns,
+    difference,
+    frame,
+    intervals,
+    legend,
+    main_score_column,
+    p_value,
+    unit_of,
+    whole,
+)
 
 EQUAL_UP_TO = 1.1  # the largest of a group has at most so many times the parameters of the smallest
 
@@ -23,30 +33,31 @@ class _Group:
     tests: dict[int, PairedTest | None]
 
 
-def equal_parameters(runs: pd.DataFrame, found: Comparison) -> Table | None:
+def equal_parameters(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
     """Groups of cells of different methods whose trained parameters, the head left out, are equal to 10 %.
 
     A cell may be in several groups: each is as large as it can be. p-values are Holm's for the whole table.
     """
-    groups = [_tested(found, rows) for rows in _groups(found.cells)]
+    groups = [_tested(comparison, rows) for rows in _groups(comparison.cells)]
     if not groups:
         return None
-    pairs = [(place, group.tests.get(row)) for place, group in enumerate(groups) for row in group.rows]
-    known = [index for index, (_, test) in enumerate(pairs) if test is not None]
-    adjusted = dict(zip(known, holm([test.p_value for _, test in pairs if test is not None]), strict=True))
+    pairs = [(group_index, group.tests.get(row)) for group_index, group in enumerate(groups) for row in group.rows]
+    tested = [index for index, (_, test) in enumerate(pairs) if test is not None]
+    # All groups are corrected together: a reader looks at the whole table.
+    adjusted = dict(zip(tested, holm([test.p_value for _, test in pairs if test is not None]), strict=True))
     rows = [row for group in groups for row in group.rows]
-    cells = found.cells.iloc[rows].reset_index(drop=True)
+    cells = comparison.cells.iloc[rows].reset_index(drop=True)
     bests = [row == group.best for group in groups for row in group.rows]
     texts = [
-        "(best)" if best else difference(test, unit_of(own))
-        for best, (_, test), own in zip(bests, pairs, cells.itertuples(), strict=True)
+        "(best)" if best else difference(test, unit_of(cell))
+        for best, (_, test), cell in zip(bests, pairs, cells.itertuples(), strict=True)
     ]
     text = frame(
         {
-            "group": [str(place + 1) for place, _ in pairs],
-            **named(cells),
-            "trained, no head": [whole(size) for size in cells["body_trained"]],
-            **dict([score(cells)]),
+            "group": [str(group_index + 1) for group_index, _ in pairs],
+            **cell_columns(cells),
+            "trainable params (w/o head)": [whole(size) for size in cells["body_trained"]],
+            **dict([main_score_column(cells)]),
             **intervals(cells),
             "n": [str(n) for n in cells["n"]],
             "difference to the group's best (95 %)": texts,
@@ -54,25 +65,27 @@ def equal_parameters(runs: pd.DataFrame, found: Comparison) -> Table | None:
         }
     )
     differences = [None if test is None else test.difference for _, test in pairs]
-    values = cells.assign(group=[place + 1 for place, _ in pairs], difference=differences)
+    values = cells.assign(group=[group_index + 1 for group_index, _ in pairs], difference=differences)
     return Table(text, values.assign(p_holm=[adjusted.get(index) for index in range(len(pairs))]), legend(cells, text))
 
 
 def _groups(cells: pd.DataFrame) -> Iterator[list[int]]:
     """The largest sets of rows of a task and model with about as many parameters, of at least two methods."""
     scored = cells[cells["mean"].notna() & (cells["body_trained"] > 0)]
-    for _, own in scored.groupby(["task", "model"]):
-        ordered = own.sort_values("body_trained", kind="stable")
+    for _, task_cells in scored.groupby(["task", "model"]):
+        ordered = task_cells.sort_values("body_trained", kind="stable")
         sizes = ordered["body_trained"].to_numpy(dtype=float)
         ends = np.searchsorted(sizes, sizes * EQUAL_UP_TO, side="right")
         for start, end in enumerate(ends):
+            # A window that ends where the one before it ends is a part of that one.
             inside = start > 0 and ends[start - 1] == end
             if not inside and ordered["adapter"].iloc[start:end].nunique() > 1:
                 yield [int(row) for row in ordered.index[start:end]]
 
 
-def _tested(found: Comparison, rows: list[int]) -> _Group:
-    means = found.cells.loc[rows, "mean"].to_numpy(dtype=float)
-    higher = bool(found.cells.loc[rows[0], "higher_is_better"])
+def _tested(comparison: Comparison, rows: list[int]) -> _Group:
+    """The group with the tests of its other rows against the best one."""
+    means = comparison.cells.loc[rows, "mean"].to_numpy(dtype=float)
+    higher = bool(comparison.cells.loc[rows[0], "higher_is_better"])
     best = rows[int(means.argmax() if higher else means.argmin())]
-    return _Group(rows, best, {row: found.test(row, best) for row in rows if row != best})
+    return _Group(rows, best, {row: comparison.test(row, best) for row in rows if row != best})

@@ -4,22 +4,22 @@ import pandas as pd
 
 from src.analysis.comparison import Comparison
 from src.analysis.formats import Table
-from src.analysis.texts import frame, lettered, named, rounded, unfinished, whole, word
+from src.analysis.texts import cell_columns, frame, lettered, rounded, unfinished, whole, word
 
 VALUES = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "differs", "trained", "body_trained",
           "weights", "precision", "batch_size", "memory_bytes", "memory_kind", "train_seconds", "tokens_per_second",
           "hardware", "n", "failed", "reason"]  # fmt: skip
 
 
-def memory_and_time(runs: pd.DataFrame, found: Comparison) -> Table | None:
+def memory_and_time(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
     """The medians over a cell's runs; None where nothing was measured."""
-    cells = found.cells
+    cells = comparison.cells
     if cells["memory_bytes"].isna().all() and cells["train_seconds"].isna().all():
         return None
     text = frame(
         {
-            **named(cells),
-            "trained, no head": [whole(size) for size in cells["body_trained"]],
+            **cell_columns(cells),
+            "trainable params (w/o head)": [whole(size) for size in cells["body_trained"]],
             "weights": cells["weights"].map(word),
             "batch": cells["batch_size"].map(whole),
             "memory, MB": (cells["memory_bytes"].astype(float) / 1e6).map(rounded(1)),
@@ -37,9 +37,11 @@ def memory_and_time(runs: pd.DataFrame, found: Comparison) -> Table | None:
 
 def _warnings(cells: pd.DataFrame) -> list[str]:
     """What must not be compared in this table."""
-    found = []
+    warnings = []
     for column, of in {"hardware": "hardware", "memory_kind": "memory"}.items():
         kinds = sorted(set(cells[column].dropna()))
         if len(kinds) > 1:
-            found.append(f"Rows differ in their {of} ({'; '.join(kinds)}): numbers of different kinds don't compare.")
-    return found
+            warnings.append(
+                f"Rows differ in their {of} ({'; '.join(kinds)}): numbers of different kinds don't compare."
+            )
+    return warnings

@@ -7,33 +7,33 @@ import pandas as pd
 
 from src.analysis.comparison import Comparison
 from src.analysis.formats import Table
-from src.analysis.texts import frame, legend, marked, number, several, spread, unit_of, word
+from src.analysis.texts import frame, legend, marked, mean_and_std, number, several, unit_of, word
 
 ROW = ["task", "model", "adapter", "trained_rank", "target", "differs"]
 VALUES = [*ROW, "lr", "alpha", "rank", "split", "mean", "std", "low", "high", "n", "tie", "reason"]
 
 
-def rank_versus_accuracy(runs: pd.DataFrame, found: Comparison) -> Table | None:
+def rank_versus_accuracy(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
     """Mean ± deviation (n) of every method at every rank; None where there are no two ranks.
 
     A method has one row, or one for each combination of those settings that vary while the rank is the same.
     """
-    cells = found.cells
+    cells = comparison.cells
     ranks = sorted({int(rank) for rank in cells["rank"].dropna()})
     if len(ranks) < 2:
         return None
-    rows = [own for _, group in cells.groupby(ROW, dropna=False) for own in _rows(group)]
+    rows = [row for _, group in cells.groupby(ROW, dropna=False) for row in _rows(group)]
     columns: dict[str, list[str]] = {
-        **several(pd.DataFrame([own.iloc[0] for own in rows])),
-        "adapter": [_method(own.iloc[0]) for own in rows],
-        "target": [word(own["target"].iloc[0]) for own in rows],
-        "lr": [_values(own["lr"]) for own in rows],
-        "scaling": [_values(own["scaling"]) for own in rows],
-        **({"differs in": [word(own["differs"].iloc[0]) for own in rows]} if cells["differs"].any() else {}),
-        **{str(rank): [_at(own[own["rank"] == rank]) for own in rows] for rank in ranks},
+        **several(pd.DataFrame([row.iloc[0] for row in rows])),
+        "adapter": [_method(row.iloc[0]) for row in rows],
+        "target": [word(row["target"].iloc[0]) for row in rows],
+        "lr": [_values(row["lr"]) for row in rows],
+        "scaling": [_values(row["scaling"]) for row in rows],
+        **({"differs in": [word(row["differs"].iloc[0]) for row in rows]} if cells["differs"].any() else {}),
+        **{str(rank): [_at(row[row["rank"] == rank]) for row in rows] for rank in ranks},
     }
     if cells["rank"].isna().any():
-        columns["no rank"] = [_at(own[own["rank"].isna()]) for own in rows]
+        columns["no rank"] = [_at(row[row["rank"].isna()]) for row in rows]
     text = frame(columns)
     of = " or ".join(sorted({f"{split} score" for split in cells["split"]}))
     read = (
@@ -44,10 +44,11 @@ def rank_versus_accuracy(runs: pd.DataFrame, found: Comparison) -> Table | None:
 
 def _rows(group: pd.DataFrame, keys: Sequence[str] = ("scaling", "lr")) -> list[pd.DataFrame]:
     """Split cells of a method until no rank is there twice, each part in order of rank."""
+    # By scaling first: rates usually differ from rank to rank, and a row may hold a different one at each.
     if not keys or not group["rank"].duplicated().any():
         return [group.sort_values("rank")]
     parts = group.groupby(keys[0], dropna=False)
-    return [own for _, part in parts for own in _rows(part, keys[1:])]
+    return [row for _, part in parts for row in _rows(part, keys[1:])]
 
 
 def _values(values: pd.Series) -> str:
@@ -56,8 +57,10 @@ def _values(values: pd.Series) -> str:
     return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
 
 
-def _method(own: Any) -> str:
-    return str(own["adapter"]) + ("" if pd.isna(own["trained_rank"]) else f" (trained at rank {own['trained_rank']})")
+def _method(cell: Any) -> str:
+    return str(cell["adapter"]) + (
+        "" if pd.isna(cell["trained_rank"]) else f" (trained at rank {cell['trained_rank']})"
+    )
 
 
 def _at(cells: pd.DataFrame) -> str:
@@ -65,8 +68,8 @@ def _at(cells: pd.DataFrame) -> str:
     return " / ".join(map(_score, cells.itertuples())) or "-"
 
 
-def _score(own: Any) -> str:
-    if own.n == 0:
-        return str(own.reason).partition(":")[0]
-    lost = f", {own.failed} not finished" if own.failed else ""
-    return f"{marked(spread(own.mean, own.std, unit_of(own)), own, bold=True)} ({own.n}{lost})"
+def _score(cell: Any) -> str:
+    if cell.n == 0:
+        return str(cell.reason).partition(":")[0]
+    lost = f", {cell.failed} not finished" if cell.failed else ""
+    return f"{marked(mean_and_std(cell.mean, cell.std, unit_of(cell)), cell, bold=True)} ({cell.n}{lost})"
