@@ -128,6 +128,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _cell(key: str, value: Any) -> str:
+    """A value as a text: bytes with their unit, counts with separators."""
     if value is None:
         return "-"
     if key.endswith("_bytes"):

@@ -135,6 +135,7 @@ def plain(runs: pd.DataFrame) -> list[Run]:
 
 
 def _is_missing(value: Any) -> bool:
+    """Say whether there is no value; `pd.isna` would answer for each member of a list."""
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 

@@ -51,6 +51,7 @@ def markdown(text: pd.DataFrame, notes: Sequence[str] = ()) -> str:
 
 
 def _in_markdown(cell: object) -> str:
+    """A cell in one line, without a pipe that would end it."""
     return re.sub(r"\s+", " ", str(cell)).replace("|", r"\|")
 
 
@@ -70,6 +71,7 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def _in_latex(cell: object) -> str:
+    """A cell in one line of LaTeX, with Markdown's bold as LaTeX's."""
     parts = BOLD.split(re.sub(r"\s+", " ", str(cell)))  # split by a group: every second part was bold
     escaped = ["".join(map(_escaped, part)) for part in parts]
     return "".join(rf"\textbf{{{part}}}" if index % 2 else part for index, part in enumerate(escaped))

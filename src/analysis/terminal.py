@@ -46,6 +46,7 @@ def _metrics(done: list[dict[str, Any]]) -> str:
 
 
 def _table(done: list[dict[str, Any]]) -> Table:
+    """The finished runs, with columns for task and model only where these vary."""
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     several = [key for key in ("task", "model") if len({row[key] for row in done}) > 1]
     for name in (*several, *COLUMNS):
@@ -59,6 +60,7 @@ def _table(done: list[dict[str, Any]]) -> Table:
 
 
 def _cell(value: object) -> str:
+    """A value as a text: counts with separators, numbers as short as they can be."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)

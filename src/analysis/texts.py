@@ -133,7 +133,7 @@ def unfinished(cells: pd.DataFrame) -> dict[str, list[str]]:
     return {"not finished": [word(reason.replace("\n", " ")) for reason in cells["reason"]]}
 
 
-def lettered(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
+def footnotes(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
     """The column of references to footnotes, where a cell has any, and the footnotes."""
     numbers: dict[str, int] = {}
     references = []
@@ -146,6 +146,7 @@ def lettered(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
 
 def legend(cells: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
     """What the marks in a table's texts mean, those that are there."""
+    # Only marks that occur are explained.
     shown = " ".join(str(text) for name in texts for text in texts[name])
     meanings = [
         (

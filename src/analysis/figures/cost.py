@@ -28,6 +28,7 @@ def draw_memory_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
 
 
 def _versus_accuracy(cells: pd.DataFrame, cost: str, unit: float, label: str, *, mark_front: bool) -> Figure | str:
+    """Score over a cost, a column of the cells, divided by its unit; hollow points are off the Pareto front."""
     drawn = cells.dropna(subset=["mean", cost])
     if drawn.empty:
         return f"no scored run has its {cost}"
@@ -35,6 +36,7 @@ def _versus_accuracy(cells: pd.DataFrame, cost: str, unit: float, label: str, *,
     y, scale = metric_of(drawn)
     for name, look, line in series(drawn):
         x, score, (low, high) = line[cost].astype(float) / unit, scale * line["mean"], interval_ends(line, scale)
+        # Ends relative to the score: that is what Matplotlib takes for an asymmetric bar.
         axes.errorbar(x, score, yerr=[score - low, high - score], color=look["color"], fmt="none", elinewidth=0.6)
         axes.plot(x, score, color=look["color"], linestyle=look["linestyle"], linewidth=0.8)
         # The area of a marker says the rank, on a log scale as ranks are usually doubled.

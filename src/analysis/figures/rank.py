@@ -36,6 +36,7 @@ def draw_rank_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
 
 
 def _rank_axis(axes: Axes, ranks: list[int]) -> None:
+    """A logarithmic axis with a tick at each rank that was run, and at no other."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(ranks))
     axes.set_xticklabels([str(rank) for rank in ranks])

@@ -44,6 +44,7 @@ def save_all(runs: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def _figures(runs: pd.DataFrame, cells: pd.DataFrame) -> Iterator[tuple[str, Callable[[], Figure | str]]]:
+    """The name of every figure of one task and model, and the function that draws it."""
     scored = cells[cells["split"] == cells["split"].min()]  # validation only where nothing was scored on test
     for name, draw in OF_CELLS.items():
         yield name, partial(_of_few, scored, draw)
@@ -53,6 +54,7 @@ def _figures(runs: pd.DataFrame, cells: pd.DataFrame) -> Iterator[tuple[str, Cal
 
 
 def _of_few(cells: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure | str]) -> Figure | str:
+    """The figure, or a sentence where it would have too many lines."""
     lines = len(list(series(cells)))
     if lines > LARGEST:
         return f"{lines} lines are too many to tell apart (at most {LARGEST}); the report has filters"
@@ -60,6 +62,7 @@ def _of_few(cells: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure | str]) -
 
 
 def _title(cells: pd.DataFrame) -> str:
+    """The model, the task, and how many seeds are behind a point."""
     counts = sorted(set(cells.loc[cells["n"] > 0, "n"])) or [0]
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{cells['model'].iloc[0]} on {cells['task'].iloc[0]}, seeds a point: {seeds}"

@@ -69,10 +69,8 @@ def _lines(adapter: str, method_cells: pd.DataFrame) -> Iterator[tuple[str, str,
     """A method's lines: its name, the line's label, its number, its cells."""
     keys = [key for key in ("target", "differs") if method_cells[key].nunique(dropna=False) > 1]
     for key in ("lr", "scaling"):
-        if (
-            method_cells.duplicated([*keys, "rank", "trained_rank"]).any()
-            and method_cells[key].nunique(dropna=False) > 1
-        ):
+        same_rank = method_cells.duplicated([*keys, "rank", "trained_rank"])
+        if same_rank.any() and method_cells[key].nunique(dropna=False) > 1:
             keys.append(key)
     for number, (values, rows) in enumerate(method_cells.groupby(keys, dropna=False) if keys else [((), method_cells)]):
         named = [_named(key, value) for key, value in zip(keys, values, strict=True)]
@@ -80,6 +78,7 @@ def _lines(adapter: str, method_cells: pd.DataFrame) -> Iterator[tuple[str, str,
 
 
 def _named(key: str, value: Any) -> str:
+    """A setting in a label: numbers need their name, target sets and differing settings say what they are."""
     if key in ("lr", "scaling"):
         return f"{key} {value:g}"
     return str(value)

@@ -30,6 +30,7 @@ def draw_training_curves(points: pd.DataFrame, validation: str) -> Figure | str:
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, kind: str, label: str, look: Look) -> None:
+    """One method's curve: the median over its seeds, and their range as a band."""
     steps = rows.groupby("step")[kind].agg(["median", "min", "max"])
     every = max(1, len(steps) // 5)  # about five markers tell the lines apart; one a step would hide them
     axes.plot(steps.index, steps["median"], label=label, markevery=every, **look)
