@@ -86,7 +86,10 @@ def _write_table(path: Path, table: Table) -> None:
 
 
 def write_parameter_counts(folder: Path) -> None:
-    """Count every configuration that papers report a parameter count of, and write both side by side."""
+    """Count every configuration that papers report a parameter count of, and write both side by side.
+
+    No weights are loaded: the counts follow from shapes, which takes most of a minute.
+    """
     counts = parameter_counts(counted)
     text = readable_counts(counts)
     _write(folder / "parameter_counts.md", markdown(text))

@@ -33,7 +33,12 @@ READS_SCHEMA = 1  # the only schema of records that these functions can read
 
 
 def collect(results_dir: Path) -> pd.DataFrame:
-    """All runs under `results_dir/runs`, sorted by task, model, adapter, rank, target and seed."""
+    """All runs under `results_dir/runs`, sorted by task, model, adapter, rank, target and seed.
+
+    Returns:
+        A row for each run and for each smaller rank within it, with the columns `COLUMNS`; empty where there are no
+        runs. Scores are in the unit that the row names, times in seconds, memory in bytes.
+    """
     rows = [row for folder in run_folders(results_dir) for row in rows_of_folder(folder)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     # Nullable types: a method without a rank and an unreadable run have missing values here, and stay rows.
@@ -44,7 +49,7 @@ def collect(results_dir: Path) -> pd.DataFrame:
 
 
 def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's folder, also where its record is missing, damaged or incomplete."""
+    """The rows of a run's folder; a record that is missing, damaged or incomplete gives one that says so."""
     try:
         record = read_record(folder)
         if record is None:
@@ -168,7 +173,10 @@ def _memory(memory: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings(record: Record) -> dict[str, str]:
-    """All that determines the run's result but its seed and the axes, flat: `{"trainer.head_lr": "0.3", ...}`."""
+    """All that determines the run's result but its seed and the axes, flat: `{"trainer.head_lr": "0.3", ...}`.
+
+    Values are JSON, so that they can be compared as texts and shown to people as they are.
+    """
     flat: dict[str, str] = {}
     for part in ("model", "task", "trainer"):
         flat |= {f"{part}.{key}": json.dumps(value, sort_keys=True) for key, value in record["identity"][part].items()}

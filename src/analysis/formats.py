@@ -37,7 +37,10 @@ class Table:
 
 
 def markdown(text: pd.DataFrame, notes: Sequence[str] = ()) -> str:
-    """A frame of texts as a Markdown table, aligned to be read as plain text too, with its footnotes below."""
+    """A frame of texts as a Markdown table, aligned to be read as plain text too, with its footnotes below.
+
+    Columns named in `WORDS` are aligned to the left, all others, which hold numbers, to the right.
+    """
     columns = []
     for name in text:
         cells = [_in_markdown(cell) for cell in (name, *text[name])]

@@ -15,7 +15,11 @@ WIDTH = 100  # where the output is no terminal
 
 
 def print_runs(folders: list[Path]) -> None:
-    """Print a row for each finished run, each other run with its reason, and where they all are."""
+    """Print a row for each finished run, each other run with its reason, and where they all are.
+
+    Raises:
+        UserError: a record can't be read.
+    """
     records = {folder: read_record(folder) for folder in folders}
     rows: dict[Path, dict[str, Any]] = {
         folder: row_of_record(record) if record else {"state": "not run"} for folder, record in records.items()

@@ -158,7 +158,11 @@ def verdict(claim: Claim, test: PairedTest | None, p_value: float, *, higher_is_
 
 
 def readable_claims(table: pd.DataFrame) -> pd.DataFrame:
-    """The claims as texts for people; scores and differences of shares in percent and points."""
+    """The claims as texts for people; scores of shares are in percent, their differences in percentage points.
+
+    Args:
+        table: what `claims_table` gives.
+    """
     scale = np.where(table["unit"] == "share", 100.0, 1.0)
     rows = []
     for factor, row in zip(scale, table.to_dict("records"), strict=True):

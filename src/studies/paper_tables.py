@@ -286,7 +286,7 @@ def _study_configs(study: str) -> list[Config]:
 
 
 def readable_paper_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as texts for people; a dagger marks what somebody else reports."""
+    """The table of `paper_table` as texts for people; a dagger marks what somebody else reports."""
     rows = []
     for row in table.to_dict("records"):
         size = f"{row['params_reported']} {row['params_unit']}".strip() if row["params_reported"] else ""

@@ -12,7 +12,11 @@ MEGABYTE = 1e6
 
 
 def draw_parameters_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
-    """Score over trained parameters, the head included; a sentence where there is nothing to draw."""
+    """Score over trained parameters, the head included; a sentence where there is nothing to draw.
+
+    Args:
+        cells: those of one task, model and split, with `on_front`.
+    """
     figure = _versus_accuracy(cells, "trained", 1.0, "trained parameters with the head", mark_front=True)
     if isinstance(figure, Figure):
         figure.axes[0].set_xscale("log")
@@ -20,7 +24,11 @@ def draw_parameters_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
 
 
 def draw_memory_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
-    """Score over the memory that training takes beside the weights; a sentence where there is nothing to draw."""
+    """Score over the memory that training takes beside the weights; a sentence where there is nothing to draw.
+
+    Args:
+        cells: those of one task, model and split, with `memory_bytes` and what it counts in `memory_kind`.
+    """
     kinds = sorted(cells["memory_kind"].dropna().unique())
     if len(kinds) > 1:
         return f"memory was measured in several ways, which can't share an axis: {' and '.join(kinds)}"

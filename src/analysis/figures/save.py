@@ -25,7 +25,14 @@ LARGEST = 24  # lines of a figure, above which nobody can tell them apart
 
 
 def save_all(runs: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
-    """Draw every figure as PNG and SVG into `folder`; returns the files, and why a figure wasn't drawn."""
+    """Draw every figure of every task and model as PNG and SVG into `folder`, which is made if it isn't there.
+
+    Args:
+        runs: the rows of `collect`, at least one.
+
+    Returns:
+        The files, and for each figure that wasn't drawn a line that says why.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     cells, files, missing = compare(runs).cells, list[Path](), list[str]()
     groups = list(cells.groupby(["task", "model"], sort=True))

@@ -38,7 +38,13 @@ def _draw(axes: Axes, rows: pd.DataFrame, kind: str, label: str, look: Look) -> 
 
 
 def histories(runs: pd.DataFrame, cells: pd.DataFrame, scale: float) -> pd.DataFrame:
-    """The history of each method's runs at its best cell, as points, with the final validation as the last one."""
+    """The history of each method's runs at its best cell, as points, with the final validation as the last one.
+
+    Args:
+        runs: those of one task and model.
+        cells: theirs, of one split; the best is the one with the best mean.
+        scale: takes validation scores to the unit of the axis.
+    """
     points = []
     for adapter, method_cells in cells.dropna(subset=["mean"]).groupby("adapter"):
         sign = 1 if method_cells["higher_is_better"].iloc[0] else -1

@@ -36,9 +36,12 @@ CELL_COLUMNS = [
 
 
 def report_data(name: str, runs: pd.DataFrame, comparison: Comparison, tables: dict[str, Table]) -> dict[str, Any]:
-    """All that the page needs, ready to be written as JSON; the same runs give the same values.
+    """All that the page needs, ready for `without_nan` and JSON; the same runs give the same values.
 
     Args:
+        name: the heading, that of the results folder.
+        runs: the rows of `collect`.
+        comparison: that of the same runs.
         tables: what `python -m src.tables` writes, by name.
     """
     rows = plain(runs)
@@ -80,7 +83,12 @@ def _table(key: str, table: Table) -> dict[str, Any]:
 
 
 def warnings(runs: list[Run], cells: list[dict[str, Any]]) -> list[str]:
-    """What a reader must know before believing a number, the gravest first."""
+    """What a reader must know before believing a number, the gravest first.
+
+    Args:
+        runs: the trained runs, each once, with what is missing as None.
+        cells: the rows of the comparison, likewise.
+    """
     return [*_unfinished(runs), *_mixtures(runs), *older_rows(pd.DataFrame(runs)), *_thin(cells), *_of_runs(runs)]
 
 
@@ -129,7 +137,7 @@ def _of_runs(runs: list[Run]) -> Iterator[str]:
 
 
 def provenance_counts(runs: list[Run]) -> list[dict[str, Any]]:
-    """How many finished runs come from which code, device and data."""
+    """How many finished runs come from which code, device and data, as `runs` beside the values of these."""
     keys = ("git_revision", "results_version", "device", "precision", "torch", "task", "fingerprint")
     counts = Counter(tuple(run[key] for key in keys) for run in runs if run["state"] == "done")
     # Sorted as texts: some values are None, which has no order.

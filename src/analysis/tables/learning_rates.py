@@ -11,7 +11,10 @@ from src.analysis.trials import CellTrials, cell_trials, trial_rows
 
 
 def learning_rates(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
-    """A row for each tuned cell; None where no trials are stored."""
+    """A row for each tuned cell; None where no trials are stored.
+
+    The values have a row for each trial, with the columns of `src.analysis.trials.trial_rows`.
+    """
     tuned = cell_trials(runs)
     if not tuned:
         return None

@@ -12,7 +12,10 @@ VALUES = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "d
 
 
 def memory_and_time(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
-    """The medians over a cell's runs; None where nothing was measured."""
+    """The medians over a cell's runs; None where nothing was measured.
+
+    Memory is in megabytes of 1,000,000 bytes and in the values in bytes; "training s" leaves out loading and scoring.
+    """
     cells = comparison.cells
     if cells["memory_bytes"].isna().all() and cells["train_seconds"].isna().all():
         return None
