@@ -9,7 +9,7 @@ from src.config.composition import user_errors
 
 
 def main() -> None:
-    """Draw every figure into `<results_dir>/figures`, say where they are, and which ones there is nothing for."""
+    """Draw every figure into `<results_dir>/figures`, say where they are, and which ones the runs have nothing for."""
     answer_help(__doc__)
     with user_errors():
         results_dir = Path(options(results_dir="results")["results_dir"])

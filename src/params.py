@@ -107,7 +107,7 @@ def sheet(config: CountConfig, ledger: "Ledger") -> str:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print a row for each count."""
+    """Print a row for each count, with sizes in bytes, kB, MB or GB (powers of 1000)."""
     from rich.console import Console
     from rich.table import Table
 
@@ -128,6 +128,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _cell(key: str, value: Any) -> str:
+    """A value as a text: bytes with their unit, counts with separators."""
     if value is None:
         return "-"
     if key.endswith("_bytes"):

@@ -3,7 +3,7 @@
 All but the parameter counts are made of the stored runs in `results_dir`, each where it has content: as Markdown, as
 csv with unrounded values, and for LaTeX. A study, whose folder has its name, has its claims and its paper's table
 too. The parameter counts set what papers report beside the ledger, depend on no run and take most of a minute; they are
-written where they are named, or neither a table nor a folder is.
+written if they are named, or if neither a table nor a folder is.
 """
 
 from pathlib import Path
@@ -26,63 +26,70 @@ MAIN, COUNTS = "comparison", "parameter_counts"
 
 
 def main() -> None:
-    """Write the tables asked for to `<results_dir>/tables`, and print the comparison, or the one that is named."""
+    """Write the requested tables to `<results_dir>/tables`, and print the comparison, or the one that is named."""
     answer_help(__doc__)
     with user_errors():
         arguments = options(results_dir="", table="")
-        asked, results_dir = arguments["table"], Path(arguments["results_dir"] or "results")
+        only, results_dir = arguments["table"], Path(arguments["results_dir"] or "results")
         everything = not arguments["table"] and not arguments["results_dir"]
         names = [*TABLES, CLAIMS, PAPER, COUNTS]
-        if asked and asked not in names:
-            raise UserError(f"table={asked} is not known.\nAllowed: {', '.join(nearest_first(asked, names))}.")
+        if only and only not in names:
+            raise UserError(f"table={only} is not known.\nAllowed: {', '.join(nearest_first(only, names))}.")
         if everything and collect(results_dir).empty:
             print(f"{results_dir} holds no runs yet: nothing to compare")
-        elif asked != COUNTS:
-            write_tables(results_dir, asked)
-        if everything or asked == COUNTS:
+        elif only != COUNTS:
+            write_tables(results_dir, only)
+        if everything or only == COUNTS:
             quiet_libraries()
             write_parameter_counts(results_dir / "tables")
 
 
-def write_tables(results_dir: Path, asked: str = "") -> None:
+def write_tables(results_dir: Path, only: str = "") -> None:
     """Write one table of the stored runs, or all that have content, and print it or the comparison.
 
     A study that wasn't run yet has its paper's table alone, which says so.
 
     Raises:
-        UserError: there are no runs, or none that the table asked for is about.
+        UserError: there are no runs, or none that the requested table is about.
     """
     folder, stored = results_dir / "tables", collect(results_dir)
-    if stored.empty and asked in ("", PAPER) and (table := study_paper_table(results_dir.name, stored, pd.DataFrame())):
+    # The paper's numbers and the counts beside them need no run.
+    if stored.empty and only in ("", PAPER) and (table := study_paper_table(results_dir.name, stored, pd.DataFrame())):
         tables = {PAPER: table}
     else:
-        tables = _of_runs(results_dir, asked)
+        tables = _of_runs(results_dir, only)
     for name, table in tables.items():
         _write_table(folder / name, table)
-    shown = tables[asked or (MAIN if MAIN in tables else PAPER)]
+    shown = tables[only or (MAIN if MAIN in tables else PAPER)]
     print(f"{markdown(shown.text, shown.notes)}\n{folder}: {', '.join(tables)}, each as .md, .csv and .tex")
 
 
-def _of_runs(results_dir: Path, asked: str) -> dict[str, Table]:
+def _of_runs(results_dir: Path, only: str) -> dict[str, Table]:
+    """The tables of the stored runs that have content, or the requested one."""
     runs = runs_in(results_dir)
     comparison = compare(runs)
-    tables = made_tables(results_dir.name, runs, comparison, asked)
+    tables = made_tables(results_dir.name, runs, comparison, only)
     if not tables:
-        shown = [name for name, make in TABLES.items() if make(runs, comparison) is not None]
+        with_content = [name for name, make in TABLES.items() if make(runs, comparison) is not None]
         raise UserError(
-            f"table={asked} has nothing to show of the runs in {results_dir}.\nTables that have: {', '.join(shown)}."
+            f"table={only} has nothing to show of the runs in {results_dir}.\n"
+            f"Tables that have: {', '.join(with_content)}."
         )
     return tables
 
 
 def _write_table(path: Path, table: Table) -> None:
+    """Write a table in its three formats; csv has the values as they were computed."""
     _write(path.with_suffix(".md"), markdown(table.text, table.notes))
     _write(path.with_suffix(".csv"), table.values.to_csv(index=False))
     _write(path.with_suffix(".tex"), latex(table.text, table.notes))
 
 
 def write_parameter_counts(folder: Path) -> None:
-    """Count every configuration that papers report a parameter count of, and write both side by side."""
+    """Count every configuration that papers report a parameter count of, and write both side by side.
+
+    No weights are loaded: the counts follow from shapes, which takes most of a minute.
+    """
     counts = parameter_counts(counted)
     text = readable_counts(counts)
     _write(folder / "parameter_counts.md", markdown(text))
@@ -93,6 +100,7 @@ def write_parameter_counts(folder: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    """Write a file in one step, so that an interruption leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")

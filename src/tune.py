@@ -151,6 +151,7 @@ def _print_rates(searches: list[Search]) -> None:
 
 
 def _shown(trial: Trial, *, chosen: bool) -> str:
+    """A trial's rate and score, or its state; an arrow marks the chosen one."""
     score = trial.state if trial.validation is None else f"{trial.validation:.4f}"
     return f"{trial.value:g} {score}{' <-' if chosen else ''}"
 

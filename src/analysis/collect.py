@@ -36,7 +36,12 @@ DECISIVE_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")  # whose ve
 
 
 def collect(results_dir: Path) -> pd.DataFrame:
-    """All runs under `results_dir/runs`, sorted by task, model, adapter, rank, target and seed."""
+    """All runs under `results_dir/runs`, sorted by task, model, adapter, rank, target and seed.
+
+    Returns:
+        A row for each run and for each smaller rank within it, with the columns `COLUMNS`; empty where there are no
+        runs. Scores are in the unit that the row names, times in seconds, memory in bytes.
+    """
     rows = [row for folder in run_folders(results_dir) for row in rows_of_folder(folder)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     # Nullable types: a method without a rank and an unreadable run have missing values here, and stay rows.
@@ -47,7 +52,7 @@ def collect(results_dir: Path) -> pd.DataFrame:
 
 
 def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's folder, also where its record is missing, damaged or incomplete."""
+    """The rows of a run's folder; a record that is missing, damaged or incomplete gives one that says so."""
     try:
         record = read_record(folder)
         if record is None:
@@ -191,7 +196,10 @@ def _memory(memory: Memory) -> dict[str, Any]:
 
 
 def settings(identity: dict[str, Any]) -> dict[str, str]:
-    """All that determines a result but seed, axes and code, flat: `{"trainer.head_lr": "0.3", ...}`."""
+    """All that determines a result but seed, axes and code, flat: `{"trainer.head_lr": "0.3", ...}`.
+
+    Values are JSON, so that they can be compared as texts and shown to people as they are.
+    """
     flat: dict[str, str] = {}
     for part in ("model", "task", "trainer"):
         flat |= {f"{part}.{key}": json.dumps(value, sort_keys=True) for key, value in identity[part].items()}

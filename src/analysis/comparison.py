@@ -34,10 +34,11 @@ MADE_WITH = ["method_code", "shared_code", "versions", "hardware"]
 CELL = ASKED + MADE_WITH
 LEVEL = 0.05
 SEEDS_FOR_A_VERDICT = 3  # with fewer, nothing is called best
+OF_CODE = ("made by the code", "its method's code is")
 # How a note on a cell begins where the column varies among cells that share the columns named.
 MIXED = {
-    "shared_code": ("made by the code", ["task", "model"]),
-    "method_code": ("its method's code is", ["task", "model", "adapter"]),
+    "shared_code": (OF_CODE[0], ["task", "model"]),
+    "method_code": (OF_CODE[1], ["task", "model", "adapter"]),
     "hardware": ("ran on", ["task", "model"]),
     "versions": ("made with", ["task", "model"]),
     "general_text": ("forgetting is measured on", ["task", "model"]),
@@ -79,7 +80,10 @@ class Comparison:
     scores: list[CellScores | None]
 
     def test(self, first: int, second: int) -> PairedTest | None:
-        """The first row's score minus the second's, on the seeds and items that both have; None where none are."""
+        """The first row's score minus the second's, on the seeds and items that both have.
+
+        None where they share no seed, aren't scored on the same data, or have one number each.
+        """
         return paired(self.scores[first], self.scores[second])
 
     def where(self, selected: "pd.Series[bool]") -> "Comparison":
@@ -94,11 +98,14 @@ def comparison(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(runs: pd.DataFrame) -> Comparison:
-    """Put runs together that differ in their seeds alone, and compare what comes of it.
+    """Put runs together that differ in their seeds alone, and compare the cells that they make up.
 
     Where other settings differ between the runs of a task and model, `differs` names them, so that no such difference
     is averaged over or goes unseen. `n` counts the finished runs behind a row, `failed` the others, with their reasons
     in `reason`. The trials of a tuned sweep are left out: they chose its rates, and `learning_rates` shows them.
+
+    Args:
+        runs: the rows of `collect`, at least one.
     """
     groups = grouped(reported_runs(runs))
     scored_groups = [_scores_by_split(group) for group in groups]
@@ -149,6 +156,7 @@ def plain(runs: pd.DataFrame) -> list[Run]:
 
 
 def _is_missing(value: Any) -> bool:
+    """Say whether there is no value; `pd.isna` would answer for each member of a list."""
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 
@@ -320,9 +328,12 @@ def _intervals(split: str, scores: list[CellScores | None]) -> dict[str, NDArray
 
 
 def on_pareto_front(compared: Comparison, cost: str) -> list[bool]:
-    """For each row whether it is on the noise-aware Pareto front of its score and a cost, a column of the cells.
+    """For each row whether it is on the noise-aware Pareto front of its score and a cost.
 
     Rows stand against those of their task and model that are scored on the same data; one without the cost is on none.
+
+    Args:
+        cost: a numeric column of the cells, of which less is better.
     """
     on_front, costs = np.zeros(len(compared.cells), dtype=bool), compared.cells[cost].astype(float).tolist()
     for group in _comparable(compared):
@@ -417,7 +428,14 @@ def ties(
 
 
 def notes(cells: pd.DataFrame) -> list[str]:
-    """For each cell what was wrong with its scores, and what it ran on where that differs in its task and model."""
+    """For each cell what was wrong with its scores, and what made it where that differs among comparable cells.
+
+    Args:
+        cells: with the problems of each in `notes`, as a list.
+
+    Returns:
+        A text for each cell, its parts separated by "; "; empty where there is nothing to note.
+    """
     mixed = {column: _where_mixed(cells, column, among) for column, (_, among) in MIXED.items()}
     texts = []
     for index, cell in enumerate(cells.itertuples()):

@@ -37,7 +37,10 @@ class Table:
 
 
 def markdown(text: pd.DataFrame, notes: Sequence[str] = ()) -> str:
-    """A frame of texts as a Markdown table, aligned to be read as plain text too, with its footnotes below."""
+    """A frame of texts as a Markdown table, aligned to be read as plain text too, with its footnotes below.
+
+    Columns named in `WORDS` are aligned to the left, all others, which hold numbers, to the right.
+    """
     columns = []
     for name in text:
         cells = [_in_markdown(cell) for cell in (name, *text[name])]
@@ -51,6 +54,7 @@ def markdown(text: pd.DataFrame, notes: Sequence[str] = ()) -> str:
 
 
 def _in_markdown(cell: object) -> str:
+    """A cell in one line, without a pipe that would end it."""
     return re.sub(r"\s+", " ", str(cell)).replace("|", r"\|")
 
 
@@ -70,6 +74,7 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def _in_latex(cell: object) -> str:
+    """A cell in one line of LaTeX, with Markdown's bold as LaTeX's."""
     parts = BOLD.split(re.sub(r"\s+", " ", str(cell)))  # split by a group: every second part was bold
     escaped = ["".join(map(_escaped, part)) for part in parts]
     return "".join(rf"\textbf{{{part}}}" if index % 2 else part for index, part in enumerate(escaped))

@@ -54,6 +54,7 @@ def _table(path: Path) -> pa.Table:
 
 
 def _of_rows(table: pa.Table, in_split: NDArray[np.bool_], metric: str) -> Items | None:
+    """The scores of the rows where `in_split` is true; None where they have none."""
     if "score" in table.column_names:
         scores = table["score"].to_numpy()[in_split]
     elif metric == "accuracy":

@@ -212,6 +212,7 @@ def pareto_front(
 
 
 def _checked(scores: Scores) -> Scores:
+    """The scores as they are; a ValueError where they are empty or hold a NaN, which would spread silently."""
     if scores.size == 0 or np.isnan(scores).any():
         raise ValueError(f"Scores of shape {scores.shape} are empty or hold a NaN; leave such runs out and say so.")
     return scores

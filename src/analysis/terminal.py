@@ -15,7 +15,11 @@ WIDTH = 100  # where the output is no terminal
 
 
 def print_runs(folders: list[Path]) -> None:
-    """Print a row for each finished run, each other run with its reason, and where they all are."""
+    """Print a row for each finished run, each other run with its reason, and where they all are.
+
+    Raises:
+        UserError: a record can't be read.
+    """
     records = {folder: read_record(folder) for folder in folders}
     rows: dict[Path, dict[str, Any]] = {
         folder: row_of_record(record) if record else {"state": "not run"} for folder, record in records.items()
@@ -46,6 +50,7 @@ def _metrics(done: list[dict[str, Any]]) -> str:
 
 
 def _table(done: list[dict[str, Any]]) -> Table:
+    """The finished runs, with columns for task and model only where these vary."""
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     several = [key for key in ("task", "model") if len({row[key] for row in done}) > 1]
     for name in (*several, *COLUMNS):
@@ -59,6 +64,7 @@ def _table(done: list[dict[str, Any]]) -> Table:
 
 
 def _cell(value: object) -> str:
+    """A value as a text: counts with separators, numbers as short as they can be."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)

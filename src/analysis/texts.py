@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from src.analysis.comparison import OF_CODE
+
 UNITS = {"validation": "validation_unit", "test": "unit"}
 PAPER = "‡"  # marks every number of protocol=paper
 
@@ -133,7 +135,7 @@ def unfinished(cells: pd.DataFrame) -> dict[str, list[str]]:
     return {"not finished": [word(reason.replace("\n", " ")) for reason in cells["reason"]]}
 
 
-def lettered(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
+def footnotes(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
     """The column of references to footnotes, where a cell has any, and the footnotes."""
     numbers: dict[str, int] = {}
     references = []
@@ -146,6 +148,7 @@ def lettered(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
 
 def legend(cells: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
     """What the marks in a table's texts mean, those that are there."""
+    # Only marks that occur are explained.
     shown = " ".join(str(text) for name in texts for text in texts[name])
     meanings = [
         (
@@ -159,6 +162,8 @@ def legend(cells: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
         notes.append(
             "Where n is 1 there is no spread over seeds, the interval is over items alone and nothing is bold."
         )
+    if cells["notes"].str.contains("|".join(OF_CODE)).any():
+        notes.append("Rows of different code: python -m src.verify RUN says whether a run comes out the same today.")
     return notes
 
 

@@ -49,15 +49,15 @@ def cell_trials(runs: pd.DataFrame) -> list[CellTrials]:
     return [by_key[key] for key in sorted(by_key)]
 
 
-def trial_rows(cells: list[CellTrials]) -> Iterator[dict[str, Any]]:
+def trial_rows(tunings: list[CellTrials]) -> Iterator[dict[str, Any]]:
     """A row for each trial."""
-    for cell in cells:
-        for trial in cell.trials:
-            yield cell.cell | {
-                "axis": cell.axis,
+    for tuning in tunings:
+        for trial in tuning.trials:
+            yield tuning.cell | {
+                "axis": tuning.axis,
                 **trial,
-                "chosen": trial["value"] == cell.chosen,
-                "at_edge": cell.at_edge,
+                "chosen": trial["value"] == tuning.chosen,
+                "at_edge": tuning.at_edge,
             }
 
 
@@ -72,6 +72,7 @@ def _key(run: Run) -> str:
 
 
 def _cell(run: Run) -> dict[str, Any]:
+    """The cell of a run, and the unit of its validation score."""
     return {key: run[key] for key in CELL} | {"unit": run["validation_unit"] or "share"}
 
 

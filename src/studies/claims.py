@@ -101,6 +101,7 @@ def _index_of(cells: pd.DataFrame, selector: dict[str, Any]) -> int | None:
 
 
 def _differing(cells: pd.DataFrame) -> str:
+    """The names of what the cells differ in."""
     keys = [key for key in (*SELECTABLE, "trained_rank", "alpha", "differs") if cells[key].nunique(dropna=False) > 1]
     return ", ".join(keys)
 
@@ -108,6 +109,7 @@ def _differing(cells: pd.DataFrame) -> str:
 def _row(
     claim: Claim, cells: pd.DataFrame, pair: tuple[int | None, int | None], test: PairedTest | None, p_value: float
 ) -> dict[str, Any]:
+    """A claim's row of the table; `pair` holds the indices of its two cells, `p_value` is corrected."""
     left, right = (None if index is None else cells.iloc[index] for index in pair)
     return {
         "claim": claim.claim,
@@ -129,6 +131,7 @@ def _row(
 
 
 def _named(cell: dict[str, Any]) -> str:
+    """A selector in words, as in "lora r 8 qv"."""
     return " ".join(f"r {value}" if key == "rank" else str(value) for key, value in cell.items())
 
 
@@ -143,17 +146,23 @@ def verdict(claim: Claim, test: PairedTest | None, p_value: float, *, higher_is_
     sign = 1 if higher_is_better else -1
     # Turned so that a positive difference speaks for the left cell, also for a loss.
     low, high = sorted((sign * test.low, sign * test.high))
+    # An equivalence test by interval inclusion: equal means that the whole interval lies within the margin.
     if claim.expected == EQUAL:
         if -claim.margin <= low and high <= claim.margin:
             return REPRODUCED
         return NOT_REPRODUCED if low > claim.margin or high < -claim.margin else UNDECIDED
+    # No significant difference isn't evidence of none: the claim stays open.
     if p_value >= LEVEL:
         return UNDECIDED
     return REPRODUCED if sign * test.difference > 0 else NOT_REPRODUCED
 
 
 def readable_claims(table: pd.DataFrame) -> pd.DataFrame:
-    """The claims as texts for people; scores and differences of shares in percent and points."""
+    """The claims as texts for people; scores of shares are in percent, their differences in percentage points.
+
+    Args:
+        table: what `claims_table` gives.
+    """
     scale = np.where(table["unit"] == "share", 100.0, 1.0)
     rows = []
     for factor, row in zip(scale, table.to_dict("records"), strict=True):
@@ -174,10 +183,12 @@ def readable_claims(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _number(value: float | None, factor: float) -> str:
+    """A score in its unit, with one decimal in percent and three otherwise."""
     return "-" if value is None or pd.isna(value) else f"{factor * value:.{1 if factor == 100 else 3}f}"
 
 
 def _difference(row: dict[str, Any], factor: float) -> str:
+    """The difference with the ends of its interval, all with their signs."""
     if row["difference"] is None or pd.isna(row["difference"]):
         return "-"
     digits = 1 if factor == 100 else 3

@@ -64,6 +64,7 @@ def ledger_of(config: CountConfig, *, keep_model: bool = True) -> "Ledger":
 
 @lru_cache(maxsize=1)
 def _kept_model(config_json: str, num_labels: int) -> "PreTrainedModel":
+    """The bare model, kept for the next count; by JSON, since a config can't be the key of a cache."""
     from src.models.base_model import empty_model
 
     return empty_model(model_config(json.loads(config_json)), num_labels=num_labels)

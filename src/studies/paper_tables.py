@@ -89,6 +89,7 @@ def reported_rows(paper: Paper) -> pd.DataFrame:
         rows = rows[rows[column].isin(values)]
     is_spread = rows["metric"].str.endswith(SPREAD)
     spreads = rows[is_spread].assign(metric=rows["metric"].str.removesuffix(SPREAD))
+    # A spread is a row of the CSV file; it belongs to the number that is equal to it in all of these.
     keys = ["table", *ROW, "metric", "params_reported"]
     spread_of = spreads.drop_duplicates(keys).set_index(keys)["value"].rename("spread")
     return rows[~is_spread].join(spread_of, on=keys).fillna({"spread": ""})
@@ -116,6 +117,7 @@ def paper_table(
     for row in reported.to_dict("records"):
         reading = read_configuration(paper.completed(row), readings)
         ledger = counted(reading.overrides).ledger if reading.overrides else None
+        # Some papers count the head among the trained parameters, most don't.
         heads = row["paper"] in readings["head_counted"]
         computed = None if ledger is None else ledger.trained if heads else ledger.paper_trained
         counterpart = _counterpart(
@@ -160,6 +162,7 @@ def _measured(
     if values is None:
         why = f"{row['metric']} isn't measured here; the runs have {cell['metric']}"
         return nothing | {"verdict": NOT_COMPARABLE, "why": why}
+    # Papers report most shares in percent; `readings.yaml` lists the metrics that they report as shares.
     scale = 100.0 if cell["unit"] == "share" and row["metric"] not in readings["shares"] else 1.0
     is_primary = cell["metric"] in metrics and not part
     low, high = (cell["low"], cell["high"]) if is_primary else _interval(values)
@@ -187,6 +190,7 @@ def _values(runs: pd.DataFrame, metrics: list[str], set_name: str) -> "pd.Series
         record = read_record(folder)
         test: dict[str, Any] = dict(record["metrics"].get("test", {})) if record and "metrics" in record else {}
         more = test.get("more", {})
+        # A record has the sets of a mixture by the primary metric alone.
         if set_name:
             scores.append(test.get("sets", {}).get(set_name) if primary else None)
         else:
@@ -195,6 +199,7 @@ def _values(runs: pd.DataFrame, metrics: list[str], set_name: str) -> "pd.Series
 
 
 def _interval(values: "pd.Series[float]") -> tuple[float, float]:
+    """The ends of the 95 % interval of the runs' mean, NaN for a single run."""
     if len(values) < 2:
         return float("nan"), float("nan")
     # One column: of these scores only the runs' means are stored, so the interval is over seeds alone.
@@ -217,6 +222,7 @@ def _cells_by_key(cells: pd.DataFrame) -> dict[Key, int]:
 
 @lru_cache
 def _roles(target: str, model: str) -> frozenset[str]:
+    """The roles that a target set has on a model: papers name matrices, not this project's sets."""
     (config,) = count_configs([f"model={model}", f"target={target}"])
     return frozenset(config.target_roles())
 
@@ -236,7 +242,7 @@ def _counterpart(
     rank = config.rank if config.has_axis("rank") else None
     roles = frozenset(config.target_roles()) if config.has_axis("target") else frozenset()
     named = [(task, ""), *((mixture, task) for mixture, sets in mixtures.items() if task in sets)]
-    for cell_task, set_name in named:
+    for cell_task, set_name in named:  # the task itself first: a mixture is scored on other sets too
         cell = cells.get((config.model.name, config.adapter.name, rank, roles, cell_task))
         if cell is not None:
             return Counterpart(cell, set_name)
@@ -262,6 +268,7 @@ def _differing(config: Config, run: dict[str, Any]) -> list[str]:
     """The settings in which they differ; a rate that was chosen on validation is no difference."""
     config = resolved_steps(config, run["train_rows"])
     of_study, of_run = (_comparable(flat) for flat in (settings(decisive(config)), run["settings"]))
+    # Alpha and rate are axes of the sweep and no part of the settings, so they are compared by themselves.
     for axis in ("alpha", *(() if isinstance(run.get("tuning"), dict) else ("lr",))):
         if config.has_axis(axis):
             of_study, of_run = of_study | {axis: f"{getattr(config, axis):g}"}, of_run | {axis: f"{run[axis]:g}"}
@@ -283,7 +290,7 @@ def _study_configs(study: str) -> list[Config]:
 
 
 def readable_paper_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as texts for people; a dagger marks what somebody else reports."""
+    """The table of `paper_table` as texts for people; a dagger marks what somebody else reports."""
     rows = []
     for row in table.to_dict("records"):
         size = f"{row['params_reported']} {row['params_unit']}".strip() if row["params_reported"] else ""

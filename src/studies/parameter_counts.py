@@ -59,16 +59,19 @@ def readable_counts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_separators(count: str) -> str:
+    """A whole count with separators; any other is left as the paper writes it."""
     return f"{int(count):,}" if count.isdigit() else count
 
 
 def _row(row: dict[str, Any], readings: dict[str, Any], counted: Callable[[list[str]], Counted]) -> dict[str, Any]:
+    """A reported count with the ledger's, the verdict, its reason, and the command that counts it again."""
     reading = read_configuration(row, readings)
     counted_config = counted(reading.overrides) if reading.overrides else Counted(None)
     command = f"python -m src.params {shlex.join(reading.overrides)}" if counted_config.ledger else ""
     if counted_config.ledger is None:
         reason = reading.reason or f"the {counted_config.missing} isn't given"
         return row | {"counted": None, "verdict": NOT_FIXED, "why": reason, "command": command}
+    # Papers differ in whether the classifier's head counts as trained.
     with_head = row["paper"] in readings["head_counted"]
     count = counted_config.ledger.trained if with_head else counted_config.ledger.paper_trained
     verdict, why = count_verdict(row["params_reported"], row["params_unit"], count, counted_config.ledger)
@@ -77,15 +80,21 @@ def _row(row: dict[str, Any], readings: dict[str, Any], counted: Callable[[list[
 
 
 def count_verdict(reported: str, unit: str, count: int, ledger: Ledger) -> tuple[str, str]:
-    """The verdict on a reported count, and in words what the two have to do with each other.
+    """The verdict on a reported count, and in words how it follows from the ledger's.
 
     A percentage may be of the base model or, as PEFT prints it, of base and adapter together.
+
+    Args:
+        reported: the count as the paper writes it, whose digits say how it was rounded.
+        unit: a key of `UNITS`, or `PERCENT`.
+        count: the ledger's count, in parameters.
     """
     if unit == PERCENT:
         totals = {"of the base model": ledger.total, "of base model and adapter, as PEFT prints it": ledger.peft_total}
         shares = {name: Decimal(100 * count) / total for name, total in totals.items()}
         ways = {name: _matches(reported, share) for name, share in shares.items()}
-        for name in sorted(shares, key=lambda name: ways[name] or ""):  # rounded before cut
+        # Rounding is tried before cutting: "" sorts before " (cut ...)".
+        for name in sorted(shares, key=lambda name: ways[name] or ""):
             if ways[name] is not None:
                 return ROUNDED, f"{shares[name]:.4f} % {name}{ways[name]}"
         return DIFFERENT, " or ".join(f"{share:.4f} % {name}" for name, share in shares.items())
@@ -109,4 +118,5 @@ def _matches(reported: str, exact: Decimal) -> str | None:
 
 
 def _ratio(reported: str, exact: Decimal) -> str:
+    """How far apart the two counts are, in words."""
     return f"counted is {exact / Decimal(reported):.3f} times what is reported"

@@ -51,6 +51,7 @@ def read_configuration(row: dict[str, str], readings: dict[str, Any]) -> Reading
     if row["method"] not in readings["methods"]:
         return Reading([], "the method isn't here, or its arguments aren't given")
     meant = readings["ranks"].get(row["rank"], {})
+    # A paper's word for a rank may imply a target set, such as "rq=rv=8", and the row then needn't name it.
     rank, target = meant.get("rank", row["rank"]), meant.get("target", row["target"])
     overrides = [f"model={readings['models'][row['model']]}", *readings["methods"][row["method"]]]
     if str(rank).isdigit():

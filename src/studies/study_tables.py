@@ -26,6 +26,7 @@ def tables_of(study: str) -> dict[str, MakeTable]:
 def made_tables(study: str, runs: pd.DataFrame, comparison: Comparison, only: str = "") -> dict[str, Table]:
     """The tables of a results folder that have content, or the one that is named; all say which rows are older ones."""
     made = {name: draw(runs, comparison) for name, draw in tables_of(study).items() if only in ("", name)}
+    # A note in every table: tables are read one at a time, and copied.
     older = older_rows(runs)
     return {name: replace(table, notes=[*table.notes, *older]) for name, table in made.items() if table is not None}
 
@@ -40,6 +41,7 @@ def counted(overrides: list[str]) -> Counted:
 
 
 def _claims(study: str, runs: pd.DataFrame, comparison: Comparison) -> Table | None:
+    """The study's claims with their verdicts, None where it has no claims."""
     table = claims_table(study, comparison)
     note = (
         "Differences of scores with their 95 % interval; p after Holm over the study's claims. On this model and data."
@@ -48,6 +50,7 @@ def _claims(study: str, runs: pd.DataFrame, comparison: Comparison) -> Table | N
 
 
 def _paper(study: str, runs: pd.DataFrame, comparison: Comparison) -> Table | None:
+    """`study_paper_table` with the signature that all tables have."""
     return study_paper_table(study, runs, comparison.cells)
 
 

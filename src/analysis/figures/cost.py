@@ -12,7 +12,11 @@ MEGABYTE = 1e6
 
 
 def draw_parameters_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
-    """Score over trained parameters, the head included; a sentence where there is nothing to draw."""
+    """Score over trained parameters, the head included; a sentence where there is nothing to draw.
+
+    Args:
+        cells: those of one task, model and split, with `on_front`.
+    """
     figure = _versus_accuracy(cells, "trained", 1.0, "trained parameters with the head", mark_front=True)
     if isinstance(figure, Figure):
         figure.axes[0].set_xscale("log")
@@ -20,7 +24,11 @@ def draw_parameters_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
 
 
 def draw_memory_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
-    """Score over the memory that training takes beside the weights; a sentence where there is nothing to draw."""
+    """Score over the memory that training takes beside the weights; a sentence where there is nothing to draw.
+
+    Args:
+        cells: those of one task, model and split, with `memory_bytes` and what it counts in `memory_kind`.
+    """
     kinds = sorted(cells["memory_kind"].dropna().unique())
     if len(kinds) > 1:
         return f"memory was measured in several ways, which can't share an axis: {' and '.join(kinds)}"
@@ -28,6 +36,7 @@ def draw_memory_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
 
 
 def _versus_accuracy(cells: pd.DataFrame, cost: str, unit: float, label: str, *, mark_front: bool) -> Figure | str:
+    """Score over a cost, a column of the cells, divided by its unit; hollow points are off the Pareto front."""
     drawn = cells.dropna(subset=["mean", cost])
     if drawn.empty:
         return f"no scored run has its {cost}"
@@ -35,6 +44,7 @@ def _versus_accuracy(cells: pd.DataFrame, cost: str, unit: float, label: str, *,
     y, scale = metric_of(drawn)
     for name, look, line in series(drawn):
         x, score, (low, high) = line[cost].astype(float) / unit, scale * line["mean"], interval_ends(line, scale)
+        # Ends relative to the score: that is what Matplotlib takes for an asymmetric bar.
         axes.errorbar(x, score, yerr=[score - low, high - score], color=look["color"], fmt="none", elinewidth=0.6)
         axes.plot(x, score, color=look["color"], linestyle=look["linestyle"], linewidth=0.8)
         # The area of a marker says the rank, on a log scale as ranks are usually doubled.

@@ -31,9 +31,9 @@ def draw_learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
     line_of = _lines(trials)
     for panel, (method, rows) in zip(axes, methods, strict=True):
         color = looks(trials["adapter"])[str(method)]["color"]
-        _draw(
-            panel, rows, {cell: look | {"color": color} for cell, look in line_of.items()}, trials["validation"].min()
-        )
+        # Methods differ by color, as in the other figures, and the cells of a method by dash and marker.
+        look_of = {cell: look | {"color": color} for cell, look in line_of.items()}
+        _draw(panel, rows, look_of, trials["validation"].min())
         panel.set_title(str(method), pad=3)
         focus(panel, rows["validation"].dropna(), few=BROKEN)
         label = f"validation ({'%' if unit == 'share' else unit})"
@@ -51,6 +51,7 @@ def _marks(axes: Axes, trials: pd.DataFrame) -> dict[str, Line2D | PathCollectio
     for name, rows, line in (("chosen", chosen[~chosen["at_edge"]], "-"),
                              ("chosen, at the edge of its grid", chosen[chosen["at_edge"]], ":")):  # fmt: skip
         if len(rows):
+            # An empty plot draws nothing and gives the legend its handle.
             marks[name] = axes.scatter([], [], **RING, linestyles=[line])
     if trials["validation"].isna().any():
         marks["diverged or failed"] = Line2D([], [], color="black", marker="x", linestyle="")
@@ -76,14 +77,13 @@ def _lines(trials: pd.DataFrame) -> dict[str, Look]:
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, look_of: dict[str, Look], bottom: float) -> None:
+    """A method's trials: a line a cell, a ring around the chosen rate, crosses at `bottom` for lost trials."""
     for cell, trials_of_cell in rows.groupby("cell", sort=True):
         trials_of_cell = trials_of_cell.sort_values("value")
-        look, scored, lost = (
-            look_of[str(cell)],
-            trials_of_cell[trials_of_cell["validation"].notna()],
-            trials_of_cell[trials_of_cell["validation"].isna()],
-        )
+        look, is_scored = look_of[str(cell)], trials_of_cell["validation"].notna()
+        scored, lost = trials_of_cell[is_scored], trials_of_cell[~is_scored]
         axes.plot(scored["value"], scored["validation"], **look)
+        # A lost trial has no score; a cross at the bottom says at which rate it was lost.
         axes.plot(lost["value"], [bottom] * len(lost), "x", color=look["color"])
         for trial in trials_of_cell[trials_of_cell["chosen"]].itertuples():
             axes.scatter(trial.value, trial.validation, **RING, linestyles=[":" if trial.at_edge else "-"], zorder=3)

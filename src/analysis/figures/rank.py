@@ -11,7 +11,11 @@ MOST_BANDS = 8  # of more than these, none can be told from the others
 
 
 def draw_rank_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
-    """Draw the cells of one task, model and split; a sentence where there is nothing to draw."""
+    """Draw a line for each method; a sentence where there is nothing to draw.
+
+    Args:
+        cells: those of one task, model and split; one without a rank is drawn at the same height for all ranks.
+    """
     scored = cells.dropna(subset=["mean"])
     if scored["rank"].dropna().empty:
         return "no scored run has a rank"
@@ -36,6 +40,7 @@ def draw_rank_versus_accuracy(cells: pd.DataFrame) -> Figure | str:
 
 
 def _rank_axis(axes: Axes, ranks: list[int]) -> None:
+    """A logarithmic axis with a tick at each rank that was run, and at no other."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(ranks))
     axes.set_xticklabels([str(rank) for rank in ranks])

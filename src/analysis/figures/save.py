@@ -25,7 +25,14 @@ LARGEST = 24  # lines of a figure, above which nobody can tell them apart
 
 
 def save_all(runs: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
-    """Draw every figure as PNG and SVG into `folder`; returns the files, and why a figure wasn't drawn."""
+    """Draw every figure of every task and model as PNG and SVG into `folder`, which is made if it isn't there.
+
+    Args:
+        runs: the rows of `collect`, at least one.
+
+    Returns:
+        The files, and for each figure that wasn't drawn a line that says why.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     cells, files, missing = compare(runs).cells, list[Path](), list[str]()
     groups = list(cells.groupby(["task", "model"], sort=True))
@@ -44,6 +51,7 @@ def save_all(runs: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def _figures(runs: pd.DataFrame, cells: pd.DataFrame) -> Iterator[tuple[str, Callable[[], Figure | str]]]:
+    """The name of every figure of one task and model, and the function that draws it."""
     scored = cells[cells["split"] == cells["split"].min()]  # validation only where nothing was scored on test
     for name, draw in OF_CELLS.items():
         yield name, partial(_of_few, scored, draw)
@@ -53,6 +61,7 @@ def _figures(runs: pd.DataFrame, cells: pd.DataFrame) -> Iterator[tuple[str, Cal
 
 
 def _of_few(cells: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure | str]) -> Figure | str:
+    """The figure, or a sentence where it would have too many lines."""
     lines = len(list(series(cells)))
     if lines > LARGEST:
         return f"{lines} lines are too many to tell apart (at most {LARGEST}); the report has filters"
@@ -60,6 +69,7 @@ def _of_few(cells: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure | str]) -
 
 
 def _title(cells: pd.DataFrame) -> str:
+    """The model, the task, and how many seeds are behind a point."""
     counts = sorted(set(cells.loc[cells["n"] > 0, "n"])) or [0]
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{cells['model'].iloc[0]} on {cells['task'].iloc[0]}, seeds a point: {seeds}"

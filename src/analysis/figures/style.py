@@ -69,10 +69,8 @@ def _lines(adapter: str, method_cells: pd.DataFrame) -> Iterator[tuple[str, str,
     """A method's lines: its name, the line's label, its number, its cells."""
     keys = [key for key in ("target", "differs") if method_cells[key].nunique(dropna=False) > 1]
     for key in ("lr", "scaling"):
-        if (
-            method_cells.duplicated([*keys, "rank", "trained_rank"]).any()
-            and method_cells[key].nunique(dropna=False) > 1
-        ):
+        same_rank = method_cells.duplicated([*keys, "rank", "trained_rank"])
+        if same_rank.any() and method_cells[key].nunique(dropna=False) > 1:
             keys.append(key)
     for number, (values, rows) in enumerate(method_cells.groupby(keys, dropna=False) if keys else [((), method_cells)]):
         named = [_named(key, value) for key, value in zip(keys, values, strict=True)]
@@ -80,13 +78,18 @@ def _lines(adapter: str, method_cells: pd.DataFrame) -> Iterator[tuple[str, str,
 
 
 def _named(key: str, value: Any) -> str:
+    """A setting in a label: numbers need their name, target sets and differing settings say what they are."""
     if key in ("lr", "scaling"):
         return f"{key} {value:g}"
     return str(value)
 
 
 def metric_of(cells: pd.DataFrame) -> tuple[str, float]:
-    """What the cells' scores are, with split and unit, and the factor that takes them to that unit."""
+    """What the cells' scores are, as the label of an axis, and the factor that takes them to its unit.
+
+    Args:
+        cells: of one split and metric, at least one.
+    """
     split = cells["split"].iloc[0]
     name, unit = cells[["validation_metric", "validation_unit"] if split == "validation" else ["metric", "unit"]].iloc[
         0
@@ -125,6 +128,10 @@ def focus(axes: Axes, values: "pd.Series[float]", few: float = FEW) -> str:
     The axis reaches three times as far below the highest value as the median does, and as far above the lowest; where
     more than a share `few` of the values would lie outside, it shows all.
 
+    Args:
+        values: in the unit of the axis, at least one.
+        few: the largest share of them that may be left out.
+
     Returns:
         What to write of the values that it leaves out, empty where it leaves out none.
     """
@@ -142,7 +149,7 @@ def focus(axes: Axes, values: "pd.Series[float]", few: float = FEW) -> str:
 
 
 def legend_below(figure: Figure, handles: list[Any], labels: list[str]) -> None:
-    """Put a legend below the figure, which grows by as much."""
+    """Put a legend below the figure, which grows by as much, so that the panels keep their height."""
     if not handles:
         return
     wrapped = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels]
@@ -156,7 +163,14 @@ def legend_below(figure: Figure, handles: list[Any], labels: list[str]) -> None:
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write the figure as PNG and SVG, without a date, so that the same runs give the same bytes."""
+    """Write the figure as PNG and SVG, without a date, so that the same runs give the same bytes.
+
+    Args:
+        path: without its suffix.
+
+    Returns:
+        Both files.
+    """
     files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
         figure.savefig(file, dpi=300, metadata=metadata)

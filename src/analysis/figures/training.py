@@ -30,6 +30,7 @@ def draw_training_curves(points: pd.DataFrame, validation: str) -> Figure | str:
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, kind: str, label: str, look: Look) -> None:
+    """One method's curve: the median over its seeds, and their range as a band."""
     steps = rows.groupby("step")[kind].agg(["median", "min", "max"])
     every = max(1, len(steps) // 5)  # about five markers tell the lines apart; one a step would hide them
     axes.plot(steps.index, steps["median"], label=label, markevery=every, **look)
@@ -37,7 +38,13 @@ def _draw(axes: Axes, rows: pd.DataFrame, kind: str, label: str, look: Look) -> 
 
 
 def histories(runs: pd.DataFrame, cells: pd.DataFrame, scale: float) -> pd.DataFrame:
-    """The history of each method's runs at its best cell, as points, with the final validation as the last one."""
+    """The history of each method's runs at its best cell, as points, with the final validation as the last one.
+
+    Args:
+        runs: those of one task and model.
+        cells: theirs, of one split; the best is the one with the best mean.
+        scale: takes validation scores to the unit of the axis.
+    """
     points = []
     for adapter, method_cells in cells.dropna(subset=["mean"]).groupby("adapter"):
         sign = 1 if method_cells["higher_is_better"].iloc[0] else -1

@@ -36,9 +36,12 @@ CELL_COLUMNS = [
 
 
 def report_data(name: str, runs: pd.DataFrame, comparison: Comparison, tables: dict[str, Table]) -> dict[str, Any]:
-    """All that the page needs, ready to be written as JSON; the same runs give the same values.
+    """All that the page needs, ready for `without_nan` and JSON; the same runs give the same values.
 
     Args:
+        name: the heading, that of the results folder.
+        runs: the rows of `collect`.
+        comparison: that of the same runs.
         tables: what `python -m src.tables` writes, by name.
     """
     rows = plain(runs)
@@ -72,6 +75,7 @@ def _curve(run: Run) -> list[list[float | None]]:
 
 
 def _table(key: str, table: Table) -> dict[str, Any]:
+    """A table as the page draws it; `words` says that a column is text, to be aligned and sorted as such."""
     columns = [{"name": name, "words": name in WORDS} for name in table.text]
     rows = table.text.astype(str).values.tolist()
     return {"key": key, "title": key.replace("_", " ").capitalize(), "columns": columns, "rows": rows,
@@ -79,11 +83,17 @@ def _table(key: str, table: Table) -> dict[str, Any]:
 
 
 def warnings(runs: list[Run], cells: list[dict[str, Any]]) -> list[str]:
-    """What a reader must know before believing a number, the gravest first."""
+    """What a reader must know before believing a number, the gravest first.
+
+    Args:
+        runs: the trained runs, each once, with what is missing as None.
+        cells: the rows of the comparison, likewise.
+    """
     return [*_unfinished(runs), *_mixtures(runs), *older_rows(pd.DataFrame(runs)), *_thin(cells), *_of_runs(runs)]
 
 
 def _unfinished(runs: list[Run]) -> Iterator[str]:
+    """Each run that isn't done, with its reason."""
     for run in runs:
         if run["state"] != "done":
             yield f"{run['run_id']}: {run['state']}: {run['reason'] or 'no reason is stored'}"
@@ -120,15 +130,17 @@ def _thin(cells: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _of_runs(runs: list[Run]) -> Iterator[str]:
+    """The warnings in the records, each once, with the number of runs that have it."""
     counts = Counter(text for run in runs for text in run["warnings"] or [])
     for text, number in sorted(counts.items()):
         yield f"{text} (in {number} run{'s' if number > 1 else ''})"
 
 
 def provenance_counts(runs: list[Run]) -> list[dict[str, Any]]:
-    """How many finished runs come from which code, device and data."""
+    """How many finished runs come from which code, device and data, as `runs` beside the values of these."""
     keys = ("git_revision", "shared_code", "device", "precision", "torch", "task", "fingerprint")
     counts = Counter(tuple(run[key] for key in keys) for run in runs if run["state"] == "done")
+    # Sorted as texts: some values are None, which has no order.
     ordered = sorted(counts.items(), key=lambda item: tuple(map(str, item[0])))
     return [dict(zip(keys, values, strict=True)) | {"runs": number} for values, number in ordered]
 
@@ -142,4 +154,5 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     plain_value = value.item() if hasattr(value, "item") else value
+    # NaN and infinities aren't JSON: a browser refuses a file that has them.
     return None if isinstance(plain_value, float) and not math.isfinite(plain_value) else plain_value

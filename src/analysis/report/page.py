@@ -10,7 +10,11 @@ from src.analysis.report.data import without_nan
 
 
 def page(data: dict[str, Any]) -> str:
-    """The whole HTML file, Plotly's library included; it asks for nothing from outside."""
+    """The whole HTML file, Plotly's library included; it requests nothing from outside.
+
+    Args:
+        data: what `report_data` gives; NaN in it becomes null.
+    """
     folder = files("src.analysis.report")
     parts = {
         "STYLE": (folder / "page.css").read_text(encoding="utf-8"),

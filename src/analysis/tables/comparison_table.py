@@ -5,9 +5,9 @@ import pandas as pd
 from src.analysis.comparison import Comparison
 from src.analysis.formats import Table
 from src.analysis.texts import (
+    footnotes,
     intervals,
     legend,
-    lettered,
     number,
     rank,
     rounded,
@@ -23,7 +23,7 @@ from src.analysis.texts import (
 def comparison_table(runs: pd.DataFrame, comparison: Comparison) -> Table:
     """Every cell, none left out; footnotes say what the numbers of some can't be compared with."""
     text = readable(comparison.cells)
-    return Table(text, comparison.cells, [*lettered(comparison.cells)[1], *legend(comparison.cells, text)])
+    return Table(text, comparison.cells, [*footnotes(comparison.cells)[1], *legend(comparison.cells, text)])
 
 
 def readable(cells: pd.DataFrame) -> pd.DataFrame:
@@ -48,6 +48,6 @@ def readable(cells: pd.DataFrame) -> pd.DataFrame:
         "run time (s)": cells["run_seconds"].map(rounded(0)),
         **({"differs in": cells["differs"].map(word)} if cells["differs"].any() else {}),
         **unfinished(cells),
-        **lettered(cells)[0],
+        **footnotes(cells)[0],
     }
     return pd.DataFrame(columns)

@@ -45,6 +45,7 @@ def equal_parameters(runs: pd.DataFrame, comparison: Comparison) -> Table | None
     tested = [index for index, (_, test) in enumerate(pairs) if test is not None]
     # All groups are corrected together: a reader looks at the whole table.
     adjusted = dict(zip(tested, holm([test.p_value for _, test in pairs if test is not None]), strict=True))
+    # A cell that is in several groups is a row in each of them.
     rows = [row for group in groups for row in group.rows]
     cells = comparison.cells.iloc[rows].reset_index(drop=True)
     bests = [row == group.best for group in groups for row in group.rows]
@@ -75,6 +76,7 @@ def _groups(cells: pd.DataFrame) -> Iterator[list[int]]:
     for _, task_cells in scored.groupby(["task", "model"]):
         ordered = task_cells.sort_values("body_trained", kind="stable")
         sizes = ordered["body_trained"].to_numpy(dtype=float)
+        # For each row as the smallest of a group, where the group ends: sizes are in order.
         ends = np.searchsorted(sizes, sizes * EQUAL_UP_TO, side="right")
         for start, end in enumerate(ends):
             # A window that ends where the one before it ends is a part of that one.

@@ -23,6 +23,7 @@ def forgetting(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
         }
     )
     read = "Forgetting: the loss on general text after training minus before, mean ± standard deviation over seeds."
+    # A cell that is missing in silence would look as if it had forgotten nothing.
     left_out = len(comparison.cells) - len(cells)
     notes = [read, *([f"Not measured in {left_out} further rows of the comparison."] if left_out else [])]
     return Table(text, cells, [*notes, *legend(cells, text)])

@@ -11,20 +11,23 @@ from src.analysis.trials import CellTrials, cell_trials, trial_rows
 
 
 def learning_rates(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
-    """A row for each tuned cell; None where no trials are stored."""
+    """A row for each tuned cell; None where no trials are stored.
+
+    The values have a row for each trial, with the columns of `src.analysis.trials.trial_rows`.
+    """
     tuned = cell_trials(runs)
     if not tuned:
         return None
     text = frame(
         {
-            **several(pd.DataFrame([cell.cell for cell in tuned])),
-            "adapter": [cell.cell["adapter"] for cell in tuned],
-            "rank": [whole(cell.cell["rank"]) for cell in tuned],
-            "target": [word(cell.cell["target"]) for cell in tuned],
-            "tuned": [cell.axis for cell in tuned],
-            "trials": [", ".join(_trial(cell, trial) for trial in cell.trials) for cell in tuned],
-            "chosen": [number(cell.chosen) for cell in tuned],
-            "at edge": ["yes" if cell.at_edge else "no" for cell in tuned],
+            **several(pd.DataFrame([tuning.cell for tuning in tuned])),
+            "adapter": [tuning.cell["adapter"] for tuning in tuned],
+            "rank": [whole(tuning.cell["rank"]) for tuning in tuned],
+            "target": [word(tuning.cell["target"]) for tuning in tuned],
+            "tuned": [tuning.axis for tuning in tuned],
+            "trials": [", ".join(_trial(tuning, trial) for trial in tuning.trials) for tuning in tuned],
+            "chosen": [number(tuning.chosen) for tuning in tuned],
+            "at edge": ["yes" if tuning.at_edge else "no" for tuning in tuned],
         }
     )
     return Table(
@@ -32,7 +35,8 @@ def learning_rates(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
     )
 
 
-def _trial(cell: CellTrials, trial: dict[str, Any]) -> str:
-    score = trial["state"] if trial["validation"] is None else score_text(trial["validation"], cell.cell["unit"])
+def _trial(tuning: CellTrials, trial: dict[str, Any]) -> str:
+    """A trial's rate and score, or what became of it; bold where its rate was chosen."""
+    score = trial["state"] if trial["validation"] is None else score_text(trial["validation"], tuning.cell["unit"])
     text = f"{number(trial['value'])}: {score}"
-    return f"**{text}**" if trial["value"] == cell.chosen else text
+    return f"**{text}**" if trial["value"] == tuning.chosen else text

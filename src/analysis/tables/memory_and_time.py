@@ -4,7 +4,7 @@ import pandas as pd
 
 from src.analysis.comparison import Comparison
 from src.analysis.formats import Table
-from src.analysis.texts import cell_columns, frame, lettered, rounded, unfinished, whole, word
+from src.analysis.texts import cell_columns, footnotes, frame, rounded, unfinished, whole, word
 
 VALUES = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "differs", "trained", "body_trained",
           "weights", "precision", "batch_size", "memory_bytes", "memory_kind", "train_seconds", "tokens_per_second",
@@ -12,7 +12,10 @@ VALUES = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "d
 
 
 def memory_and_time(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
-    """The medians over a cell's runs; None where nothing was measured."""
+    """The medians over a cell's runs; None where nothing was measured.
+
+    Memory is in megabytes of 1,000,000 bytes and in the values in bytes; "training s" leaves out loading and scoring.
+    """
     cells = comparison.cells
     if cells["memory_bytes"].isna().all() and cells["train_seconds"].isna().all():
         return None
@@ -29,16 +32,17 @@ def memory_and_time(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
             "hardware": cells["hardware"].map(word),
             "n": cells["n"].map(str),
             **unfinished(cells),
-            **lettered(cells)[0],
+            **footnotes(cells)[0],
         }
     )
-    return Table(text, cells[VALUES], [*lettered(cells)[1], *_warnings(cells[cells["n"] > 0])])
+    return Table(text, cells[VALUES], [*footnotes(cells)[1], *_warnings(cells[cells["n"] > 0])])
 
 
 def _warnings(cells: pd.DataFrame) -> list[str]:
     """What must not be compared in this table."""
     warnings = []
     for column, of in {"hardware": "hardware", "memory_kind": "memory"}.items():
+        # Memory on a GPU and on a CPU is counted differently, and seconds are those of a machine.
         kinds = sorted(set(cells[column].dropna()))
         if len(kinds) > 1:
             warnings.append(

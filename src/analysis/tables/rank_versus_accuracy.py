@@ -58,6 +58,7 @@ def _values(values: pd.Series) -> str:
 
 
 def _method(cell: Any) -> str:
+    """The method, and the rank of the training where one training gave several ranks."""
     return str(cell["adapter"]) + (
         "" if pd.isna(cell["trained_rank"]) else f" (trained at rank {cell['trained_rank']})"
     )
@@ -69,6 +70,7 @@ def _at(cells: pd.DataFrame) -> str:
 
 
 def _score(cell: Any) -> str:
+    """Mean and deviation with the number of seeds; the state of its runs where none was finished."""
     if cell.n == 0:
         return str(cell.reason).partition(":")[0]
     lost = f", {cell.failed} not finished" if cell.failed else ""

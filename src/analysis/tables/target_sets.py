@@ -44,6 +44,7 @@ def _baselines(cells: pd.DataFrame) -> Iterator[tuple[int, int]]:
     scored = cells[cells["mean"].notna()]
     for _, group in scored.groupby(METHOD):
         for index, size in group["body_trained"].items():
+            # Equal both ways: the baseline may be the smaller or the larger of the two.
             ratio = group["body_trained"] / size
             equal = group[ratio.between(1 / EQUAL_UP_TO, EQUAL_UP_TO)]
             preferred = equal[equal["target"] == BASELINE]
@@ -54,6 +55,7 @@ def _baselines(cells: pd.DataFrame) -> Iterator[tuple[int, int]]:
 
 
 def _table(compared: Comparison, baselines: dict[int, int], tests: dict[int, PairedTest | None]) -> Table:
+    """The table of the compared rows; baselines and tests are by row index."""
     cells = compared.cells
     tested = {index: test for index, test in tests.items() if test is not None}
     adjusted = dict(zip(tested, holm([test.p_value for test in tested.values()]), strict=True))
@@ -73,6 +75,7 @@ def _table(compared: Comparison, baselines: dict[int, int], tests: dict[int, Pai
 
 
 def _name(cells: pd.DataFrame, index: int, baseline: int | None) -> str:
+    """What a row is compared with, in words."""
     if baseline is None:
         return "-"
     if baseline == index:
