@@ -126,9 +126,23 @@ def test_a_method_of_ones_own_package_is_read_with_what_it_imports_there(
     assert fingerprint("my_methods.mine") != before
 
 
-def test_a_module_that_is_not_there_is_named() -> None:
-    with pytest.raises(UserError, match=r"src\.adapters\.nosuch is no module(.|\n)*adapter\.method"):
-        code_of("src.adapters.nosuch.X", *LORA[1:])
+@pytest.mark.parametrize(
+    ("method", "loader", "message"),
+    [
+        ("src.adapters.nosuch.X", LORA[1], r"adapter\.method=.*: there is no module 'src\.adapters\.nosuch'"),
+        ("LoRA", LORA[1], r"adapter\.method=LoRA: there is no module ''"),
+        ("src.adapters.lora.LoRa", LORA[1], r"has no 'LoRa'\.\nAllowed: src\.adapters\.lora\.LoRA"),
+        (
+            LORA[0],
+            "src.tasks.docstrings.laod",
+            r"task\.loader=.* has no 'laod'\.\nAllowed: src\.tasks\.docstrings\.load",
+        ),
+        (LORA[0], "no_package.load", r"there is no module 'no_package'"),
+    ],
+)
+def test_a_path_that_names_nothing_is_refused_with_what_there_is(method: str, loader: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        code_of(method, loader, ["accuracy"])
 
 
 SHOW = "import json; from src.results.code import fingerprint; print(json.dumps([fingerprint(name) for name in {}]))"

@@ -163,6 +163,7 @@ def test_runs_made_with_something_else_are_rows_of_their_own_with_footnotes(
     assert cells["n"].tolist() in ([1, 2], [2, 1])
     assert all(cells["notes"].str.contains("made|ran on|code is"))
     assert len(set(cells["notes"])) == 2
+    assert ("python -m src.verify RUN" in table("comparison", tmp_path)) is ("code" in made)
 
 
 def test_a_failed_run_counts_to_the_row_that_it_was_meant_for(store: Store, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
+from src.errors import UserError, nearest_first
 
 ROOT = Path(__file__).resolve().parents[2]
 Code = dict[str, str]  # part: fingerprint
@@ -42,8 +42,10 @@ def code_of(method: str, loader: str, metrics: list[str]) -> Code:
         metrics: names of folders in `src/metrics`.
 
     Raises:
-        UserError: the method's or the loader's module isn't there.
+        UserError: there is no such class, or no such loader.
     """
+    _check_defined("adapter.method", method)
+    _check_defined("task.loader", loader)
     of_metrics = [fingerprint(f"src.metrics.{name}.{name}") for name in sorted(set(metrics))]
     return {
         "method": fingerprint(method.rpartition(".")[0]),
@@ -62,8 +64,22 @@ def fingerprint(module: str) -> str:
     """
     path = _path(module)
     if path is None:
-        raise UserError(f"{module} is no module of this installation.\nSee adapter.method and task.loader in conf.")
+        raise UserError(f"{module} is no module of this installation.\nInstall it, or name another.")
     return _Walk(module.partition(".")[0]).module(module, path)
+
+
+def _check_defined(option: str, value: str) -> None:
+    """Refuse a Python path that names nothing, without importing it."""
+    module, _, name = value.rpartition(".")
+    path = _path(module) if module else None
+    if path is None:
+        raise UserError(f"{option}={value}: there is no module '{module}'.\nAllowed: <module>.<name>, as in conf.")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    if name not in names:
+        public = [defined for defined in nearest_first(name, names) if not defined.startswith("_")]
+        allowed = ", ".join(f"{module}.{defined}" for defined in public)
+        raise UserError(f"{option}={value}: {module} has no '{name}'.\nAllowed: {allowed or 'nothing there'}.")
 
 
 class _Walk:

@@ -19,12 +19,14 @@ def inputs_of(config: Config) -> Inputs:
     """
     from src.training.device import find_device  # imports torch, which checks before this one do without
 
+    # First what is checked without loading anything: a path of the method or the loader that names nothing.
+    code = code_of(config.adapter.method, config.task.loader, [config.task.metric, *config.task.more_metrics])
     weights = find_weights(config.model)
     return Inputs(
         data=load_task(config).fingerprint,
         model_files=description_digests(weights) if weights else {},
         precision=find_device(config.trainer.precision).precision,
-        code=code_of(config.adapter.method, config.task.loader, [config.task.metric, *config.task.more_metrics]),
+        code=code,
     )
 
 
@@ -41,4 +43,5 @@ def with_steps(config: Config) -> Config:
 
 def folder_of(config: Config) -> Path:
     """Where the run is stored."""
-    return run_folder(with_steps(config), inputs_of(config))
+    inputs = inputs_of(config)
+    return run_folder(with_steps(config), inputs)
