@@ -91,7 +91,7 @@ def test_rates_steps_and_lengths_are_those_of_lora_s_table_9() -> None:
 def test_lora_sb_s_runs_have_the_settings_of_its_code() -> None:
     math = one("lora_sb_arithmetic", model="mistral_7b", adapter="lora_sb", rank=96)
     assert (math.lr, math.alpha, math.trainer.schedule, math.trainer.warmup_ratio) == (1e-4, 96, "cosine", 0.02)
-    assert math.trainer.max_steps * math.trainer.batch_size == 50_000 - 16
+    assert math.trainer.steps * math.trainer.batch_size == 50_000 - 16
     assert math.task.sources["train"].split == "train[:50000]"
     glue = one("lora_sb_glue", adapter="lora", task="qnli")
     assert (glue.rank, glue.alpha, glue.target_roles()) == (8, 8, ["query", "value", "output", "ffn_down"])
@@ -102,7 +102,7 @@ def test_peft_s_runs_have_the_settings_of_its_comparison() -> None:
     found = {(own.adapter.name, own.rank): own for own in configs("peft_metamathqa")}
     assert (found["rslora", 64].alpha, found["lora", 64].alpha, found["lora", 32].alpha) == (64, 128, 64)
     assert (found["vera", 256].lr, found["lora", 32].lr, found["full", 8].lr) == (1e-3, 1e-4, 1e-5)
-    assert {own.trainer.max_steps * own.trainer.batch_size for own in found.values()} == {20_000}
+    assert {own.trainer.steps * own.trainer.batch_size for own in found.values()} == {20_000}
 
 
 # Rows to train on, from GLUE's, WikiSQL's and IMDB's own counts, and what protocol=strict holds out for validation.

@@ -19,6 +19,7 @@ from src.running import execute as execution
 from src.running.lifecycle import run
 from src.running.sweep import Plan
 from src.tasks.base import load_task
+from src.training.trainer import train
 from tests import test_judge
 from tests.conftest import HANG_SECONDS, as_on_the_hub, composed, real_data, run_program
 from tests.test_judge import KEY, Reply, Server
@@ -311,7 +312,7 @@ def rated(folder: Path, server: Server, *overrides: str) -> Config:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What each training of this test gave."""
-    train, given = execution.train, []
+    given: list[Any] = []
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         given.append(train(*args, **kwargs))

@@ -54,7 +54,7 @@ def store(tmp_path: Path) -> Store:
             record["metrics"][split] |= {"value": float(own.mean()), "n": len(own)}
         record = merged(record, changes)
         record["run_id"] = f"{adapter}-r{rank}-{target}-s{seed}-{lr}"
-        folder = tmp_path / "runs" / "docstrings" / "minilm" / record["run_id"]
+        folder: Path = tmp_path / "runs" / "docstrings" / "minilm" / record["run_id"]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(record.get("config", {})))
         (folder / RESULT).write_text(json.dumps(record))
@@ -266,7 +266,8 @@ def test_what_seeds_do_is_known_from_all_rows_with_the_same_seeds_and_of_two_fro
     for own in found.scores:
         assert own is not None
         assert own.error is not None
-        assert (own.error.variance, own.error.freedom) == (pytest.approx(expected.variance, rel=1e-4), 4)
+        assert own.error.variance == pytest.approx(expected.variance, rel=1e-4)
+        assert own.error.freedom == 4
 
 
 def test_one_seed_has_an_interval_over_items_alone(store: Store, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRun, dict[str, Any]]:
     return run, given
 
 
-IDS = {"run_id": "lora-r8-abc", "name": "lora-r8", "group": "g1", "config": {"rank": 8}}
+IDS: dict[str, Any] = {"run_id": "lora-r8-abc", "name": "lora-r8", "group": "g1", "config": {"rank": 8}}
 
 
 def test_metrics_reach_wandb_under_the_runs_own_id_and_group(fake: Any, tmp_path: Path) -> None:

@@ -380,4 +380,5 @@ def _where_mixed(cells: pd.DataFrame, column: str) -> list[bool]:
     done = (cells["n"] > 0) & cells[column].notna()
     kinds = cells[done].groupby(["task", "model"])[column].nunique()
     several = [kinds.get(key, 0) > 1 for key in zip(cells["task"], cells["model"], strict=True)]
-    return (done & (pd.Series(several, index=cells.index) | cells[column].astype(str).str.contains(" and "))).tolist()
+    mixed = pd.Series(several, index=cells.index) | cells[column].astype(str).str.contains(" and ")
+    return [bool(own) for own in done & mixed]

@@ -115,7 +115,7 @@ def _logits(model: Any, source: Source, rows: list[Row]) -> Tensor:
     batch.pop("labels")
     device = find_device("fp32").type
     module: nn.Module = model.eval().to(device)
-    logits = module(**{name: own.to(device) for name, own in batch.items()}).logits.float().cpu()
+    logits: Tensor = module(**{name: own.to(device) for name, own in batch.items()}).logits.float().cpu()
     if task.architecture == "classifier":
         return logits
     length = batch["input_ids"].shape[1]  # virtual tokens of a prompt come before the text

@@ -39,7 +39,7 @@ def read_record(folder: Path) -> Record | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
         record["state"], record["run_id"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a run record ({error}).\nDelete its folder to run it again.") from error
