@@ -2,7 +2,9 @@
 PYTHON ?=
 # Another torch than pip's default, e.g. the CPU build: see docs/gpu.md.
 TORCH ?=
-export PYTHON TORCH
+# uv where it is installed, else pip.
+INSTALLER ?=
+export PYTHON TORCH INSTALLER
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

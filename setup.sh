@@ -1,16 +1,17 @@
 #!/bin/sh
 # Make .venv and install everything pinned into it; `make` calls this first, and it is done in an instant where nothing
-# is to do. A Python from 3.11 to 3.14, or uv, is all that must be there.
+# is to do. A Python from 3.11 to 3.14, or uv, is all that must be there. Where uv is, it installs, in less time than pip.
 #
 #   PYTHON=python3.12                    the Python to take, in place of the newest
 #   TORCH='torch --index-url <index>'    another build of PyTorch than pip's default
+#   INSTALLER=pip                        pip, also where uv is
 #
 # Whatever goes wrong is said in a line, with exit status 2, and leaves no half environment.
 set -u
 cd "$(dirname "$0")" || exit 2
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USER=0 PYTHONNOUSERSITE=1
-unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX VIRTUAL_ENV
-PYTHON=${PYTHON:-} TORCH=${TORCH:-}
+unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX VIRTUAL_ENV UV_PYTHON UV_SYSTEM_PYTHON UV_CONSTRAINT
+PYTHON=${PYTHON:-} TORCH=${TORCH:-} INSTALLER=${INSTALLER:-}
 
 ENV=.venv
 DONE=$ENV/installed # what is installed, and where; written last
@@ -26,11 +27,15 @@ refuse() {
     exit 2
 }
 
-# Why a Python can't be used, empty where it can; it runs in any Python from 2.7 on.
+[ -n "$INSTALLER" ] || { command -v uv >/dev/null 2>&1 && INSTALLER=uv; } || INSTALLER=pip
+MODULES='ctypes ssl zlib' # that the libraries need of a Python
+[ $INSTALLER = uv ] || MODULES="$MODULES ensurepip venv"
+
+# Why a Python can't be used, empty where it can; it runs in any Python from 2.7 on. Its arguments are modules.
 FITNESS='
 import sys
 lacking = []
-for name in ("ctypes", "ensurepip", "ssl", "venv", "zlib"):
+for name in sorted(sys.argv[1:]):
     try:
         __import__(name)
     except ImportError:
@@ -52,7 +57,8 @@ find_python() {
     if [ -n "$PYTHON" ]; then set -- "$PYTHON"; else set -- python3.14 python3.13 python3.12 python3.11 python3 python; fi
     for name in "$@"; do
         command -v "$name" >/dev/null 2>&1 || continue
-        reason=$("$name" -c "$FITNESS" 2>/dev/null) || continue # a stub that only looks like a Python
+        # shellcheck disable=SC2086  # several words
+        reason=$("$name" -c "$FITNESS" $MODULES 2>/dev/null) || continue # a stub that only looks like a Python
         if [ -z "$reason" ]; then
             found=$name
             return
@@ -76,7 +82,6 @@ fault() {
     [ -f $ENV/pyvenv.cfg ] || { echo "is no virtual environment" && return; }
     [ ! -f $BEGUN ] || { echo "was left half made" && return; }
     reason=$($ENV/bin/python -c "$FITNESS" 2>/dev/null) || { echo "has a Python that doesn't run" && return; }
-    reason=$(printf '%s' "$reason" | grep '^is ') # an environment need not have ensurepip
     [ -z "$reason" ] || { echo "$reason" && return; }
     if [ -f $DONE ] && [ "$(sed 's/ [0-9]* [0-9]*$//' $DONE)" != "$(pwd -P)" ] && [ -s $DONE ]; then
         echo "was made in another folder" && return
@@ -96,7 +101,10 @@ make_environment() {
     mkdir $ENV || refuse "$(pwd) can't be written. Make a clone in a folder of yours."
     made=yes
     echo $$ >$BEGUN
-    if [ -n "$found" ]; then
+    if [ -n "$found" ] && [ $INSTALLER = uv ]; then
+        uv venv --quiet --allow-existing --seed --python "$(command -v "$found")" $ENV >"$LOG" 2>&1 ||
+            refuse "uv can't make a virtual environment: $(tail -1 "$LOG"). Take pip: make setup INSTALLER=pip"
+    elif [ -n "$found" ]; then
         "$found" -m venv $ENV >"$LOG" 2>&1 || refuse "$found can't make a virtual environment: $(tail -1 "$LOG")"
     else
         say "no Python from 3.11 to 3.14 here: uv provides one"
@@ -105,12 +113,39 @@ make_environment() {
     fi
 }
 
-# pip, showing what it downloads and installs in a line each; the whole of what it says is in the log.
-pip_install() {
+# uv doesn't read pip's settings, such as the index of a company: hand on those that say where packages come from.
+pip_setting() { # the value of one, by a Python; the environment's is listed before a file's
+    "$2" -m pip config list 2>/dev/null | sed -n "s/^[^=]*[.]$1='\(.*\)'\$/\1/p" | sed 's/\\n/ /g; q'
+}
+share_settings() { # by a Python, which need not have pip
+    [ $INSTALLER = uv ] || return 0
+    index=$(pip_setting index-url "$1") more=$(pip_setting extra-index-url "$1")
+    links=$(pip_setting find-links "$1") certificate=$(pip_setting cert "$1")
+    [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
+    [ -z "$more" ] || export UV_EXTRA_INDEX_URL="${UV_EXTRA_INDEX_URL:-$more}" # all indexes alike, as pip has it
+    [ -z "$more" ] || export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}"
+    [ -z "$links" ] || export UV_FIND_LINKS="${UV_FIND_LINKS:-$links}"
+    [ -z "$certificate" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$certificate}"
+}
+
+# What `install_packages` runs, by the installer.
+installed_by_uv() { uv pip install --python $ENV/bin/python --constraint constraints.txt "$@"; }
+installed_by_pip() { $ENV/bin/python -m pip install --constraint constraints.txt "$@"; }
+
+# Install, showing what is downloaded and installed in a line each; the whole of what is said is in the log.
+install_packages() {
     {
-        $ENV/bin/python -m pip install --constraint constraints.txt "$@" 2>&1
-        echo "pip ended with $?"
+        "installed_by_$INSTALLER" "$@" 2>&1
+        echo "$INSTALLER ended with $?"
     } | tee "$LOG" | awk '
+        /^ *Downloading [^ ]+ \([0-9.]+[MG]iB\)$/ {
+            size = substr($3, 2) + 0
+            if ($3 ~ /GiB/) size *= 1024
+            if (size >= 5) { printf "  %s (%d MB)\n", $2, size * 1.048576; fflush() }
+        }
+        /^Resolved [0-9]+ package/ { printf "  %d packages looked up\n", $2; fflush() }
+        /^Installed [0-9]+ package/ { printf "  installed %d packages\n", $2; fflush() }
+        /^ *(error:|×|╰─▶|├─▶|│)/ { print "  " substr($0, 1, 300); fflush() }
         /^ *(Downloading|Using cached) .*MB\)$/ && !/metadata/ {
             size = $(NF - 1); sub(/^\(/, "", size)
             name = $0; sub(/^ *(Downloading|Using cached) /, "", name); sub(/ \(.*$/, "", name); sub(/^.*\//, "", name)
@@ -120,25 +155,27 @@ pip_install() {
         /^Collecting / && ++looked % 40 == 0 { printf "  %d packages looked up\n", looked; fflush() }
         /^Installing collected packages/ { printf "  installing %d packages\n", NF - 3; fflush() }
         /^ *ERROR:/ { print "  " substr($0, 1, 300); fflush() }'
-    status=$(sed -n 's/^pip ended with //p' "$LOG" | tail -1)
+    status=$(sed -n "s/^$INSTALLER ended with //p" "$LOG" | tail -1)
     return "${status:-1}"
 }
 
-# What stopped pip, in words, and what to do.
+# What stopped the installer, in words, and what to do.
 NO_BUILD='a package has no build for this machine'
 diagnosis() {
     if grep -Eqi 'no space left|disk quota' "$LOG"; then
         echo "the disk is full. Free some space (8 GB with CUDA's PyTorch, 3 GB with the CPU build)"
-    elif grep -Eqi 'connection ?(error|broken)|failed to establish|timed out|name resolution|incompleteread|proxyerror' "$LOG"
+    elif grep -Eqi 'connection ?(error|broken)|failed to establish|timed out|name resolution|incompleteread|proxyerror|failed to fetch|error sending request|dns error' \
+        "$LOG"
     then
         echo "the package index can't be reached. See to the network and to pip's settings (pip config list)"
     elif grep -Eqi "(gcc|cc|clang|[gc]\+\+)' failed|'([^']*/)?(gcc|cc|clang)'$|no C compiler|unknown compiler" "$LOG"; then
         echo "a package must be compiled, and there is no C compiler. Install one (Debian, Ubuntu: apt install" \
             "build-essential; macOS: xcode-select --install)"
-    elif grep -Eq 'No matching distribution|ResolutionImpossible' "$LOG"; then
+    elif grep -Eq 'No matching distribution|ResolutionImpossible|No solution found|no (usable )?wheels' "$LOG"; then
         echo "$NO_BUILD (see above). Another Python may help: make setup PYTHON=python3.12"
     else
-        echo "pip failed (see above)"
+        [ $INSTALLER = pip ] || hint=". pip may tell more: make setup INSTALLER=pip"
+        echo "$INSTALLER failed (see above)${hint:-}"
     fi
 }
 
@@ -168,6 +205,7 @@ interrupted() {
 
 trap give_up EXIT
 trap interrupted INT TERM HUP
+case $INSTALLER in uv | pip) ;; *) refuse "INSTALLER=$INSTALLER is not known. Allowed: uv, pip." ;; esac
 [ -f $DONE ] && [ -z "$TORCH" ] && [ "$(cat $DONE)" = "$(state)" ] && [ -z "$(fault)" ] && exit 0
 
 case $(pwd) in *:*) refuse "the folder's name, $(pwd), has a colon, which no virtual environment can have. Rename it." ;; esac
@@ -179,15 +217,18 @@ problem=$(fault)
 if [ -n "$problem" ]; then
     find_python
     [ -n "$found" ] || { [ -z "$PYTHON" ] && command -v uv >/dev/null 2>&1; } || no_python
+    [ -z "$found" ] || share_settings "$found"
     make_environment "$problem"
 fi
-$ENV/bin/python -m pip --version >/dev/null 2>&1 || $ENV/bin/python -m ensurepip >/dev/null 2>&1 ||
+[ $INSTALLER = uv ] || $ENV/bin/python -m pip --version >/dev/null 2>&1 ||
+    $ENV/bin/python -m ensurepip >/dev/null 2>&1 ||
     refuse "$ENV has no pip and can't get one. Move it away, then run make again."
+share_settings $ENV/bin/python
 announce
 # shellcheck disable=SC2086  # TORCH is a package and pip's options
-[ -z "$TORCH" ] || pip_install $TORCH || refuse "$(diagnosis), then run make again."
-pip_install --editable '.[dev]' || refuse "$(diagnosis), then run make again."
-pip_install --only-binary :all: bitsandbytes || {
+[ -z "$TORCH" ] || install_packages $TORCH || refuse "$(diagnosis), then run make again."
+install_packages --editable '.[dev]' || refuse "$(diagnosis), then run make again."
+install_packages --only-binary :all: bitsandbytes || {
     why=$(diagnosis)
     [ "$why" != "${why#"$NO_BUILD"}" ] || refuse "$why, then run make again."
     say "bitsandbytes has no build for this machine: all works but quantization=nf4 and int8"

@@ -32,7 +32,8 @@ Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 def everywhere(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """The loss that transformers computes from the logits of all positions."""
-    return model(**batch).loss
+    loss: Tensor = model(**batch).loss
+    return loss
 
 
 def adapted(device: Device) -> nn.Module:

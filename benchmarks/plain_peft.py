@@ -22,9 +22,9 @@ from transformers import (
     TrainingArguments,
 )
 
+from src.config.composition import CONF
 from src.config.schema import Config
 from src.models.base_model import find_weights
-from src.run import CONF
 from src.tasks.base import load_task
 from src.training.trainer import warmup_steps
 

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pytest
 import torch
 from hydra.utils import get_class
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -25,13 +26,33 @@ IN, OUT, RANK, TOKENS = 7, 5, 3, 11
 LAST = 9  # outputs of the second layer, where a test needs two
 STEP_SIZE = 0.02
 
+if TYPE_CHECKING:
+
+    class AnyAdapter(Adapter):
+        """An adapter with all that some method has, so that a test may look at what its own has."""
+
+        lora_A: nn.Parameter
+        lora_B: nn.Parameter
+        lora_R: nn.Parameter
+        lora_magnitude_vector: nn.Parameter
+        vera_A: nn.Parameter
+        vera_B: nn.Parameter
+        vera_lambda_d: nn.Parameter
+        vera_lambda_b: nn.Parameter
+        down: nn.Parameter
+        down_bias: nn.Parameter
+        up: nn.Parameter
+        up_bias: nn.Parameter
+
+        def row_norms(self) -> Tensor: ...
+
 
 class Row(NamedTuple):
     """What a method promises; the last five fields are those of linear methods."""
 
     name: str
     start: str  # how near step 0 is to the base model: exact, rounding, nearly (below `near`) or no
-    count: Callable[[int, int, int], int]  # trained, of in_features, out_features and rank, one matrix with a bias
+    trained_count: Callable[[int, int, int], int]  # of in_features, out_features and rank, one matrix with a bias
     trained: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()  # stored with the adapter beside what is trained
     merges: bool = True
@@ -125,9 +146,9 @@ def two_layers() -> nn.Sequential:
     return nn.Sequential(linear(IN, OUT), nn.Tanh(), linear(OUT, LAST))
 
 
-def first_update(seed: int) -> np.ndarray:
+def first_update(seed: int) -> NDArray[np.float64]:
     """-sign of a made-up gradient whose singular values are well apart: what LoRA-SB decomposes."""
-    return -np.sign(drawn(OUT, IN, seed=108 + seed).numpy())
+    return -array(drawn(OUT, IN, seed=108 + seed).sign())
 
 
 def direction(seed: int) -> UpdateDirection:
@@ -157,10 +178,14 @@ def placed(name: str, given: Setup | None = None, *, dtype: torch.dtype = torch.
     return placement(name, given, dtype=dtype).model
 
 
-def adapter_of(name: str, given: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Adapter:
-    adapter = placed(name, given, dtype=dtype)[0]
+def adapter_at(model: nn.Module, name: str = "0") -> "AnyAdapter":
+    adapter = model.get_submodule(name)
     assert isinstance(adapter, Adapter)
-    return adapter
+    return cast("AnyAdapter", adapter)
+
+
+def adapter_of(name: str, given: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> "AnyAdapter":
+    return adapter_at(placed(name, given, dtype=dtype))
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -191,18 +216,24 @@ def train(model: nn.Module, steps: int = 3) -> None:
         optimizer.step()
 
 
-def full_gradient(weight: Tensor, bias: Tensor) -> np.ndarray:
+def full_gradient(weight: Tensor, bias: Tensor) -> NDArray[np.float64]:
     """The gradient of a plain layer's weight: what full fine-tuning would see."""
     weight = weight.detach().clone().requires_grad_(True)
     loss_of(inputs() @ weight.T + bias).backward()
-    return weight.grad.numpy()
+    return array(gradient(weight))
 
 
-def array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().numpy()
+def gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
 
 
-def best_approximation(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, float]:
+def array(tensor: Tensor) -> NDArray[np.float64]:
+    numbers: NDArray[np.float64] = tensor.detach().numpy()
+    return numbers
+
+
+def best_approximation(matrix: NDArray[np.float64], rank: int) -> tuple[NDArray[np.float64], float]:
     """The best approximation of a lower rank, and the error that no other one can undercut (Eckart-Young)."""
     U, S, Vh = np.linalg.svd(matrix, full_matrices=False)
     return U[:, :rank] * S[:rank] @ Vh[:rank], float(np.sqrt((S[rank:] ** 2).sum()))
@@ -229,7 +260,8 @@ def test_a_method_takes_every_option_that_its_yaml_offers(name: str) -> None:
 def test_a_yaml_says_whether_weights_of_the_base_model_are_trained(row: Row) -> None:
     model = base_model()
     place(model, method_class(row.name), setup(), head=[])
-    weight = model[0].weight if isinstance(model[0], nn.Linear) else model[0].base_layer.weight
+    layer = model[0]
+    weight = (layer if isinstance(layer, nn.Linear) else adapter_at(model).base_layer).weight
     assert bool(yaml_of(row.name).get("trains_base")) == weight.requires_grad
 
 
@@ -241,7 +273,7 @@ def test_a_yaml_says_whether_the_rank_is_bound_by_the_matrix(name: str) -> None:
 @every_method
 def test_trained_parameters_are_as_many_as_the_closed_form_says(row: Row) -> None:
     trained = sum(p.numel() for p in placed(row.name).parameters() if p.requires_grad)
-    assert trained == row.count(IN, OUT, RANK)
+    assert trained == row.trained_count(IN, OUT, RANK)
 
 
 @every_method
@@ -262,14 +294,14 @@ def test_a_method_can_be_counted_on_the_meta_device(row: Row) -> None:
         model = base_model()
     parameters = list(place(model, method_class(row.name), setup(seed=None), head=[]).model.parameters())
     assert all(p.is_meta for p in parameters)
-    assert sum(p.numel() for p in parameters if p.requires_grad) == row.count(IN, OUT, RANK)
+    assert sum(p.numel() for p in parameters if p.requires_grad) == row.trained_count(IN, OUT, RANK)
 
 
 @linear_method
 def test_counted_expected_and_closed_form_agree(name: str) -> None:
     adapter, row = adapter_of(name), ROWS[name]
-    assert adapter.trainable_count() == row.count(IN, OUT, RANK)
-    assert type(adapter).expected_trainable(IN, OUT, RANK) == row.count(IN, OUT, RANK)
+    assert adapter.trainable_count() == row.trained_count(IN, OUT, RANK)
+    assert type(adapter).expected_trainable(IN, OUT, RANK) == row.trained_count(IN, OUT, RANK)
 
 
 @linear_method
@@ -337,7 +369,7 @@ def test_a_layer_without_bias_merges_to_one_without_bias(name: str) -> None:
     model = nn.Sequential(nn.Linear(IN, OUT, bias=False, dtype=torch.float64))
     place(model, method_class(name), setup(), head=[])
     train(model)
-    merged = model[0].merge()
+    merged = adapter_at(model).merge()
     assert merged.bias is None
     torch.testing.assert_close(merged(inputs()), model(inputs()), rtol=0, atol=1e-10)
 
@@ -354,7 +386,7 @@ def test_the_factors_of_the_update_give_the_merged_weight(name: str) -> None:
     train(adapter)
     factors = adapter.lora_factors()
     assert factors is not None
-    weight = array(base_model()[0].weight) + factors.scaling * array(factors.B) @ array(factors.A)
+    weight = array(linear(IN, OUT).weight) + factors.scaling * array(factors.B) @ array(factors.A)
     if factors.magnitude is not None:
         weight *= (array(factors.magnitude) / np.linalg.norm(weight, axis=1))[:, None]
     np.testing.assert_allclose(array(adapter.merged_weight()), weight, rtol=0, atol=1e-10)
@@ -367,7 +399,7 @@ def test_a_bottleneck_has_no_factors() -> None:
 @linear_method
 def test_saved_state_gives_an_empty_copy_the_same_outputs(name: str, tmp_path: Path) -> None:
     trained, copy = placement(name), placement(name, setup(seed=None))
-    train(trained.model[0])
+    train(adapter_at(trained.model))
     assert not torch.equal(copy.model(inputs()), trained.model(inputs()))
     save_file(trained.state(), tmp_path / "adapter.safetensors")
     copy.load(load_file(tmp_path / "adapter.safetensors"))
@@ -426,7 +458,7 @@ def test_the_global_random_state_is_as_it_was(name: str) -> None:
     before = torch.get_rng_state()
     place(model, method_class(name), given, head=[])
     if ROWS[name].merges:
-        model[0].merge()
+        adapter_at(model).merge()
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -484,7 +516,7 @@ def test_an_unknown_initialisation_of_lora_is_refused_with_the_known_ones() -> N
 def test_gaussian_lora_has_variance_1_over_in_features() -> None:
     model = nn.Sequential(nn.Linear(401, 211))
     place(model, method_class("lora"), setup(rank=199), head=[])
-    assert model[0].lora_A.std().item() * 401**0.5 == pytest.approx(1, abs=0.02)
+    assert adapter_at(model).lora_A.std().item() * 401**0.5 == pytest.approx(1, abs=0.02)
 
 
 def test_kaiming_lora_stays_within_the_bound_of_peft_and_fills_it() -> None:
@@ -503,8 +535,8 @@ def peft_layer(config: str, alpha: int | None, given: dict[str, object], base: n
 
 def theirs_of(layer: Any, key: str) -> Tensor:
     """The tensor of PEFT's layer that has our name `key`."""
-    own = getattr(layer, key)["default"]
-    return own.weight if isinstance(own, nn.Module) else own
+    own: Tensor | nn.Module = getattr(layer, key)["default"]
+    return own.get_parameter("weight") if isinstance(own, nn.Module) else own
 
 
 def peft_copy(name: str, adapter: Adapter, alpha: int | None) -> tuple[nn.Module, Any]:
@@ -554,7 +586,7 @@ def test_lora_fa_corrects_to_the_projection_of_the_full_gradient(steps: int) -> 
     loss_of(adapter(inputs())).backward()
     adapter.correct_gradients()
     solution = np.linalg.lstsq(A.T, G.T, rcond=None)[0]  # (rank, out): nearest combination of A's rows
-    np.testing.assert_allclose(2.0 * adapter.lora_B.grad.numpy() @ A, (A.T @ solution).T, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(2.0 * array(gradient(adapter.lora_B)) @ A, (A.T @ solution).T, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
@@ -584,7 +616,8 @@ def test_one_step_of_lora_fa_equals_the_optimizer_of_peft(
 
 
 def test_lora_fa_inverts_the_gram_matrix_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, inverse = [], torch.linalg.inv
+    calls: list[tuple[int, ...]] = []
+    inverse: Callable[[Tensor], Tensor] = torch.linalg.inv
 
     def counted(matrix: Tensor) -> Tensor:
         calls.append(tuple(matrix.shape))
@@ -671,9 +704,9 @@ def test_lora_sb_corrects_to_the_optimal_gradient(scaling: float) -> None:
     raw = scaling * B.T @ G @ A.T  # what autograd gives R
     optimal = np.linalg.inv(B.T @ B) @ raw @ np.linalg.inv(A @ A.T) / scaling**2
     loss_of(adapter(inputs())).backward()
-    np.testing.assert_allclose(adapter.lora_R.grad.numpy(), raw, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(array(gradient(adapter.lora_R)), raw, rtol=0, atol=1e-10)
     adapter.correct_gradients()
-    np.testing.assert_allclose(adapter.lora_R.grad.numpy(), optimal, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(array(gradient(adapter.lora_R)), optimal, rtol=0, atol=1e-5)
 
 
 def test_rslora_scales_by_the_root_of_the_rank() -> None:
@@ -684,12 +717,12 @@ def test_the_first_version_of_lora_fa_leaves_the_gradient_as_it_is() -> None:
     corrected, plain = adapter_of("lora_fa"), adapter_of("lora_fa_v1")
     for adapter in (corrected, plain):
         loss_of(adapter(inputs())).backward()
-    before = plain.lora_B.grad.clone()
-    torch.testing.assert_close(corrected.lora_B.grad, before, rtol=0, atol=0)
+    before = gradient(plain.lora_B).clone()
+    torch.testing.assert_close(gradient(corrected.lora_B), before, rtol=0, atol=0)
     for adapter in (corrected, plain):
         adapter.correct_gradients()
-    assert torch.equal(plain.lora_B.grad, before)
-    assert not torch.equal(corrected.lora_B.grad, before)
+    assert torch.equal(gradient(plain.lora_B), before)
+    assert not torch.equal(gradient(corrected.lora_B), before)
 
 
 def test_pissa_starts_from_the_residual_and_the_factors_of_peft() -> None:
@@ -705,7 +738,7 @@ def test_pissa_starts_from_the_residual_and_the_factors_of_peft() -> None:
 
 @pytest.mark.parametrize("scaling", [1.0, 2.0])
 def test_pissa_leaves_the_base_layer_what_the_best_approximation_lacks(scaling: float) -> None:
-    adapter, weight = adapter_of("pissa", setup(scaling=scaling)), array(base_model()[0].weight)
+    adapter, weight = adapter_of("pissa", setup(scaling=scaling)), array(linear(IN, OUT).weight)
     best, error = best_approximation(weight, RANK)
     np.testing.assert_allclose(scaling * array(adapter.lora_B @ adapter.lora_A), best, rtol=0, atol=1e-5)
     np.testing.assert_allclose(array(adapter.base_layer.weight), weight - best, rtol=0, atol=1e-5)
@@ -714,12 +747,12 @@ def test_pissa_leaves_the_base_layer_what_the_best_approximation_lacks(scaling: 
 
 def test_pissa_writes_the_residual_once() -> None:
     placed = placement("pissa", setup(seed=None))
-    weight, state = placed.model[0].base_layer.weight, placement("pissa").state()
+    weight, state = adapter_at(placed.model).base_layer.weight, placement("pissa").state()
     writes = []
     for _ in range(3):
         placed.load(state)
         writes.append(weight._version)
-    assert writes == [1 + base_model()[0].weight._version] * 3
+    assert writes == [1 + linear(IN, OUT).weight._version] * 3
 
 
 def test_pissa_takes_the_factors_of_another_start_out_of_the_plain_weight() -> None:
@@ -743,7 +776,8 @@ def made_matrices(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
                 shapes.append(tuple(made.shape))
             return made
 
-    with Recorder():
+    recorder: Any = Recorder  # its base class has no types
+    with recorder():
         yield shapes
 
 
@@ -752,7 +786,7 @@ def made_matrices(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
 def test_the_norm_of_dora_is_that_of_the_dense_product_which_is_never_made(bias: bool, dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(IN, OUT, bias=bias, dtype=dtype))
     place(model, method_class("dora"), setup(), head=[])
-    adapter = model[0]
+    adapter = adapter_at(model)
     nn.init.normal_(adapter.lora_B, generator=torch.Generator().manual_seed(6))
     dense = adapter.base_layer.weight + 2.0 * adapter.lora_B @ adapter.lora_A
     expected = torch.linalg.norm(dense.double(), dim=1).to(dtype)
@@ -776,7 +810,7 @@ def test_the_norm_of_dora_is_computed_in_float32_under_autocast() -> None:
 
 def test_a_row_of_zeros_under_dora_gives_no_nan() -> None:
     model = base_model()
-    nn.init.zeros_(model[0].weight[1])
+    nn.init.zeros_(model.get_parameter("0.weight")[1])
     place(model, method_class("dora"), setup(), head=[])
     train(model)
     assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
@@ -795,10 +829,10 @@ def test_a_step_of_dylora_is_one_of_a_lora_of_the_drawn_rank(draw: float, b: int
     loss_of(output).backward()
     loss_of(expected).backward()
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(adapter.lora_A.grad[:b], lora.lora_A.grad, rtol=0, atol=1e-12)
-    torch.testing.assert_close(adapter.lora_B.grad[:, :b], lora.lora_B.grad, rtol=0, atol=1e-12)
-    assert not adapter.lora_A.grad[b:].any()
-    assert not adapter.lora_B.grad[:, b:].any()
+    torch.testing.assert_close(gradient(adapter.lora_A)[:b], gradient(lora.lora_A), rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradient(adapter.lora_B)[:, :b], gradient(lora.lora_B), rtol=0, atol=1e-12)
+    assert not gradient(adapter.lora_A)[b:].any()
+    assert not gradient(adapter.lora_B)[:, b:].any()
 
 
 @pytest.mark.parametrize("b", [1, 2, 3])
@@ -820,6 +854,7 @@ def test_dylora_computes_and_merges_at_any_smaller_rank(b: int) -> None:
     adapter.truncate(b)
     delta = 4.0 * RANK / b * array(adapter.lora_B)[:, :b] @ array(adapter.lora_A)[:b]
     factors = adapter.lora_factors()
+    assert factors is not None
     assert adapter.scaling == 4.0 * RANK / b
     assert factors.A.shape == (b, IN)
     np.testing.assert_allclose(factors.scaling * array(factors.B @ factors.A), delta, rtol=0, atol=1e-12)
@@ -860,7 +895,7 @@ def vera_on_two_layers(seed: int | None = 0) -> Placed:
 
 def test_vera_shares_one_pair_of_the_largest_size_and_stores_it_once() -> None:
     placed = vera_on_two_layers()
-    first, second = placed.model[0], placed.model[2]
+    first, second = adapter_at(placed.model, "0"), adapter_at(placed.model, "2")
     assert first.vera_A is second.vera_A
     assert first.vera_B is second.vera_B
     shapes = {key: tuple(tensor.shape) for key, tensor in placed.state().items()}
@@ -876,7 +911,7 @@ def test_vera_shares_one_pair_of_the_largest_size_and_stores_it_once() -> None:
 def test_a_smaller_layer_under_vera_uses_the_first_columns_and_rows() -> None:
     placed = vera_on_two_layers()
     train(placed.model)
-    layer, x = placed.model[2], drawn(TOKENS, OUT, seed=5)
+    layer, x = adapter_at(placed.model, "2"), drawn(TOKENS, OUT, seed=5)
     A, B = array(layer.vera_A)[:, :OUT], array(layer.vera_B)[:LAST]
     d, b = array(layer.vera_lambda_d), array(layer.vera_lambda_b)
     expected = array(layer.base_layer(x)) + b * (d * (x.numpy() @ A.T) @ B.T)
@@ -904,7 +939,7 @@ def test_houlsby_is_a_bottleneck_after_the_layer() -> None:
 def test_houlsby_starts_within_two_standard_deviations_and_without_biases() -> None:
     model = nn.Sequential(nn.Linear(211, 199))
     place(model, method_class("houlsby"), setup(rank=101), head=[])
-    adapter = model[0]
+    adapter = adapter_at(model)
     assert not adapter.down_bias.any()
     assert not adapter.up_bias.any()
     for matrix in (adapter.down, adapter.up):

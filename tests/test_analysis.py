@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,7 @@ def test_the_same_runs_give_the_same_bytes_in_any_order() -> None:
 
 def test_the_smaller_ranks_of_one_training_are_rows_that_say_so() -> None:
     other = {"adapter_trained": 40, "other_trained": 3, "head_trained": 5, "adapter_frozen": 0, "total": 1000}
-    record = {
+    record: Any = {
         "run_id": "dylora-r4", "state": "done", "error": None, "seeds": {}, "scaling": 2.0,
         "config": {"task": {"name": "t"}, "model": {"name": "m"}, "target": {"name": "qv"}, "seed": 0, "lr": 0.1,
                    "adapter": {"name": "dylora", "axes": ["rank", "target", "lr"]}, "rank": 4, "alpha": None},
@@ -111,7 +112,7 @@ def test_tasks_models_and_metrics_have_columns_where_there_are_several() -> None
 
 
 def test_a_run_by_a_paper_s_protocol_says_so_in_its_settings() -> None:
-    identity = {part: {} for part in ("model", "task", "trainer")} | {"adapter": {"options": {}}}
+    identity: dict[str, Any] = {part: {} for part in ("model", "task", "trainer")} | {"adapter": {"options": {}}}
     assert settings(identity | {"protocol": "paper"})["protocol"] == "paper"
     assert "protocol" not in settings(identity)
 

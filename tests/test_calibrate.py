@@ -46,7 +46,7 @@ def batches(*sizes: int) -> list[dict[str, Tensor]]:
 def gradient_of_all_samples(model: nn.Module, name: str) -> Tensor:
     model = deepcopy(model).eval()
     (batch,) = batches(SAMPLES)
-    weight = model.get_submodule(name).weight.requires_grad_(True)
+    weight = model.get_parameter(f"{name}.weight").requires_grad_(True)
     return torch.autograd.grad(model(**batch).loss, weight)[0]
 
 
@@ -138,7 +138,8 @@ def test_a_gradient_is_freed_before_the_next_layer_s_is_decomposed(
 
     def counted(matrix: Tensor, **options: bool) -> tuple[Tensor, ...]:
         alive.append(sum(parameter.grad is not None for parameter in model.parameters()))
-        return decompose(matrix, **options)
+        parts: tuple[Tensor, ...] = decompose(matrix, **options)
+        return parts
 
     monkeypatch.setattr(torch.linalg, "svd", counted)
     update_directions(model, TARGETS, batches(*sizes))

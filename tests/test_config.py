@@ -3,6 +3,7 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.errors import ConfigCompositionException
@@ -152,11 +153,12 @@ def hub_sources() -> list[tuple[str, str, str | None]]:
     """Each yaml's data sets and models on the hub, with their revisions."""
     sources = []
     for path in sorted((ROOT / "conf").glob("task/*.yaml")):
-        for source in (OmegaConf.load(path).get("sources") or {}).values():
+        task: Any = OmegaConf.load(path)
+        for source in (task.get("sources") or {}).values():
             if source.get("hub_id"):
                 sources.append((path.stem, source.hub_id, source.get("revision")))
     for path in sorted((ROOT / "conf").glob("model/*.yaml")):
-        model = OmegaConf.load(path)
+        model: Any = OmegaConf.load(path)
         if model.get("hub_id"):
             sources.append((path.stem, model.hub_id, model.get("revision")))
     return sources

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from docs import settings
-from src.config.schema import Config, TrainerConfig
+from src.config.schema import Config, SweeperConfig, TrainerConfig
 from src.results.store import read_all
 from tests.conftest import ROOT
 
@@ -117,7 +117,7 @@ def test_every_setting_has_a_type_a_default_and_a_meaning() -> None:
 def test_a_comment_is_read_at_the_end_of_a_line_and_above_it() -> None:
     said = settings.comments(TrainerConfig)
     assert said["max_steps"] == "optimizer steps; null where `epochs` says how long"
-    above = settings.comments(settings.SweeperConfig)["blocks"]
+    above = settings.comments(SweeperConfig)["blocks"]
     assert above == "axes that belong together, each block a grid of its own"
 
 

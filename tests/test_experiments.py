@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from src.config.composition import CONF, sweep_configs, sweep_jobs
 from src.config.schema import Config
 from src.config.steps import resolved_steps
+from src.results.schema import Record
 from src.results.store import read_all
 from src.studies.paper_tables import paper_of, paper_table, reported_rows
 from src.studies.parameter_counts import Counted
@@ -97,7 +98,7 @@ def test_rates_steps_and_lengths_are_those_of_lora_s_table_9() -> None:
 def test_lora_sb_s_runs_have_the_settings_of_its_code() -> None:
     math = one("lora_sb_arithmetic", model="mistral_7b", adapter="lora_sb", rank=96)
     assert (math.lr, math.alpha, math.trainer.schedule, math.trainer.warmup_ratio) == (1e-4, 96, "cosine", 0.02)
-    assert math.trainer.max_steps * math.trainer.batch_size == 50_000 - 16
+    assert math.trainer.steps * math.trainer.batch_size == 50_000 - 16
     assert math.task.sources["train"].split == "train[:50000]"
     glue = one("lora_sb_glue", adapter="lora", task="qnli")
     assert (glue.rank, glue.alpha, glue.target_roles()) == (8, 8, ["query", "value", "output", "ffn_down"])
@@ -108,7 +109,7 @@ def test_peft_s_runs_have_the_settings_of_its_comparison() -> None:
     by_method = {(config.adapter.name, config.rank): config for config in configs("peft_metamathqa")}
     assert (by_method["rslora", 64].alpha, by_method["lora", 64].alpha, by_method["lora", 32].alpha) == (64, 128, 64)
     assert (by_method["vera", 256].lr, by_method["lora", 32].lr, by_method["full", 8].lr) == (1e-3, 1e-4, 1e-5)
-    assert {config.trainer.max_steps * config.trainer.batch_size for config in by_method.values()} == {20_000}
+    assert {config.trainer.steps * config.trainer.batch_size for config in by_method.values()} == {20_000}
 
 
 # Rows to train on, from GLUE's, WikiSQL's and IMDB's own counts, and what protocol=strict holds out for validation.
@@ -312,7 +313,7 @@ def first_job(study: str, adapter: str, task: str) -> list[str]:
     raise AssertionError(f"{study} has no {adapter} on {task}")
 
 
-def attempt_first(study: str, adapter: str, task: str, folder: Path, overrides: list[str]) -> dict[str, Any]:
+def attempt_first(study: str, adapter: str, task: str, folder: Path, overrides: list[str]) -> Record:
     """Run that job, small and with other overrides, and return its record."""
     job = first_job(study, adapter, task)
     all_overrides = [f"experiment={study}", *job, f"task={task}", *FEW, f"results_dir={folder}/results", *overrides]

@@ -86,7 +86,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @torch.inference_mode()
 def logits(model: nn.Module, ids: Tensor = IDS) -> Tensor:
-    return model.eval()(input_ids=ids).logits
+    written: Tensor = model.eval()(input_ids=ids).logits
+    return written
 
 
 def own_model(folder: Path, num_labels: int = 0) -> nn.Module:
@@ -157,6 +158,7 @@ def test_a_classifier_takes_its_head_along(runs: Runs, tmp_path: Path) -> None:
     export(folder, "peft", tmp_path / "peft")
     export(folder, "merged", tmp_path / "merged")
     weights = find_weights(composed().model)
+    assert weights is not None
     plain = AutoModelForSequenceClassification.from_pretrained(weights, num_labels=10)
     assert_close(logits(PeftModel.from_pretrained(plain, str(tmp_path / "peft")), IDS + 1000), expected)
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
@@ -184,7 +186,9 @@ def test_a_head_goes_with_a_run_of_peft_s_own_method(runs: Runs, tmp_path: Path)
     small = ["trainer=smoke", "trainer.eval_limit=16", "trainer.max_steps=3", "tracking=none"]
     folder = runs("adapter=peft/ia3", *small)
     export(folder, "peft", tmp_path / "out")
-    plain = AutoModelForSequenceClassification.from_pretrained(find_weights(composed().model), num_labels=10)
+    weights = find_weights(composed().model)
+    assert weights is not None
+    plain = AutoModelForSequenceClassification.from_pretrained(weights, num_labels=10)
     loaded = PeftModel.from_pretrained(plain, str(tmp_path / "out"))
     assert_close(logits(loaded, IDS + 1000), logits(own_model(folder, num_labels=10), IDS + 1000))
 

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from src.analysis.collect import COLUMNS
 from src.analysis.comparison import compare
@@ -71,12 +74,17 @@ def test_tasks_do_not_share_a_figure(tmp_path: Path) -> None:
     assert {file.stem.partition("-")[2] for file in files} == {"t-m", "u-m"}
 
 
+def heights(line: Line2D) -> list[float]:
+    """The points' positions on the axis of values."""
+    return [float(height) for height in np.asarray(line.get_ydata())]
+
+
 def test_rank_versus_accuracy_shows_means_and_intervals_in_percent() -> None:
     cells = compare(frame(*(run("lora", rank, seed) for rank in (4, 8) for seed in (0, 1, 2)))).cells
     axes = drawn(draw_rank_versus_accuracy(cells)).axes[0]
     assert axes.get_ylabel() == "test accuracy (%)"
-    assert axes.lines[0].get_ydata() == pytest.approx([47.0, 51.0])
-    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert heights(axes.lines[0]) == pytest.approx([47.0, 51.0])
+    band = np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 1]
     assert (band.min(), band.max()) == pytest.approx((100 * cells["low"].min(), 100 * cells["high"].max()))
     assert "no scored run has a rank" in str(draw_rank_versus_accuracy(compare(frame(run("full", None, 0))).cells))
 
@@ -86,7 +94,7 @@ def test_a_loss_is_not_in_percent() -> None:
     rows = [run("lora", rank, 0, validation=1.5, **losses) for rank in (2, 4)]
     axes = drawn(draw_rank_versus_accuracy(compare(frame(*rows)).cells)).axes[0]
     assert axes.get_ylabel() == "validation loss (nats)"
-    assert list(axes.lines[0].get_ydata()) == [1.5, 1.5]
+    assert heights(axes.lines[0]) == [1.5, 1.5]
 
 
 def test_the_parameter_axis_is_logarithmic_and_the_memory_axis_in_megabytes() -> None:
@@ -104,7 +112,7 @@ def test_the_parameter_axis_is_logarithmic_and_the_memory_axis_in_megabytes() ->
 def test_a_cell_off_the_pareto_front_is_hollow() -> None:
     cells = compare(frame(*(run("lora", rank, seed) for rank in (4, 8) for seed in (0, 1, 2)))).cells
     axes = drawn(draw_parameters_versus_accuracy(cells.assign(on_front=[True, False]))).axes[0]
-    faces = [tuple(color) for color in axes.collections[-1].get_facecolors()]
+    faces = [tuple(color) for color in np.asarray(axes.collections[-1].get_facecolor()).tolist()]
     assert faces[1] == (1.0, 1.0, 1.0, 1.0) != faces[0]
     assert "hollow: off the Pareto front" in axes.get_xlabel()
 
@@ -130,9 +138,9 @@ def test_trials_are_each_drawn_once_with_the_chosen_marked_and_the_diverged_belo
     assert drawn_trials["value"].tolist() == [0.03, 0.1, 0.3]
     assert drawn_trials["chosen"].tolist() == [False, True, False]
     axes = drawn(draw_learning_rate_curves(drawn_trials)).axes[0]
-    assert list(axes.lines[0].get_ydata()) == [40.0, 60.0]
-    assert (axes.lines[1].get_xdata()[0], axes.lines[1].get_ydata()[0]) == (0.3, 40.0)
-    assert axes.collections[0].get_offsets().tolist() == [[0.1, 60.0]]
+    assert heights(axes.lines[0]) == [40.0, 60.0]
+    assert (np.asarray(axes.lines[1].get_xdata())[0], heights(axes.lines[1])[0]) == (0.3, 40.0)
+    assert np.asarray(axes.collections[0].get_offsets()).tolist() == [[0.1, 60.0]]
 
 
 def test_trial_runs_by_themselves_are_trials_too_at_the_heads_rate_where_the_method_has_none() -> None:
@@ -176,7 +184,7 @@ def test_a_figure_is_a_column_wide_and_its_text_at_least_7_points() -> None:
         figure = drawn(draw_rank_versus_accuracy(cells))
         figure.canvas.draw()
         assert figure.get_size_inches()[0] == WIDTH
-        sizes = {text.get_fontsize() for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize"))}
+        sizes = {float(text.get_fontsize()) for text in figure.findobj(Text) if isinstance(text, Text)}
         assert min(sizes) >= 7
 
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from src.config.schema import Config
 from src.errors import UserError
 from src.models.base_model import load_base
 from src.results.store import read_record
+from src.training.batches import IGNORED
 from src.training.device import find_device
-from src.training.forgetting import IGNORED, general_loss, general_text, text_loss
+from src.training.forgetting import general_loss, general_text, text_loss
 from tests.conftest import composed, real_data, run_program
 
 WORDS = "the of and to in is that it was for on are with as by be this from or have an not which but all can more about"
@@ -29,9 +30,10 @@ def bert(tmp_path: Path) -> list[str]:
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     torch.manual_seed(3)
     sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1536}
-    model = BertForMaskedLM(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=512, **sizes))
+    sizes |= {"vocab_size": len(vocabulary), "max_position_embeddings": 512}
+    model = BertForMaskedLM(BertConfig.from_dict(sizes))
     model.save_pretrained(folder)
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     (tmp_path / "text.txt").write_text(
         " ".join(WORDS.split()[index * index % len(WORDS.split())] for index in range(3001))
     )

@@ -16,18 +16,21 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from src.config.schema import Config
 from src.metrics import Score
-from src.models.base_model import load_base
-from src.results.store import PREDICTIONS, Record, read_record
+from src.models.base_model import BaseModel, load_base
+from src.results.schema import Record
+from src.results.store import PREDICTIONS, read_record
 from src.running.execute import execute
 from src.running.lifecycle import run
 from src.running.sweep import Plan
 from src.sandbox.outside import BACKENDS, why_not_isolating
 from src.tasks.base import load_task
 from src.training.batches import encoded_splits
-from src.training.device import find_device
+from src.training.device import Device, find_device
 from src.training.scoring import Scored, Scoring
 from tests import test_judge
 from tests.conftest import ROOT, composed, real_data
@@ -323,13 +326,19 @@ def test_a_model_that_peft_has_wrapped_writes_too(adapter: str, tmp_path: Path) 
 # ---- batches, samples, stops
 
 
+def on(device: Device, base: BaseModel) -> PreTrainedModel:
+    """The base model on a device."""
+    nn.Module.to(base.module, device.type)
+    return base.module
+
+
 def scored(config: Config, *, batch_size: int, items: int, seed: int = 0, **options: Any) -> Scored:
     """What the base model gets for the first test items."""
     device = find_device("fp32")
     base = load_base(config.model, num_labels=0, attention=device.attention)
     scoring = Scoring(base.tokenizer, config.task, device, batch_size, seed, options)
     examples = encoded_splits(config, base.tokenizer)["test"][:items]
-    return scoring.score(base.module.to(device.type), load_task(config).data.splits["test"][:items], examples)
+    return scoring.score(on(device, base), load_task(config).data.splits["test"][:items], examples)
 
 
 @pytest.fixture
@@ -353,7 +362,7 @@ def test_texts_and_scores_are_the_same_in_batches_of_any_size(tmp_path: Path) ->
 def test_an_items_loss_is_the_same_in_batches_of_any_size(tmp_path: Path) -> None:
     config, device = chats(tmp_path), find_device("fp32")
     base = load_base(config.model, num_labels=0, attention=device.attention)
-    model, examples = base.module.to(device.type), encoded_splits(config, base.tokenizer)["test"][:24]
+    model, examples = on(device, base), encoded_splits(config, base.tokenizer)["test"][:24]
     alone, *others = (
         Scoring(base.tokenizer, config.task, device, size).answer_loss(model, examples) for size in (1, 7, 24)
     )

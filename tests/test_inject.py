@@ -1,6 +1,7 @@
 """Finding target modules, placing a method on a model, and moving its state in and out."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_placing_wraps_the_targets_and_trains_adapters_and_head_alone() -> None:
 def test_a_placed_model_computes_what_the_base_model_does_until_it_is_trained() -> None:
     model, ids = with_adapter(LoRA, rank=3).model, torch.arange(22).reshape(2, 11)
     assert torch.equal(model(ids).logits, tiny_llama()(ids).logits)
-    nn.init.ones_(model.get_submodule("model.layers.1.self_attn.v_proj").lora_B)
+    nn.init.ones_(model.get_parameter("model.layers.1.self_attn.v_proj.lora_B"))
     assert not torch.equal(model(ids).logits, tiny_llama()(ids).logits)
 
 
@@ -112,7 +113,7 @@ def test_loading_brings_over_adapters_and_head() -> None:
 
 
 @pytest.mark.parametrize("other", [{"rank": 2}, {"rank": 3, "roles": ("query",)}], ids=["rank", "target"])
-def test_a_state_of_another_rank_or_target_is_refused_and_changes_nothing(other: dict) -> None:
+def test_a_state_of_another_rank_or_target_is_refused_and_changes_nothing(other: dict[str, Any]) -> None:
     placed, state = with_adapter(LoRA, rank=3), with_adapter(LoRA, **other).state()
     before = {name: tensor.clone() for name, tensor in placed.model.state_dict().items()}
     state["lm_head.weight"] += 1

@@ -14,11 +14,13 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.judging.judge import ANSWERS, ASKS, JUDGMENTS, read_judgments, read_rows
 from src.metrics import score
-from src.results.store import ADAPTER, FIT, PREDICTIONS, Record, read_record
+from src.results.schema import Record
+from src.results.store import ADAPTER, FIT, PREDICTIONS, read_record
 from src.running import fitting
 from src.running.lifecycle import run
 from src.running.sweep import Plan
 from src.tasks.base import load_task
+from src.training.trainer import train
 from tests import test_judge
 from tests.conftest import HANG_SECONDS, as_on_the_hub, composed, real_data, run_program
 from tests.test_judge import KEY, Reply, Server
@@ -311,14 +313,14 @@ def rated(folder: Path, server: Server, *overrides: str) -> Config:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What each training of this test gave."""
-    train, given = fitting.train, []
+    outcomes: list[Any] = []
 
     def spy(*args: Any, **kwargs: Any) -> Any:
-        given.append(train(*args, **kwargs))
-        return given[-1]
+        outcomes.append(train(*args, **kwargs))
+        return outcomes[-1]
 
     monkeypatch.setattr(fitting, "train", spy)
-    return given
+    return outcomes
 
 
 def test_a_run_is_scored_by_the_judges_mean_rating(tmp_path: Path, judge_server: Server) -> None:
@@ -371,6 +373,7 @@ def test_a_judge_that_fails_costs_no_training_and_no_rating(
     config = rated(tmp_path, judge_server, f"task.judge.timeout_seconds={1 if failing.after else HANG_SECONDS}")
     failed, folder = attempt(config)
     assert failed["state"] == "failed"
+    assert failed["error"] is not None
     assert failed["error"]["class"] == "UserError"
     assert message in failed["error"]["message"]
     assert {path.name for path in folder.iterdir()} == {
@@ -397,13 +400,15 @@ def test_a_judge_that_fails_costs_no_training_and_no_rating(
 
 
 def test_a_resumed_run_has_the_record_of_one_that_never_failed(tmp_path: Path, judge_server: Server) -> None:
-    kept = ("metrics", "parameters", "scaling", "history", "data", "warnings", "identity", "seeds")
+    same = {"metrics", "parameters", "scaling", "history", "data", "warnings", "identity", "seeds"}
     whole, _ = attempt(rated(tmp_path / "whole", judge_server))
     judge_server.reply = lambda number: Reply("no")
     assert attempt(rated(tmp_path / "resumed", judge_server))[0]["state"] == "failed"
     judge_server.reply = lambda number: Reply()
     resumed, _ = attempt(rated(tmp_path / "resumed", judge_server))
-    assert {key: resumed[key] for key in kept} == {key: whole[key] for key in kept}
+    assert {key: part for key, part in resumed.items() if key in same} == {
+        key: part for key, part in whole.items() if key in same
+    }
 
 
 @pytest.mark.slow
@@ -426,6 +431,7 @@ def test_the_program_says_why_the_judge_failed_and_ends_with_status_1(tmp_path: 
 def test_the_judges_key_is_in_no_file_of_the_results(tmp_path: Path, judge_server: Server) -> None:
     judge_server.reply = lambda number: Reply() if number == 1 else Reply(status=400, body=f"not with {KEY}")
     failed, _ = attempt(rated(tmp_path, judge_server))
+    assert failed["error"] is not None
     assert "not with [key]" in failed["error"]["message"]
     judge_server.reply = lambda number: Reply()
     assert attempt(rated(tmp_path, judge_server))[0]["state"] == "done"

@@ -1,6 +1,7 @@
 """The scores of items are stored with their predictions, and their mean is the run's score."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from src.running.record import write_predictions
 from src.training.scoring import Scored
 from tests.conftest import ROOT
 
-EXAMPLES = {
+EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "accuracy": ([1, 0, 2], [1, 1, 2]),
     "exact_match": (["a ", "b", "c"], ["a", "x", "c"]),
     "last_number": (["it is 4", "5", "none"], ["#### 4", "#### 6", "#### 1"]),

@@ -118,7 +118,12 @@ def config_for(server: Server, **changes: Any) -> JudgeConfig:
 
 def rate(server: Server, folder: Path, waits: list[float] | None = None, **changes: Any) -> list[Judgment]:
     """Judge the two questions without waiting between tries; `changes` are of the judge's config or of the call."""
-    call = {"questions": QUESTIONS, "answers": ANSWERS_GIVEN, "prompts": PROMPTS, "references": REFERENCES}
+    call: dict[str, Any] = {
+        "questions": QUESTIONS,
+        "answers": ANSWERS_GIVEN,
+        "prompts": PROMPTS,
+        "references": REFERENCES,
+    }
     call |= {"folder": folder, "model_id": "tiny", "wait": (waits if waits is not None else []).append}
     call |= {name: changes.pop(name) for name in list(changes) if name in call}
     return judge(config=config_for(server, **changes), **call)
@@ -348,7 +353,7 @@ def test_only_what_has_changed_is_asked_again(server: Server, tmp_path: Path) ->
 
 @pytest.mark.parametrize("changes", [{"model": "other-judge"}, {"model_id": "other"}])
 def test_another_judge_or_another_model_is_asked_about_anew(
-    server: Server, tmp_path: Path, changes: dict[str, str]
+    server: Server, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     first = rate(server, tmp_path)
     second = rate(server, tmp_path, **changes)
@@ -394,7 +399,7 @@ def test_ctrl_c_keeps_what_is_had_and_ends_soon(server: Server, tmp_path: Path) 
         return Reply(after=interrupted if number >= 6 else None)
 
     server.reply = reply
-    call = {"questions": questions, "answers": {number: ["One.", "Two."] for number in range(100)}}
+    call: dict[str, Any] = {"questions": questions, "answers": {number: ["One.", "Two."] for number in range(100)}}
     script = (
         "import signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background would ignore it
@@ -452,11 +457,15 @@ def test_a_judgment_is_a_line_in_fastchats_format(server: Server, tmp_path: Path
     }
 
 
+def always(reply: Reply) -> Callable[[int], Reply]:
+    return lambda number: reply
+
+
 def test_the_key_is_in_no_file_and_no_message(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rate(server, tmp_path)
     said = [repr(config_for(server))]
     for status in (400, 401, 429, 500):
-        server.reply = lambda number, status=status: Reply(status=status, body=f"your key is {KEY}")
+        server.reply = always(Reply(status=status, body=f"your key is {KEY}"))
         with pytest.raises(UserError) as error:
             rate(server, tmp_path, model=f"judge-{status}")
         said.append(str(error.getrepr(style="long", chain=True)))

@@ -111,6 +111,7 @@ def test_a_user_error_in_a_run_leaves_no_traceback(tiny: Make) -> None:
     assert not (folder / TRACEBACK).exists()
     record = read_record(folder)
     assert record is not None
+    assert record["error"] is not None
     assert "model.layers.0.self_attn.q_proj" in record["error"]["message"]
 
 

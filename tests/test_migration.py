@@ -45,7 +45,7 @@ def test_an_older_record_gets_todays_identity_and_name_and_keeps_the_rest(tmp_pa
     assert record["identity"]["code"] == record["provenance"]["code"] == code
     assert record["schema_version"] == SCHEMA_VERSION
     for key in ("metrics", "parameters", "history", "time", "memory", "data", "seeds", "warnings"):
-        assert record[key] == today[key]  # type: ignore[literal-required]
+        assert record[key] == today[key]
     assert migrate(tmp_path) == {}
 
 

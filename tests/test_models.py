@@ -64,6 +64,6 @@ def test_minilm_is_loaded_with_its_pretrained_weights() -> None:
     weight = model.get_submodule("bert.encoder.layer.3.attention.self.query").weight
     assert weight.shape == (384, 384)
     assert weight.dtype == torch.float32
-    assert sum(parameter.numel() for parameter in model.bert.parameters()) == 22_713_216
-    assert model.classifier.weight.shape == (10, 384)
+    assert sum(parameter.numel() for parameter in model.get_submodule("bert").parameters()) == 22_713_216
+    assert model.get_parameter("classifier.weight").shape == (10, 384)
     assert model.config.hidden_dropout_prob == 0.0

@@ -13,7 +13,7 @@ from src.config.schema import Config, TaskConfig
 from src.errors import UserError
 from src.results.identity import decisive, run_folder
 from src.results.store import read_all
-from src.tasks.base import LoadedTask, _three_splits, load_task
+from src.tasks.base import LoadedTask, Row, _three_splits, load_task
 from src.tasks.overlap import Overlap, normalised, overlap
 from tests.conftest import REAL_DATA, as_on_the_hub, composed, real_data, run_program, some_inputs
 
@@ -151,7 +151,7 @@ def test_a_sweep_says_once_what_was_trained_on_and_every_record_has_it(tmp_path:
     where = [f"task.data_dir={write_gsm8k(tmp_path)}", f"results_dir={tmp_path}/r", f"cache_dir={tmp_path}/c"]
     done = run_program("src.run", "-m", "rank=1,2", *TINY_GSM8K, "protocol=paper,strict", *where)
     assert done.returncode == 0, done.stderr
-    records = {protocol: [] for protocol in ("paper", "strict")}
+    records: dict[str, list[Any]] = {protocol: [] for protocol in ("paper", "strict")}
     for record in read_all(tmp_path / "r"):
         records[record["config"]["protocol"]].append(record)
     assert [len(own) for own in records.values()] == [2, 2]
@@ -249,7 +249,7 @@ def test_a_validation_split_of_nothing_or_of_everything_is_refused(tmp_path: Pat
 
 
 def test_a_test_split_without_answers_cannot_be_validated_on() -> None:
-    splits = {"train": [{"prompt": "p", "answer": "a"}], "test": [{"turns": ["one", "two"]}]}
+    splits: dict[str, list[Row]] = {"train": [{"prompt": "p", "answer": "a"}], "test": [{"turns": ["one", "two"]}]}
     with pytest.raises(UserError, match=r"task=t has no answers in its test split(.|\n)*Allowed: protocol=strict"):
         _three_splits(splits, TaskConfig(name="t"), "paper")
 

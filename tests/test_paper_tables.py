@@ -18,6 +18,7 @@ from src.results.store import RESULT
 from src.studies.paper_tables import (
     ROW,
     Counterpart,
+    Key,
     Paper,
     _counterpart,
     paper_of,
@@ -144,7 +145,7 @@ def test_a_set_of_a_run_s_task_is_held_against_the_number_of_that_set(tmp_path: 
 
 def test_a_number_without_its_rank_is_held_against_no_run() -> None:
     """The width of the larger Houlsby adapters isn't reported, so the run of another width isn't theirs."""
-    cells = {("roberta_large", "houlsby", 8, frozenset[str](), "mnli"): 0}
+    cells: dict[Key, int] = {("roberta_large", "houlsby", 8, frozenset[str](), "mnli"): 0}
     overrides = ["model=roberta_large", "adapter=houlsby"]
     assert _counterpart(overrides, "mnli", cells, {}) is None
     assert _counterpart([*overrides, "rank=8"], "mnli", cells, {}) == Counterpart(0)

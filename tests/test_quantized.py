@@ -23,7 +23,8 @@ from src.errors import UserError
 from src.models import quantization
 from src.models.base_model import load_base
 from src.models.dense_weight import dense_weight, replace_weight
-from src.results.store import ADAPTER, Record
+from src.results.schema import Record
+from src.results.store import ADAPTER
 from src.running.assemble import place_empty
 from src.running.execute import execute
 from src.streams import stream_generator
@@ -76,6 +77,12 @@ def layer(kind: str, out_features: int = 96, in_features: int = 64, seed: int = 
 
 def inputs(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def linear_at(model: nn.Module, name: str) -> nn.Linear:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 def quantized_model(kind: str, *overrides: str) -> nn.Module:
@@ -159,8 +166,8 @@ def test_every_linear_layer_but_the_head_is_quantised(kind: str) -> None:
     assert len(named) == 6 * 6 + 1  # six in each of six blocks, and the pooler
     assert set(named.values()) == {quantization._layer_class(kind)}
     decoder = quantized_model(kind)
-    assert type(decoder.lm_head) is nn.Linear
-    assert type(decoder.model.layers[1].mlp.up_proj) is quantization._layer_class(kind)
+    assert type(decoder.get_submodule("lm_head")) is nn.Linear
+    assert type(decoder.get_submodule("model.layers.1.mlp.up_proj")) is quantization._layer_class(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,19 +176,21 @@ def test_weights_are_those_that_transformers_quantises_on_loading(kind: str) -> 
 
     from src.models.base_model import find_weights
 
-    options: dict[str, Any] = {
+    kinds: dict[str, dict[str, Any]] = {
         "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
         "int8": {"load_in_8bit": True},
-    }[kind]
+    }
+    weights = find_weights(composed().model)
+    assert weights is not None
     theirs = AutoModelForSequenceClassification.from_pretrained(
-        find_weights(composed().model),
-        quantization_config=BitsAndBytesConfig(llm_int8_skip_modules=["classifier"], **options),
+        weights,
+        quantization_config=BitsAndBytesConfig(llm_int8_skip_modules=["classifier"], **kinds[kind]),
         device_map={"": "cpu"},
         dtype=torch.float32,
     )
     ours = load_base(composed().model, num_labels=10, attention="eager", quantization=kind).module
     for name in ("bert.encoder.layer.0.attention.self.query", "bert.encoder.layer.5.output.dense"):
-        assert torch.equal(dense_weight(theirs.get_submodule(name)), dense_weight(ours.get_submodule(name)))
+        assert torch.equal(dense_weight(linear_at(theirs, name)), dense_weight(linear_at(ours, name)))
 
 
 def test_a_base_is_loaded_once_for_every_quantization() -> None:
@@ -229,7 +238,7 @@ def test_a_gradient_taken_at_outputs_is_the_one_of_the_dequantised_weights(kind:
     quantized, dense = (copy.deepcopy(base.module) for _ in range(2))
     names = [name for name, module in dense.named_modules() if type(module) is quantization._layer_class(kind)]
     for name in names:
-        own = dense.get_submodule(name)
+        own = linear_at(dense, name)
         plain = nn.Linear(own.in_features, own.out_features, bias=False)
         plain.weight = nn.Parameter(dense_weight(own).clone())
         dense.set_submodule(name, plain)
@@ -264,7 +273,12 @@ def test_a_whole_run_trains_only_the_adapter_and_scores_what_it_saved(
     before = {name: tensor.clone() for name, tensor in base.module.state_dict().items()}
     trained: list[Any] = []
     placed = fitting._placed
-    monkeypatch.setattr(fitting, "_placed", lambda run: trained.append(placed(run)) or trained[0])
+
+    def placing(run: Any) -> Any:
+        trained.append(placed(run))
+        return trained[0]
+
+    monkeypatch.setattr(fitting, "_placed", placing)
     record = run(config, tmp_path)
     assert all(torch.equal(before[name], tensor) for name, tensor in base.module.state_dict().items())
     loaded = place_empty(config, base.fresh_copy([], stream_generator(0, "head_init")))
@@ -296,7 +310,7 @@ def test_a_quantised_run_has_a_folder_of_its_own_and_another_update_direction(ti
 
 def test_missing_bitsandbytes_is_said_before_anything_is_loaded(monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     quantization.check_quantization("none")
     with pytest.raises(UserError, match=r"quantization=nf4 needs bitsandbytes(.|\n)*pip install bitsandbytes"):
         quantization.check_quantization("nf4")

@@ -357,8 +357,8 @@ def test_a_system_that_cannot_isolate_is_told_what_to_install(monkeypatch: pytes
 
 @pytest.mark.parametrize(("platform", "name"), [("darwin", "Darwin"), ("win32", "Windows")])
 def test_systems_other_than_linux_are_refused(monkeypatch: pytest.MonkeyPatch, platform: str, name: str) -> None:
-    monkeypatch.setattr(sandbox.sys, "platform", platform)
-    monkeypatch.setattr(sandbox.platform, "system", lambda: name)
+    monkeypatch.setattr("src.sandbox.outside.sys.platform", platform)
+    monkeypatch.setattr("src.sandbox.outside.platform.system", lambda: name)
     assert why_not_isolating.__wrapped__("namespaces") == f"needs Linux; this is {name}"
 
 

@@ -1,10 +1,11 @@
 """`make setup` finds a Python, says in one line what is missing, and leaves no half environment.
 
-The Pythons are scripts that answer as one of another version would; what pip does is a script too. The real
+The Pythons are scripts that answer as one of another version would; what pip and uv do are scripts too. The real
 installation is what `make test-pythons` and CI do.
 """
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,15 +27,36 @@ echo "  Downloading torch-2.13.0-cp312-cp312-manylinux_2_28_x86_64.whl (883.1 MB
 echo "  Downloading six-1.17.0-py2.py3-none-any.whl (0.1 MB)"
 echo "Installing collected packages: six, torch"
 """
+UV_WORKS = """
+echo "Resolved 164 packages in 2.19s"
+echo "Downloading torch (842.1MiB)"
+echo "Downloading six (0.1MiB)"
+echo " Downloaded torch"
+echo "Installed 2 packages in 1.02s"
+echo " + six==1.17.0"
+"""
+UV = """#!/bin/sh
+echo "uv $*" >>"{calls}"
+for last; do :; done
+case "$1" in
+venv)
+    set >"{calls}.venv-variables"
+    [ "$last" = .venv ] && mkdir -p .venv/bin && touch .venv/pyvenv.cfg && cp "{python}" .venv/bin/python ;;
+pip) set >"{calls}.variables" && . "{uv_pip}" ;;
+esac
+"""
 PYTHON = """#!/bin/sh
 echo "{name} $*" >>"{calls}"
 case "$1 $2" in
 "-m venv") mkdir -p "$3/bin" && touch "$3/pyvenv.cfg" && cp "$0" "$3/bin/python" ;;
-"-m pip") [ "$3" = --version ] || . "{pip}" ;;
-"-c "*) exec "{python}" -c "import sys
+"-m pip") case "$3" in --version) ;; config) printf '%s\\n' {settings} ;; *) . "{pip}" ;; esac ;;
+"-c "*)
+code=$2
+shift 2
+exec "{python}" -c "import sys
 sys.version_info = {version}
 sys.modules |= dict.fromkeys({lacking})
-$2" ;;
+$code" "$@" ;;
 esac
 """
 
@@ -53,6 +75,9 @@ class Machine:
         self.bin.mkdir()
         self.calls.touch()
         self.pip.write_text(PIP_WORKS)
+        self.uv_pip = folder / "uv-pip.sh"
+        self.uv_pip.write_text(UV_WORKS)
+        self.settings = ""  # of pip, as `pip config list` has them
         for name in ("setup.sh", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, self.clone)
         for tool in TOOLS:
@@ -64,8 +89,15 @@ class Machine:
         """Put a Python of a version on the path, which can't import what it is lacking, nor torch yet."""
         values = {"name": name, "version": version, "calls": self.calls, "pip": self.pip}
         values["lacking"] = ("torch", *lacking)
+        values["settings"] = shlex.quote(self.settings)
         (self.bin / name).write_text(PYTHON.format(**values, python=sys.executable))
         (self.bin / name).chmod(0o755)
+
+    def add_uv(self, python: str) -> None:
+        """Put uv on the path, which makes environments with a Python that was added before."""
+        values = {"calls": self.calls, "python": self.bin / python, "uv_pip": self.uv_pip}
+        (self.bin / "uv").write_text(UV.format(**values))
+        (self.bin / "uv").chmod(0o755)
 
     def start(self, **variables: str) -> "subprocess.Popen[str]":
         """Begin `sh setup.sh` in a process group of its own."""
@@ -187,14 +219,82 @@ def test_a_python_without_venv_is_named_unless_another_has_it(machine: Machine) 
 def test_uv_provides_a_python_where_none_is(machine: Machine) -> None:
     machine.add("python3", (3, 9))
     machine.add("hidden", (3, 14))
-    (machine.bin / "uv").write_text(
-        f'#!/bin/sh\necho "uv $*" >>"{machine.calls}"\n{machine.bin}/hidden -m venv .venv\n'
-    )
-    (machine.bin / "uv").chmod(0o755)
+    machine.add_uv("hidden")
     done = machine.setup()
     assert done.returncode == 0, done.stderr
     assert "uv provides one" in done.stdout
     assert "uv venv --quiet --allow-existing --seed --python >=3.11,<3.15 .venv" in machine.calls.read_text()
+
+
+def test_uv_installs_where_it_is_with_the_same_pins_and_words(machine: Machine) -> None:
+    machine.add("python3.12", (3, 12), "ensurepip", "venv")  # which uv does without
+    machine.add_uv("python3.12")
+    done = machine.setup()
+    assert done.returncode == 0, done.stderr
+    calls = machine.calls.read_text()
+    assert f"uv venv --quiet --allow-existing --seed --python {machine.bin}/python3.12 .venv\n" in calls
+    install = "uv pip install --python .venv/bin/python --constraint constraints.txt"
+    assert f"{install} --editable .[dev]\n{install} --only-binary :all: bitsandbytes\n" in calls
+    assert "-m venv" not in calls
+    assert "-m pip install" not in calls
+    assert "installing for Python" in done.stdout
+    assert "  164 packages looked up\n  torch (883 MB)\n  installed 2 packages\n" in done.stdout
+    assert "six" not in done.stdout
+    assert machine.setup().stdout == ""
+
+
+def test_uv_installs_another_build_of_pytorch_first(machine: Machine) -> None:
+    machine.add("python3.12", (3, 12))
+    machine.add_uv("python3.12")
+    assert machine.setup(TORCH="torch --index-url file:///wheels").returncode == 0
+    installs = [call for call in machine.calls.read_text().splitlines() if "pip install" in call]
+    assert installs[0].endswith("constraints.txt torch --index-url file:///wheels")
+    assert "--editable" in installs[1]
+
+
+def test_uv_takes_packages_from_where_pip_s_settings_say(machine: Machine) -> None:
+    machine.settings = (
+        ":env:.index-url='https://mine/simple'\nglobal.extra-index-url='file:///a\\nfile:///b'\n"
+        "global.find-links='/wheels'\nglobal.index-url='https://all/simple'"
+    )
+    machine.add("python3.12", (3, 12))
+    machine.add_uv("python3.12")
+    assert machine.setup(UV_FIND_LINKS="/own").returncode == 0
+    variables = Path(f"{machine.calls}.variables").read_text()
+    assert "UV_DEFAULT_INDEX='https://mine/simple'\n" in Path(f"{machine.calls}.venv-variables").read_text()
+    assert "UV_DEFAULT_INDEX='https://mine/simple'\n" in variables
+    assert "UV_EXTRA_INDEX_URL='file:///a file:///b'\n" in variables
+    assert "UV_INDEX_STRATEGY='unsafe-best-match'\n" in variables
+    assert "UV_FIND_LINKS='/own'\n" in variables  # uv's own go before
+    assert "SSL_CERT_FILE" not in variables
+
+
+def test_pip_installs_where_it_is_asked_for(machine: Machine) -> None:
+    machine.add("python3.12", (3, 12))
+    machine.add_uv("python3.12")
+    assert machine.setup(INSTALLER="pip").returncode == 0
+    assert "uv" not in machine.calls.read_text()
+    shutil.rmtree(machine.env)
+    machine.refused("INSTALLER=conda is not known. Allowed: uv, pip.", INSTALLER="conda")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("error: Failed to fetch: `https://pypi.org/simple/six/`", "index can't be reached"),
+        ("  ╰─▶ Because torch==2.13.0 has no wheels with a matching platform tag", "has no build for this machine"),
+        ("  \u00d7 No solution found when resolving dependencies:", "has no build for this machine"),
+        ("error: something else", "uv failed (see above). pip may tell more: make setup INSTALLER=pip"),
+    ],
+)
+def test_what_stops_uv_is_said_and_leaves_nothing(machine: Machine, said: str, words: str) -> None:
+    machine.add("python3.12", (3, 12))
+    machine.add_uv("python3.12")
+    machine.uv_pip.write_text(f"echo {shlex.quote(said)}\nexit 1\n")
+    machine.refused(words, "run make again")
+    assert not machine.env.exists()
+    machine.uv_pip.write_text(UV_WORKS)
+    assert machine.setup().returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,7 +139,7 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
 def test_records_of_another_version_are_refused_with_the_command_that_helps(
     tmp_path: Path, version: int | None, remedy: str
 ) -> None:
-    record = {"run_id": "a-run", "state": "done", "identity": {}, "config": {}}
+    record: dict[str, Any] = {"run_id": "a-run", "state": "done", "identity": {}, "config": {}}
     record |= {"schema_version": version} if version else {}
     (tmp_path / "runs/a-run").mkdir(parents=True)
     files.write_json(tmp_path / "runs/a-run" / store.RESULT, record)

@@ -56,7 +56,7 @@ def store(tmp_path: Path) -> Store:
         record["provenance"]["code"] = dict(CODE)
         record = merged(record, changes)
         record["run_id"] = f"{adapter}-r{rank}-{target}-s{seed}-{lr}"
-        folder = tmp_path / "runs" / "docstrings" / "minilm" / record["run_id"]
+        folder: Path = tmp_path / "runs" / "docstrings" / "minilm" / record["run_id"]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(record.get("config", {})))
         (folder / RESULT).write_text(json.dumps(record))
@@ -298,10 +298,8 @@ def test_the_seed_variance_is_of_all_rows_with_the_same_seeds_and_of_two_from_th
     for scores in compared.scores:
         assert scores is not None
         assert scores.seed_variance is not None
-        assert (scores.seed_variance.variance, scores.seed_variance.df) == (
-            pytest.approx(expected.variance, rel=1e-4),
-            4,
-        )
+        assert scores.seed_variance.variance == pytest.approx(expected.variance, rel=1e-4)
+        assert scores.seed_variance.df == 4
 
 
 def test_one_seed_has_an_interval_over_items_alone(store: Store, tmp_path: Path) -> None:

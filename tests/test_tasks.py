@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,14 @@ from src.tasks.source import Source
 from tests.conftest import ROOT, composed
 
 PINNED_ROWS = "bf06346d897adfe3"  # the default splits of docstrings, as Python 3.11 to 3.13 gave them
-WORDS = {"letters": "abc", "min_letters": 2, "max_letters": 3, "train_size": 20, "validation_size": 5, "test_size": 7}
+WORDS: dict[str, Any] = {
+    "letters": "abc",
+    "min_letters": 2,
+    "max_letters": 3,
+    "train_size": 20,
+    "validation_size": 5,
+    "test_size": 7,
+}
 
 
 def source(cache_dir: Path) -> Source:

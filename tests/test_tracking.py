@@ -42,7 +42,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRun, dict[str, Any]]:
     return run, init_arguments
 
 
-IDS = {"run_id": "lora-r8-abc", "name": "lora-r8", "group": "g1", "config": {"rank": 8}}
+IDS: dict[str, Any] = {"run_id": "lora-r8-abc", "name": "lora-r8", "group": "g1", "config": {"rank": 8}}
 
 
 def test_metrics_reach_wandb_under_the_id_and_group_of_the_run(fake: Any, tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from src.config.composition import sweep_configs
 from src.config.schema import Config
 from src.errors import UserError
+from src.results.schema import Record
 from src.results.store import read_all
 from src.running.tuning import Cell, Trial, at_rate, best, cells, further, grid, rate
 from tests.conftest import TINY, composed, run_program
@@ -103,7 +103,7 @@ def test_the_command_tunes_every_cell_alike_and_stores_the_trials_with_the_runs(
     assert read_all(tmp_path) == records
 
 
-def check_tuned(record: dict[str, Any], trials: list[dict[str, Any]]) -> None:
+def check_tuned(record: Record, trials: list[Record]) -> None:
     """A run has the rate that its own trials, read from their records, show to be the best on validation."""
     own = [trial for trial in trials if trial["config"]["adapter"] == record["config"]["adapter"]]
     scores = {trial["config"]["lr"]: trial["metrics"]["validation"]["value"] for trial in own}

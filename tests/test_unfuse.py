@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ def tiny_gpt2() -> GPT2LMHeadModel:
     config = GPT2Config(vocab_size=37, n_embd=12, n_layer=2, n_head=3, n_positions=13, bos_token_id=0, eos_token_id=0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = GPT2LMHeadModel(config).double().eval()
+        model = GPT2LMHeadModel(config)
+        model.double().eval()
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.3)
     return model
@@ -55,8 +57,10 @@ def test_a_role_s_gradient_is_its_part_of_the_fused_gradient() -> None:
     fused, split = tiny_gpt2(), unfused(tiny_gpt2())
     for model in (fused, split):
         model(IDS, labels=IDS).loss.backward()
-    whole = fused.transformer.h[1].attn.c_attn.weight.grad  # (in, 3 * out)
-    value = split.get_submodule("transformer.h.1.attn.c_attn.value").weight.grad  # (out, in)
+    whole = fused.get_parameter("transformer.h.1.attn.c_attn.weight").grad  # (in, 3 * out)
+    value = split.get_parameter("transformer.h.1.attn.c_attn.value.weight").grad  # (out, in)
+    assert whole is not None
+    assert value is not None
     assert torch.allclose(value, whole[:, 24:].T, rtol=0, atol=1e-12)
 
 
@@ -88,7 +92,7 @@ def test_a_name_that_the_model_lacks_is_refused_and_changes_nothing() -> None:
     model = tiny_gpt2()
     with pytest.raises(UserError, match=r"h\.\*\.attn\.qkv(.|\n)*Nearest names: transformer\.h\.\d\.attn"):
         unfuse(model, {"transformer.h.*.attn.qkv": ["query", "key", "value"]})
-    assert isinstance(model.transformer.h[0].attn.c_proj, Conv1D)
+    assert isinstance(model.get_submodule("transformer.h.0.attn.c_proj"), Conv1D)
 
 
 def test_the_fused_state_is_the_original_s_to_the_last_bit() -> None:
@@ -102,10 +106,11 @@ def test_the_fused_state_is_the_original_s_to_the_last_bit() -> None:
 def test_a_trained_model_saved_fused_is_read_by_the_plain_class(tmp_path: Path) -> None:
     model = unfused(tiny_gpt2())
     with torch.no_grad():
-        model.get_submodule("transformer.h.0.attn.c_attn.key").weight.add_(0.1)
-        model.get_submodule("transformer.h.1.mlp.c_fc").weight.mul_(1.1)
+        model.get_parameter("transformer.h.0.attn.c_attn.key.weight").add_(0.1)
+        model.get_parameter("transformer.h.1.mlp.c_fc.weight").mul_(1.1)
     model.save_pretrained(tmp_path, state_dict=fused_state_dict(model))
-    again, report = GPT2LMHeadModel.from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
+    plain: Any = GPT2LMHeadModel  # whose types know nothing of the second result
+    again, report = plain.from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert (again.eval()(IDS).logits - model(IDS).logits).abs().max() < 1e-10
@@ -115,7 +120,8 @@ def test_a_trained_model_saved_fused_is_read_by_the_plain_class(tmp_path: Path) 
 
 def test_a_wrapped_layer_has_to_be_merged_before_its_state_is_fused() -> None:
     model = unfused(tiny_gpt2())
-    model.transformer.h[0].mlp.c_fc = nn.Sequential(model.transformer.h[0].mlp.c_fc)
+    name = "transformer.h.0.mlp.c_fc"
+    model.set_submodule(name, nn.Sequential(model.get_submodule(name)))
     with pytest.raises(ValueError, match=r"mlp\.c_fc is a Sequential (.|\n)*Merge adapters first"):
         fused_state_dict(model)
 

@@ -253,7 +253,7 @@ class Adapter(nn.Module, Method):
     def merge(self) -> nn.Linear:
         """A plain linear layer that computes the same; the adapter itself stays as it is."""
         weight, bias = self.merged_weight(), self.merged_bias()
-        merged = nn.utils.skip_init(
+        merged: nn.Linear = nn.utils.skip_init(
             nn.Linear, self.in_features, self.out_features, bias=bias is not None, device=weight.device
         ).to(weight.dtype)
         merged.weight.copy_(weight)

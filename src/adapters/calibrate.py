@@ -22,7 +22,8 @@ Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 def own_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """The mean loss that the model itself returns for a batch."""
-    return model(**batch).loss
+    loss: Tensor = model(**batch).loss
+    return loss
 
 
 def update_directions(

@@ -60,7 +60,7 @@ class DoRA(Adapter):
             A, B = self.lora_A.to(self.base_squares.dtype), self.lora_B.to(self.base_squares.dtype)
             cross = (projected.T * B).sum(1)  # <W0 A^T, B>
             square = (B @ (A @ A.T) * B).sum(1)  # <B (A A^T), B>
-            squares = self.base_squares + 2 * self.scaling * cross + self.scaling**2 * square
+            squares: Tensor = self.base_squares + 2 * self.scaling * cross + self.scaling**2 * square
             return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()  # a row of zeros divides by no zero
 
     def row_scales(self) -> Tensor:

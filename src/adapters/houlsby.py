@@ -56,7 +56,7 @@ class Houlsby(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features) through base layer and bottleneck (figure 2)."""
-        h = self.base_layer(x)  # (..., out_features)
+        h: Tensor = self.base_layer(x)  # (..., out_features)
         hidden = self.activation(F.linear(h, self.down, self.down_bias))  # (..., rank)
         return h + F.linear(hidden, self.up, self.up_bias)
 

@@ -109,12 +109,13 @@ def _config_class(setup: Setup) -> type[peft.PeftConfig]:
     target = setup.config.get("_target_") or ""
     owner, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(owner), name)
+        found: Any = getattr(importlib.import_module(owner), name)
     except (ImportError, AttributeError, ValueError):
         found = None
     abstract = (peft.PeftConfig, peft.PromptLearningConfig)
     if _is_config_class(found) and found not in abstract:
-        return found
+        chosen: type[peft.PeftConfig] = found
+        return chosen
     known = [f"peft.{own}" for own, value in vars(peft).items() if _is_config_class(value) and value not in abstract]
     wrong = "is no config class of PEFT" if found else "is not known" if target else "names no method"
     raise UserError(

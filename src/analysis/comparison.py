@@ -451,4 +451,5 @@ def _where_mixed(cells: pd.DataFrame, column: str, among: list[str]) -> list[boo
     keys = [cells[name] for name in among]
     several = [kinds.get(key, 0) > 1 for key in zip(*keys, strict=True)]
     # A cell whose runs differ among themselves names them all, joined by " and ".
-    return (done & (pd.Series(several, index=cells.index) | cells[column].astype(str).str.contains(" and "))).tolist()
+    mixed = pd.Series(several, index=cells.index) | cells[column].astype(str).str.contains(" and ")
+    return [bool(differs) for differs in done & mixed]

@@ -11,7 +11,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def kept(size: int, *, key: Callable[P, Any] | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def kept(size: int, *, key: Callable[..., Any] | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Keep a function's results for its latest `size` different calls.
 
     Arguments that can't be hashed, as configs can't, are told apart by their content.

@@ -24,7 +24,8 @@ from src.exporting.format import Format, Source, Written
 from src.files import write_json
 from src.models.base_model import BaseModel, load_base
 from src.models.quantization import check_quantization
-from src.results.store import ADAPTER, Record
+from src.results.schema import Record
+from src.results.store import ADAPTER
 from src.results.stored_run import finished_run
 from src.running.assemble import restored
 from src.tasks.base import Row, load_task
@@ -115,7 +116,7 @@ def _logits(model: Any, source: Source, rows: list[Row]) -> Tensor:
     batch.pop("labels")
     device = find_device("fp32").type
     module: nn.Module = model.eval().to(device)
-    logits = module(**{name: own.to(device) for name, own in batch.items()}).logits.float().cpu()
+    logits: Tensor = module(**{name: own.to(device) for name, own in batch.items()}).logits.float().cpu()
     if task.architecture == "classifier":
         return logits
     length = batch["input_ids"].shape[1]  # virtual tokens of a prompt come before the text

@@ -48,7 +48,8 @@ def load(source: Source, folder: Path, rows: list[Row]) -> nn.Module:
         raise UserError(
             f"The tokenizer of model={source.config.model.name} can't be saved whole.\nNothing was written."
         )
-    return plain_model(source, folder)
+    model: nn.Module = plain_model(source, folder)
+    return model
 
 
 def _merged(source: Source) -> Any:

@@ -109,7 +109,8 @@ def _peft_model(source: Source) -> PeftModel:
     if bridged:
         state = [get_peft_model_state_dict(own, save_embedding_layers=False) for own in (model, bridged)]
         set_peft_model_state_dict(model, state[0] | state[1])
-    return model
+    exported: PeftModel = model
+    return exported
 
 
 def _factors(source: Source) -> dict[str, LoRAFactors]:

@@ -155,7 +155,8 @@ class Client:
         request = Request(self._url, data=content, headers=headers, method="POST")
         try:
             with self._opener.open(request, timeout=self.config.timeout_seconds) as response:
-                return response.read()
+                body: bytes = response.read()
+                return body
         except HTTPError as error:
             with error:
                 failure = self._failure(error.code, error.headers, error.read())

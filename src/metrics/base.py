@@ -17,7 +17,7 @@ import evaluate
 ITEMS = "items"  # the key of the items' numbers in a result
 
 
-class Metric(evaluate.Metric, ABC):
+class Metric(evaluate.Metric, ABC):  # type: ignore[misc]  # evaluate has no types
     """The attributes that every metric has, and the computation of its result."""
 
     name: ClassVar[str]  # what `task.metric=` takes: the name of the folder

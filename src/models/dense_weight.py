@@ -15,12 +15,13 @@ def dense_weight(layer: nn.Linear) -> Tensor:
     if getattr(weight, "quant_state", None) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
-        return dequantize_4bit(weight.data, weight.quant_state)
-    if weight.dtype == torch.int8:
+        weight = dequantize_4bit(weight.data, weight.quant_state)
+    elif weight.dtype == torch.int8:
         from bitsandbytes.functional import int8_vectorwise_dequant
 
-        return int8_vectorwise_dequant(weight.data, weight.SCB)
-    return weight
+        weight = int8_vectorwise_dequant(weight.data, weight.SCB)
+    dense: Tensor = weight
+    return dense
 
 
 @torch.no_grad()

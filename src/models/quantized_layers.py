@@ -49,7 +49,8 @@ class NF4Linear(bnb.nn.Linear4bit):
         """Map (..., in_features) to (..., out_features)."""
         dtype = _product_dtype(x)
         bias = None if self.bias is None else self.bias.to(dtype)
-        return bnb.matmul_4bit(x.to(dtype), self.weight, self.weight.quant_state, bias=bias)
+        output: Tensor = bnb.matmul_4bit(x.to(dtype), self.weight, self.weight.quant_state, bias=bias)
+        return output
 
 
 class Int8Linear(bnb.nn.Linear8bitLt):
@@ -72,12 +73,14 @@ class Int8Linear(bnb.nn.Linear8bitLt):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
         dtype = _product_dtype(x)
-        product = _Product.apply(x.to(dtype), self)
+        multiply: Callable[[Tensor, Int8Linear], Tensor] = _Product.apply
+        product = multiply(x.to(dtype), self)
         return product if self.bias is None else product + self.bias.to(dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the weight's scales with it; bitsandbytes leaves them where they are."""
-        super()._apply(fn, recurse)
+        move: Callable[[Callable[[Tensor], Tensor], bool], Self] = super()._apply
+        move(fn, recurse)
         self.weight.SCB = self.weight.SCB.to(self.weight.device)
         return self
 

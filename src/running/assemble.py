@@ -18,7 +18,8 @@ from src.streams import stream_generator
 def method_of(config: AdaptedModel) -> type[Method]:
     """The class that implements the config's method."""
     module, name = config.adapter.method.rsplit(".", 1)
-    return getattr(importlib.import_module(module), name)
+    method: type[Method] = getattr(importlib.import_module(module), name)
+    return method
 
 
 def empty_setup(config: AdaptedModel, model: nn.Module) -> Setup:

@@ -59,7 +59,7 @@ class Paper:
             return self.not_comparable
         for entry in self.not_comparable:
             if all(row[column] in values for column, values in entry["match"].items()):
-                return entry["why"]
+                return str(entry["why"])
         return ""
 
     def completed(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def reported_counts() -> pd.DataFrame:
 
 def load_readings() -> dict[str, Any]:
     """The content of `readings.yaml`: how the words of papers are read."""
-    return yaml.safe_load((FOLDER / "readings.yaml").read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml.safe_load((FOLDER / "readings.yaml").read_text(encoding="utf-8"))
+    return content
 
 
 def read_configuration(row: dict[str, str], readings: dict[str, Any]) -> Reading:
@@ -65,5 +66,5 @@ def note(row: dict[str, str], readings: dict[str, Any]) -> str:
     """The explanation that was written for this count, empty where there is none."""
     for entry in readings["notes"]:
         if all(row[key] == value for key, value in entry["match"].items()):
-            return entry["note"]
+            return str(entry["note"])
     return ""

@@ -61,7 +61,8 @@ def _row(record: Record, columns: dict[str, list[str]], template: str) -> Row:
 
 
 def _table_id(record: Record) -> str:
-    return Record(record["table"], record.place)["id"] if "table" in record else record["table_id"]
+    table: str = Record(record["table"], record.place)["id"] if "table" in record else record["table_id"]
+    return table
 
 
 def _headers(source: Source, split: str, records: list[Record]) -> dict[str, list[str]]:

@@ -16,7 +16,8 @@ from src.training.batches import IGNORED
 def mean_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """The mean loss of a batch: over its items for a classifier, over its answers' tokens for a language model."""
     if batch["labels"].dim() == 1:
-        return model(**batch).loss
+        loss: Tensor = model(**batch).loss
+        return loss
     logits, labels, _ = answer_logits(model, batch)
     return F.cross_entropy(logits.float(), labels)
 

@@ -108,7 +108,8 @@ class Scoring:
         batch = collate(examples, self.tokenizer.pad_token_id)
         batch.pop("labels")
         logits = model(**_moved(batch, model)).logits  # (batch, labels)
-        return logits[:, 0].float().tolist() if logits.shape[1] == 1 else logits.argmax(-1).tolist()
+        predictions: list[Any] = logits[:, 0].float().tolist() if logits.shape[1] == 1 else logits.argmax(-1).tolist()
+        return predictions
 
     def _converse(self, model: PreTrainedModel, conversations: list[list[str]]) -> list[list[str]]:
         """Answer the turns of conversations one after the other, each with all that was said before it."""

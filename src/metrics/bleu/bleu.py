@@ -34,4 +34,5 @@ class Bleu(OneNumber):
     def _value(self, predictions: Any, references: Any) -> float:
         bleu = BLEU(lowercase=True, tokenize="13a", smooth_method="exp")
         streams = list(zip_longest(*reference_lists(references)))  # the first references, the second ones, ...
-        return bleu.corpus_score(list(predictions), streams).score / 100
+        score: float = bleu.corpus_score(list(predictions), streams).score
+        return score / 100

@@ -177,4 +177,5 @@ def parsed(lines: list[str]) -> ast.Module:
 
 def first_line_of(node: ast.stmt) -> int:
     """The line on which a statement or the first of its decorators begins."""
-    return min(each.lineno for each in (node, *getattr(node, "decorator_list", [])))
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(each.lineno for each in decorators)])
