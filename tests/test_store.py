@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,14 @@ def test_of_many_workers_that_start_together_one_gets_the_run(tmp_path: Path, le
         (tmp_path / store.CLAIM).write_text(json.dumps(claim))
     arguments = [sys.executable, "-c", CLAIMING, str(tmp_path)]
     pipe = subprocess.PIPE
-    workers = [subprocess.Popen(arguments, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) for _ in range(6)]
-    assert said(workers) == ["ready"] * 6
-    tell(workers)
-    assert sorted(said(workers)) == ["False"] * 5 + ["True"]  # while the one that has it keeps it
-    tell(workers)
-    assert [worker.wait(HANG_SECONDS) for worker in workers] == [0] * 6
+    with ExitStack() as open_pipes:
+        processes = (subprocess.Popen(arguments, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) for _ in range(6))
+        workers = [open_pipes.enter_context(process) for process in processes]
+        assert said(workers) == ["ready"] * 6
+        tell(workers)
+        assert sorted(said(workers)) == ["False"] * 5 + ["True"]  # while the one that has it keeps it
+        tell(workers)
+    assert [worker.returncode for worker in workers] == [0] * 6
     assert list(tmp_path.iterdir()) == []
 
 
