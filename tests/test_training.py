@@ -90,7 +90,7 @@ def test_a_batch_of_one_and_a_batch_of_many_answer_the_same(tiny: Make) -> None:
 def test_the_score_is_that_of_the_adapter_on_disk(tiny: Make, tmp_path: Path, monkeypatch: Any) -> None:
     config = tiny("adapter=full", "lr=3e-3", "trainer.max_steps=40")
     learned = run(config, tmp_path / "a")
-    spoil = {"load_file": lambda path: {key: torch.zeros_like(own) for key, own in torch_load(path).items()}}
+    spoil = {"load_file": lambda path: {key: torch.zeros_like(tensor) for key, tensor in torch_load(path).items()}}
     torch_load = assemble.load_file
     monkeypatch.setattr(assemble, "load_file", spoil["load_file"])
     spoiled = run(config, tmp_path / "b")
