@@ -55,12 +55,12 @@ def make_runs(folder: Path, number: int) -> None:
     ease = {split: generator.normal(size=items) for split, items in ITEMS.items()}
     for task, method, rank, target, seed in islice(configurations(), number):
         strength = 0.3 + 0.1 * np.log2(rank) / 9 + 0.01 * METHODS.index(method) + 0.02 * generator.normal()
-        correct = {split: own + generator.normal(size=len(own)) < strength for split, own in ease.items()}
-        own = run_record(record, task, method, rank, target, seed, correct)
-        place = folder / "runs" / task / "minilm" / own["run_id"]
+        correct = {split: offsets + generator.normal(size=len(offsets)) < strength for split, offsets in ease.items()}
+        run = run_record(record, task, method, rank, target, seed, correct)
+        place = folder / "runs" / task / "minilm" / run["run_id"]
         place.mkdir(parents=True)
-        (place / RESULT).write_text(json.dumps(own, indent=1))
-        (place / CONFIG).write_text(json.dumps(own["config"], indent=1))
+        (place / RESULT).write_text(json.dumps(run, indent=1))
+        (place / CONFIG).write_text(json.dumps(run["config"], indent=1))
         pq.write_table(predictions(correct), place / PREDICTIONS)
 
 
@@ -68,16 +68,16 @@ def run_record(
     record: dict[str, Any], task: str, method: str, rank: int, target: str, seed: int, correct: dict[str, Any]
 ) -> dict[str, Any]:
     """The template as the record of another run, with the scores of its items."""
-    own, trained = deepcopy(record), 768 * rank * TARGETS[target]
-    own["config"]["adapter"]["name"] = method
-    own["config"]["task"]["name"], own["config"]["target"]["name"] = task, target
-    own["config"] |= {"rank": rank, "seed": seed, "alpha": 2.0 * rank}
-    own["parameters"] |= {"adapter_trained": trained, "trained": trained + own["parameters"]["head_trained"]}
+    run, trained = deepcopy(record), 768 * rank * TARGETS[target]
+    run["config"]["adapter"]["name"] = method
+    run["config"]["task"]["name"], run["config"]["target"]["name"] = task, target
+    run["config"] |= {"rank": rank, "seed": seed, "alpha": 2.0 * rank}
+    run["parameters"] |= {"adapter_trained": trained, "trained": trained + run["parameters"]["head_trained"]}
     for split, hits in correct.items():
-        own["metrics"][split] |= {"value": float(hits.mean()), "n": len(hits)}
+        run["metrics"][split] |= {"value": float(hits.mean()), "n": len(hits)}
     trials = [{"value": rate, "validation": 0.6 - abs(np.log10(rate) + 2.5) / 10, "state": "done"} for rate in RATES]
-    own["tuning"] = {"axis": "lr", "seed": 100, "trials": trials, "chosen": 0.003, "at_edge": False}
-    return own | {"run_id": f"{method}-r{rank}-{target}-s{seed}-{task}"}
+    run["tuning"] = {"axis": "lr", "seed": 100, "trials": trials, "chosen": 0.003, "at_edge": False}
+    return run | {"run_id": f"{method}-r{rank}-{target}-s{seed}-{task}"}
 
 
 def predictions(correct: dict[str, Any]) -> pa.Table:
@@ -106,14 +106,14 @@ def measure(module: str, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Make runs, time the programs on them, print and write what came out."""
-    given = OmegaConf.from_cli(sys.argv[1:]).get("runs", ",".join(map(str, COUNTS)))
-    found = []
-    for number in [int(own) for own in str(given).split(",")]:
+    counts = OmegaConf.from_cli(sys.argv[1:]).get("runs", ",".join(map(str, COUNTS)))
+    rows = []
+    for number in [int(count) for count in str(counts).split(",")]:
         with tempfile.TemporaryDirectory() as folder:
             make_runs(Path(folder), number)
-            found.append({"runs": number, **{module: measure(module, Path(folder)) for module in PROGRAMS}})
-        print(json.dumps(found[-1]), flush=True)
-    OUTCOME.write_text(json.dumps(found, indent=1) + "\n")
+            rows.append({"runs": number, **{module: measure(module, Path(folder)) for module in PROGRAMS}})
+        print(json.dumps(rows[-1]), flush=True)
+    OUTCOME.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def main() -> None:
         for tokens in (20, 40):
             row: dict[str, object] = {"precision": precision, "tokens": tokens}
             for attention in ("eager", "sdpa"):
-                found = find_device(precision)
-                device = Device(found.type, found.name, precision, None, attention)
+                detected = find_device(precision)
+                device = Device(detected.type, detected.name, precision, None, attention)
                 row[f"{attention}_milliseconds"] = step_milliseconds(config, device, tokens)
             rows.append(row)
             print(row, flush=True)

@@ -26,14 +26,14 @@ def measure() -> tuple[float, int]:
 def main() -> None:
     """Count several times, print the medians and write what came out."""
     measured = [measure() for _ in range(REPEATS)]
-    found = {
+    outcome = {
         "arguments": ARGUMENTS,
         "seconds": [round(seconds, 2) for seconds, _ in measured],
         "median_seconds": round(median(seconds for seconds, _ in measured), 2),
         "peak_megabytes": round(max(peak for _, peak in measured) / 1e6),
     }
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    RESULT.write_text(json.dumps(outcome, indent=1) + "\n")
+    print(json.dumps(outcome, indent=1))
 
 
 if __name__ == "__main__":

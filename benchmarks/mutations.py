@@ -132,8 +132,8 @@ def main() -> None:
         for name, (file, old, new) in UNCHANGED.items():
             path = folder / file
             path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
-            found = "done already" in asked(folder).stdout
-            rows.append({"part": "no code", "change": name, "outcome": "valid" if found else "LOST"})
+            done = "done already" in asked(folder).stdout
+            rows.append({"part": "no code", "change": name, "outcome": "valid" if done else "LOST"})
             print(json.dumps(rows[-1]), flush=True)
         assert len(read_all(folder / "results")) == 1
     write_json(RESULTS, {"seed": SEED, "mutations": rows})

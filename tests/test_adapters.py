@@ -170,12 +170,12 @@ def setup(*, seed: int | None = 0, rank: int = RANK, scaling: float = 2.0, **opt
     )
 
 
-def placement(name: str, given: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Placed:
-    return place(base_model(dtype), method_class(name), given or setup(), head=[])
+def placement(name: str, method_setup: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Placed:
+    return place(base_model(dtype), method_class(name), method_setup or setup(), head=[])
 
 
-def placed(name: str, given: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Any:
-    return placement(name, given, dtype=dtype).model
+def placed(name: str, method_setup: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Any:
+    return placement(name, method_setup, dtype=dtype).model
 
 
 def adapter_at(model: nn.Module, name: str = "0") -> "AnyAdapter":
@@ -184,8 +184,8 @@ def adapter_at(model: nn.Module, name: str = "0") -> "AnyAdapter":
     return cast("AnyAdapter", adapter)
 
 
-def adapter_of(name: str, given: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> "AnyAdapter":
-    return adapter_at(placed(name, given, dtype=dtype))
+def adapter_of(name: str, method_setup: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> "AnyAdapter":
+    return adapter_at(placed(name, method_setup, dtype=dtype))
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -204,7 +204,7 @@ def computing_in(dtype: torch.dtype) -> torch.autocast:
 def train(model: nn.Module, steps: int = 3) -> None:
     """A few steps of an adapter, or of a model with adapters in it."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    dtype = min((own.dtype for own in model.parameters()), key=lambda dtype: dtype.itemsize)
+    dtype = min((weight.dtype for weight in model.parameters()), key=lambda dtype: dtype.itemsize)
     for _ in range(steps):
         optimizer.zero_grad()
         with computing_in(dtype):
@@ -335,7 +335,7 @@ def test_training_changes_the_trained_set_and_nothing_else_bit_for_bit(name: str
 def test_what_is_trained_has_float32_beside_a_bfloat16_weight(name: str) -> None:
     adapter = adapter_of(name, dtype=torch.bfloat16)
     assert adapter.base_layer.weight.dtype == torch.bfloat16
-    assert {own.dtype for own in adapter.parameters() if own.requires_grad} == {torch.float32}
+    assert {parameter.dtype for parameter in adapter.parameters() if parameter.requires_grad} == {torch.float32}
 
 
 @merging_method
@@ -412,7 +412,7 @@ def test_saved_state_gives_an_empty_copy_of_layers_of_different_sizes_the_same_o
 ) -> None:
     first, second = setup(), setup(seed=None)
     first.target_modules = second.target_modules = ["0", "2"]
-    trained, copy = (place(two_layers(), method_class(name), given, head=[]) for given in (first, second))
+    trained, copy = (place(two_layers(), method_class(name), method_setup, head=[]) for method_setup in (first, second))
     train(trained.model)
     save_file(trained.state(), tmp_path / "adapter.safetensors")
     copy.load(load_file(tmp_path / "adapter.safetensors"))
@@ -445,18 +445,18 @@ def test_the_seed_alone_decides_the_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lora_sb", "pissa"])
 def test_a_decomposition_draws_no_random_numbers(name: str) -> None:
-    given = setup()
-    assert given.generator is not None
-    before = given.generator.get_state()
-    adapter_of(name, given)
-    assert torch.equal(given.generator.get_state(), before)
+    method_setup = setup()
+    assert method_setup.generator is not None
+    before = method_setup.generator.get_state()
+    adapter_of(name, method_setup)
+    assert torch.equal(method_setup.generator.get_state(), before)
 
 
 @linear_method
 def test_the_global_random_state_is_as_it_was(name: str) -> None:
-    model, given = base_model(), setup()
+    model, method_setup = base_model(), setup()
     before = torch.get_rng_state()
-    place(model, method_class(name), given, head=[])
+    place(model, method_class(name), method_setup, head=[])
     if ROWS[name].merges:
         adapter_at(model).merge()
     assert torch.equal(torch.get_rng_state(), before)
@@ -466,13 +466,13 @@ def test_the_global_random_state_is_as_it_was(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize("rank", [0, 6])
 def test_a_rank_that_does_not_fit_is_refused_with_the_allowed_range(name: str, rank: int) -> None:
-    given, bound = setup(seed=0), not method_class(name).any_rank
-    given.rank = rank
+    method_setup, bound = setup(seed=0), not method_class(name).any_rank
+    method_setup.rank = rank
     if rank > 0 and not bound:
-        placed(name, given)
+        placed(name, method_setup)
         return
     with pytest.raises(UserError, match=rf"rank={rank} .*5 x 7(.|\n)*1 {'to 5' if bound else 'or more'}"):
-        placed(name, given)
+        placed(name, method_setup)
 
 
 @linear_method
@@ -508,7 +508,7 @@ def test_an_option_that_a_method_does_not_have_is_refused_with_those_that_it_has
     assert set(allowed.rstrip(".").split(", ")) == set(yaml_of(name).get("options", {}) or ["none"])
 
 
-def test_an_unknown_initialisation_of_lora_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_initialization_of_lora_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"init=x (.|\n)*gaussian, kaiming"):
         placed("lora", setup(init="x"))
 
@@ -524,25 +524,25 @@ def test_kaiming_lora_stays_within_the_bound_of_peft_and_fills_it() -> None:
     assert 0.8 * IN**-0.5 < largest <= IN**-0.5
 
 
-def peft_layer(config: str, alpha: int | None, given: dict[str, object], base: nn.Module) -> tuple[nn.Module, Any]:
+def peft_layer(config: str, alpha: int | None, arguments: dict[str, object], base: nn.Module) -> tuple[nn.Module, Any]:
     """PEFT's method on the layer called 0, in the base model's format: the model and the adapted layer."""
     peft = pytest.importorskip("peft")
     scale = {} if alpha is None else {"lora_alpha": alpha}
     dtype = next(base.parameters()).dtype
-    model = peft.get_peft_model(base, getattr(peft, config)(r=RANK, target_modules=["0"], **scale, **given))
+    model = peft.get_peft_model(base, getattr(peft, config)(r=RANK, target_modules=["0"], **scale, **arguments))
     return model.to(dtype), model.base_model.model[0]
 
 
 def theirs_of(layer: Any, key: str) -> Tensor:
     """The tensor of PEFT's layer that has our name `key`."""
-    own: Tensor | nn.Module = getattr(layer, key)["default"]
-    return own.get_parameter("weight") if isinstance(own, nn.Module) else own
+    tensor: Tensor | nn.Module = getattr(layer, key)["default"]
+    return tensor.get_parameter("weight") if isinstance(tensor, nn.Module) else tensor
 
 
 def peft_copy(name: str, adapter: Adapter, alpha: int | None) -> tuple[nn.Module, Any]:
     """PEFT's method with the adapter's tensors."""
-    config, given = PEFT_CONFIGS[name]
-    model, layer = peft_layer(config, alpha, given, base_model(adapter.base_layer.weight.dtype))
+    config, arguments = PEFT_CONFIGS[name]
+    model, layer = peft_layer(config, alpha, arguments, base_model(adapter.base_layer.weight.dtype))
     with torch.no_grad():
         layer.base_layer.weight.copy_(adapter.base_layer.weight)
         for key in (ROWS[name].trained | ROWS[name].frozen) - {"initial_A", "initial_B"}:
@@ -572,8 +572,8 @@ def test_outputs_and_gradients_are_those_of_peft(name: str) -> None:
     loss_of(theirs).backward()
     pairs = [(ours, theirs), (ours_x.grad, theirs_x.grad)]
     pairs += [(adapter.get_parameter(key).grad, theirs_of(layer, key).grad) for key in ROWS[name].trained]
-    for own, other in pairs:
-        torch.testing.assert_close(own, other, rtol=0, atol=1e-10)
+    for actual, expected in pairs:
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -631,11 +631,11 @@ def test_lora_fa_inverts_the_gram_matrix_once(monkeypatch: pytest.MonkeyPatch) -
 @contextmanager
 def saved_numbers(module: nn.Module) -> Iterator[list[int]]:
     """The size of each tensor that autograd keeps for backward, parameters left out."""
-    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
     sizes: list[int] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
+        if tensor.untyped_storage().data_ptr() not in parameters:
             sizes.append(tensor.numel())
         return tensor
 
@@ -727,8 +727,8 @@ def test_the_first_version_of_lora_fa_leaves_the_gradient_as_it_is() -> None:
 
 def test_pissa_starts_from_the_residual_and_the_factors_of_peft() -> None:
     adapter = adapter_of("pissa", setup(scaling=4.0), dtype=torch.float32)  # PEFT refuses float64
-    given: dict[str, object] = {"init_lora_weights": "pissa"}
-    _, layer = peft_layer("LoraConfig", 4 * RANK, given, base_model(torch.float32))
+    arguments: dict[str, object] = {"init_lora_weights": "pissa"}
+    _, layer = peft_layer("LoraConfig", 4 * RANK, arguments, base_model(torch.float32))
     theirs_A, theirs_B = theirs_of(layer, "lora_A"), theirs_of(layer, "lora_B")
     sign = (adapter.lora_A * theirs_A).sum(1).sign()  # (rank,): a singular pair is determined up to its sign
     torch.testing.assert_close(adapter.base_layer.weight, layer.base_layer.weight, rtol=0, atol=1e-6)
@@ -766,13 +766,13 @@ def test_pissa_takes_the_factors_of_another_start_out_of_the_plain_weight() -> N
 @contextmanager
 def made_matrices(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
     """Shapes of the new matrices that operations make inside, views of parameters left out."""
-    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
     shapes: list[tuple[int, ...]] = []
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             made = func(*args, **(kwargs or {}))
-            if isinstance(made, Tensor) and made.ndim == 2 and made.untyped_storage().data_ptr() not in own:
+            if isinstance(made, Tensor) and made.ndim == 2 and made.untyped_storage().data_ptr() not in parameters:
                 shapes.append(tuple(made.shape))
             return made
 
@@ -888,9 +888,9 @@ def test_only_a_nested_method_can_be_cut(name: str) -> None:
 
 
 def vera_on_two_layers(seed: int | None = 0) -> Placed:
-    given = setup(seed=seed)
-    given.target_modules = ["0", "2"]
-    return place(two_layers(), method_class("vera"), given, head=[])
+    method_setup = setup(seed=seed)
+    method_setup.target_modules = ["0", "2"]
+    return place(two_layers(), method_class("vera"), method_setup, head=[])
 
 
 def test_vera_shares_one_pair_of_the_largest_size_and_stores_it_once() -> None:
@@ -975,23 +975,23 @@ def test_bitfit_refuses_a_model_without_biases() -> None:
 
 
 def blocks(count: int) -> tuple[nn.Sequential, Setup]:
-    given = setup()
-    given.layers = [str(index) for index in range(1, 1 + count)]
-    return nn.Sequential(*(nn.Linear(4, 4) for _ in range(2 + count))), given
+    method_setup = setup()
+    method_setup.layers = [str(index) for index in range(1, 1 + count)]
+    return nn.Sequential(*(nn.Linear(4, 4) for _ in range(2 + count))), method_setup
 
 
 @pytest.mark.parametrize(("layers", "trained"), [(None, {"3"}), (1, {"3"}), (2, {"2", "3"}), (3, {"1", "2", "3"})])
 def test_last_k_trains_the_last_blocks_whole_and_nothing_after_them(layers: int | None, trained: set[str]) -> None:
-    model, given = blocks(3)
-    given.options = {} if layers is None else {"layers": layers}
-    place(model, method_class("last_k"), given, head=[])
-    found = {key for key, p in model.named_parameters() if p.requires_grad}
-    assert found == {f"{block}.{part}" for block in trained for part in ("weight", "bias")}
+    model, method_setup = blocks(3)
+    method_setup.options = {} if layers is None else {"layers": layers}
+    place(model, method_class("last_k"), method_setup, head=[])
+    trainable = {key for key, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {f"{block}.{part}" for block in trained for part in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("layers", [0, 4, -1, 1.5])
 def test_last_k_refuses_more_or_fewer_blocks_than_there_are(layers: float) -> None:
-    model, given = blocks(3)
-    given.options = {"layers": layers}
+    model, method_setup = blocks(3)
+    method_setup.options = {"layers": layers}
     with pytest.raises(UserError, match=rf"layers={layers} .*3 blocks(.|\n)*1 to 3"):
-        place(model, method_class("last_k"), given, head=[])
+        place(model, method_class("last_k"), method_setup, head=[])

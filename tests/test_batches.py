@@ -24,8 +24,8 @@ def buckets(*, seed: int = 1, batches: int = EPOCH, batch_size: int = BATCH) -> 
 
 
 def mean_spread(batches: list[list[int]]) -> float:
-    known = lengths()
-    return sum(max(known[i] for i in batch) - min(known[i] for i in batch) for batch in batches) / len(batches)
+    sizes = lengths()
+    return sum(max(sizes[i] for i in batch) - min(sizes[i] for i in batch) for batch in batches) / len(batches)
 
 
 def causal_task(max_length: int = 32) -> TaskConfig:
@@ -43,11 +43,11 @@ def test_no_example_is_seen_twice_in_an_epoch_and_fewer_than_a_batch_are_left_ou
     assert set(seen) <= set(range(EXAMPLES))
 
 
-@pytest.mark.parametrize("wanted", [1, EPOCH, 2 * EPOCH + 7])
-def test_exactly_as_many_batches_come_as_asked_for_across_epochs(wanted: int) -> None:
-    sampler = buckets(batches=wanted)
+@pytest.mark.parametrize("count", [1, EPOCH, 2 * EPOCH + 7])
+def test_exactly_as_many_batches_come_as_asked_for_across_epochs(count: int) -> None:
+    sampler = buckets(batches=count)
     batches = list(sampler)
-    assert len(batches) == len(sampler) == wanted
+    assert len(batches) == len(sampler) == count
     assert {len(batch) for batch in batches} == {BATCH}
 
 
@@ -70,8 +70,8 @@ def test_lengths_within_a_batch_are_ten_times_closer_than_in_random_batches() ->
 
 
 def test_batches_do_not_come_sorted_by_length() -> None:
-    known = lengths()
-    longest = [max(known[index] for index in batch) for batch in list(buckets())[:50]]  # one group
+    sizes = lengths()
+    longest = [max(sizes[index] for index in batch) for batch in list(buckets())[:50]]  # one group
     assert longest not in (sorted(longest), sorted(longest, reverse=True))
 
 
@@ -82,11 +82,11 @@ def test_drawing_batches_leaves_the_global_random_state_alone() -> None:
 
 
 def test_scoring_batches_hold_every_example_once_from_long_to_short() -> None:
-    known = lengths()
-    batches = by_length([{"input_ids": [0] * length} for length in known], batch_size=9)
+    sizes = lengths()
+    batches = by_length([{"input_ids": [0] * length} for length in sizes], batch_size=9)
     order = list(chain.from_iterable(batches))
     assert sorted(order) == list(range(EXAMPLES))
-    assert [known[index] for index in order] == sorted(known, reverse=True)
+    assert [sizes[index] for index in order] == sorted(sizes, reverse=True)
     assert [len(batch) for batch in batches] == [9] * 23 + [7]
 
 

@@ -40,7 +40,7 @@ def batches(*sizes: int) -> list[dict[str, Tensor]]:
     ids = torch.randint(VOCABULARY, (SAMPLES, TOKENS), generator=generator)
     labels = torch.randint(CLASSES, (SAMPLES,), generator=generator)
     parts = zip(ids.split(sizes), labels.split(sizes), strict=True)
-    return [{"input_ids": own_ids, "labels": own_labels} for own_ids, own_labels in parts]
+    return [{"input_ids": token_ids, "labels": classes} for token_ids, classes in parts]
 
 
 def gradient_of_all_samples(model: nn.Module, name: str) -> Tensor:
@@ -54,8 +54,8 @@ def gradient_of_all_samples(model: nn.Module, name: str) -> Tensor:
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_factors_multiply_to_minus_the_sign_of_the_whole_gradient(sizes: tuple[int, ...], name: str) -> None:
     model = Classifier()
-    found = update_directions(model, TARGETS, batches(*sizes))[name]
-    product = found.U @ torch.diag(found.S) @ found.Vh
+    direction = update_directions(model, TARGETS, batches(*sizes))[name]
+    product = direction.U @ torch.diag(direction.S) @ direction.Vh
     expected = -gradient_of_all_samples(model, name).sign().float()
     torch.testing.assert_close(product, expected, rtol=0, atol=1e-5)
 
@@ -70,12 +70,12 @@ def test_batches_are_weighted_by_their_number_of_samples() -> None:
 
 
 def test_factors_are_orthonormal_and_of_the_smaller_size() -> None:
-    found = update_directions(Classifier(), TARGETS, batches(5, 3))
-    assert {name: (tuple(d.U.shape), tuple(d.S.shape), tuple(d.Vh.shape)) for name, d in found.items()} == {
+    directions = update_directions(Classifier(), TARGETS, batches(5, 3))
+    assert {name: (tuple(d.U.shape), tuple(d.S.shape), tuple(d.Vh.shape)) for name, d in directions.items()} == {
         "first": ((HIDDEN, HIDDEN), (HIDDEN,), (HIDDEN, WIDTH)),
         "second": ((CLASSES, CLASSES), (CLASSES,), (CLASSES, HIDDEN)),
     }
-    for d in found.values():
+    for d in directions.values():
         torch.testing.assert_close(d.U.T @ d.U, torch.eye(len(d.S)))
         torch.testing.assert_close(d.Vh @ d.Vh.T, torch.eye(len(d.S)))
 
@@ -86,9 +86,9 @@ def test_directions_come_in_the_order_of_the_targets() -> None:
 
 def test_an_iterator_of_batches_serves_as_well_as_a_list() -> None:
     model = Classifier()
-    found = update_directions(model, ["first"], iter(batches(5, 3)))["first"]
+    direction = update_directions(model, ["first"], iter(batches(5, 3)))["first"]
     expected = -gradient_of_all_samples(model, "first").sign().float()
-    torch.testing.assert_close(found.U @ torch.diag(found.S) @ found.Vh, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(direction.U @ torch.diag(direction.S) @ direction.Vh, expected, rtol=0, atol=1e-5)
 
 
 def test_no_gradient_and_no_wish_for_one_is_left_behind() -> None:

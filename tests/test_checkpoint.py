@@ -22,11 +22,11 @@ def trained(config: Config, scores: list[float], *, higher_is_better: bool) -> t
     run = prepare(replace(config, trainer=replace(config.trainer, precision="fp32")), Path(config.results_dir))
     placed, examples = _placed(run), run.examples["train"]
     recipe = Recipe(config.trainer, config.lr, run.base.tokenizer.pad_token_id, config.seed, run.device)
-    given, seen = iter(scores), []
+    remaining, seen = iter(scores), []
 
     def validate() -> Score:
         seen.append({name: tensor.clone() for name, tensor in placed.state().items()})
-        return Score("x", next(given), higher_is_better)
+        return Score("x", next(remaining), higher_is_better)
 
     outcome, state = train(placed, examples, recipe, validate=validate, report=lambda step, metrics: None)
     return outcome, state, [*seen, placed.state()]
@@ -58,6 +58,6 @@ def test_by_default_the_last_state_is_kept_and_the_end_isnt_validated(tiny: Call
 
 
 def test_the_rule_is_part_of_a_runs_identity_only_where_it_isnt_the_default() -> None:
-    usual, best = (decisive(composed(*own))["trainer"] for own in ([], ["trainer.checkpoint=best_validation"]))
+    usual, best = (decisive(composed(*args))["trainer"] for args in ([], ["trainer.checkpoint=best_validation"]))
     assert "checkpoint" not in usual
     assert best == usual | {"checkpoint": "best_validation"}

@@ -77,9 +77,9 @@ def published(name: str, split: str) -> list[dict[str, str]]:
 
 def matched(pattern: str, row: dict[str, str]) -> list[str]:
     """The groups of a row's instruction, all of which it must be made of."""
-    found = re.fullmatch(pattern, row["instruction"], re.DOTALL)
-    assert found, row
-    return list(found.groups())
+    match = re.fullmatch(pattern, row["instruction"], re.DOTALL)
+    assert match, row
+    return list(match.groups())
 
 
 def number(row: dict[str, str]) -> int:

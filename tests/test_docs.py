@@ -53,20 +53,20 @@ def without_code(markdown: str) -> str:
 
 def anchors(markdown: str) -> set[str]:
     """The anchors of the headings, as viewers of a repository make them: a heading that repeats gets a number."""
-    found: set[str] = set()
+    names: set[str] = set()
     seen: Counter[str] = Counter()
     for heading in re.findall(r"^#{1,6} +(.+?) *$", without_code(markdown), re.MULTILINE):
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
-        kept = "".join(own for own in text if own in " -_" or unicodedata.category(own)[0] in "LN").replace(" ", "-")
-        found.add(f"{kept}-{seen[kept]}" if seen[kept] else kept)
+        kept = "".join(c for c in text if c in " -_" or unicodedata.category(c)[0] in "LN").replace(" ", "-")
+        names.add(f"{kept}-{seen[kept]}" if seen[kept] else kept)
         seen[kept] += 1
-    return found
+    return names
 
 
 def links(markdown: str) -> list[str]:
     """Where links and images lead, those to other hosts left out."""
     prose = re.sub(r"`[^`\n]*`", "", without_code(markdown))
-    return [own for own in re.findall(r"\]\(([^)\s]+)", prose) if not re.match(r"[a-z]+:", own)]
+    return [target for target in re.findall(r"\]\(([^)\s]+)", prose) if not re.match(r"[a-z]+:", target)]
 
 
 def dead_links(path: Path) -> list[str]:
@@ -142,7 +142,7 @@ def test_the_site_has_every_page_and_every_study(site: Path) -> None:
 
 def test_the_site_fetches_nothing_from_another_host(site: Path) -> None:
     fetched = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\s\"'>]+)")
-    assert [found for page in site.rglob("*.html") for found in fetched.findall(page.read_text())] == []
+    assert [address for page in site.rglob("*.html") for address in fetched.findall(page.read_text())] == []
 
 
 def test_the_site_s_own_links_lead_somewhere(site: Path) -> None:
@@ -169,7 +169,7 @@ def blocks(page: str, section: str) -> list[Block]:
     """The fenced blocks of a section of a page in docs/."""
     text = (ROOT / "docs" / page).read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
     fence = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    return [Block(*found.groups(default="")) for found in fence.finditer(text)]
+    return [Block(*match.groups(default="")) for match in fence.finditer(text)]
 
 
 def follow(instructions: list[Block], folder: Path) -> str:
@@ -194,10 +194,10 @@ def follow(instructions: list[Block], folder: Path) -> str:
 def test_a_classifier_s_own_data_can_be_brought_as_the_page_says(tmp_path: Path) -> None:
     follow(blocks("own-data.md", "Classify texts"), tmp_path)
     records = read_all(tmp_path / "results")
-    assert [own["config"]["adapter"]["name"] for own in records] == ["head_only", "lora"]
-    for own in records:
-        assert own["state"] == "done"
-        assert (own["metrics"]["validation"]["n"], own["metrics"]["test"]["n"]) == (2, 4)
+    assert [record["config"]["adapter"]["name"] for record in records] == ["head_only", "lora"]
+    for record in records:
+        assert record["state"] == "done"
+        assert (record["metrics"]["validation"]["n"], record["metrics"]["test"]["n"]) == (2, 4)
     table = pd.read_csv(tmp_path / "results/tables/comparison.csv")
     assert sorted(table["adapter"]) == ["head_only", "lora"]
     assert (tmp_path / "results/tables/comparison.md").is_file()
@@ -220,7 +220,7 @@ def test_an_own_model_can_be_brought_as_the_page_says(tmp_path: Path) -> None:
     for name, rows, columns in (line.split() for line in listed.splitlines()):
         assert f"{name.replace('.0.', '.*.')}, out_features: {rows}, in_features: {columns}" in yaml
     records = read_all(tmp_path / "results")
-    trained = {own["config"]["adapter"]["name"]: own["parameters"]["adapter_trained"] for own in records}
+    trained = {record["config"]["adapter"]["name"]: record["parameters"]["adapter_trained"] for record in records}
     assert trained == {"lora": 1024, "lora_fa": 512}
-    assert {own["state"] for own in records} == {"done"}
+    assert {record["state"] for record in records} == {"done"}
     assert "1,024" in printed

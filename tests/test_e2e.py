@@ -96,14 +96,14 @@ def test_the_hub_gives_the_rows_of_the_csv(tmp_path: Path, monkeypatch: pytest.M
     with real_data("e2e/devset.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     parts = {"train": rows[:40], "validation": rows[2000:2040], "test": rows[4600:]}
-    for split, own in parts.items():
+    for split, part in parts.items():
         with (tmp_path / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, ["mr", "ref"])
             writer.writeheader()
-            writer.writerows(own)
+            writer.writerows(part)
     files = loaded(tmp_path, **{split: f"{split}.csv" for split in parts}).fingerprint
     names = {"mr": "meaning_representation", "ref": "human_reference"}
-    hub = {split: [{names[key]: value for key, value in row.items()} for row in own] for split, own in parts.items()}
+    hub = {split: [{names[key]: value for key, value in row.items()} for row in part] for split, part in parts.items()}
     as_on_the_hub(tmp_path / "e2e_on_hub", monkeypatch, hub)
     assert loaded(None).fingerprint == files
 

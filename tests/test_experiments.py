@@ -164,7 +164,7 @@ def of_one_length(study: str) -> list[list[str]]:
 def test_a_study_s_epochs_come_to_the_steps_worked_out_by_hand(study: str) -> None:
     steps = {}
     for job in of_one_length(study):
-        config = composed(*{own.partition("=")[0]: own for own in [f"experiment={study}", *job]}.values())
+        config = composed(*{text.partition("=")[0]: text for text in [f"experiment={study}", *job]}.values())
         task, trainer = config.task, config.trainer
         held_out = HELD_OUT.get(task.name, 0) if config.protocol == "strict" else 0
         resolved = resolved_steps(config, TRAIN_ROWS[task.name] - held_out)

@@ -90,7 +90,7 @@ def logits(model: nn.Module, ids: Tensor = IDS) -> Tensor:
     return written
 
 
-def own_model(folder: Path, num_labels: int = 0) -> nn.Module:
+def run_model(folder: Path, num_labels: int = 0) -> nn.Module:
     """The run's model: its adapter, as saved, on its base."""
     _, config = finished_run(folder)
     base = load_base(config.model, num_labels=num_labels, attention="eager", quantization=config.quantization)
@@ -102,8 +102,8 @@ def base_logits(folder: Path) -> Tensor:
     return logits(load_base(config.model, num_labels=0, attention="eager").module)
 
 
-def assert_close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["peft", "merged"])
@@ -121,7 +121,7 @@ def test_what_was_trained_on_a_base_in_bfloat16_is_exported_on_it_in_float32(
 def test_peft_loads_a_linear_method_onto_the_plain_base(runs: Runs, tmp_path: Path, adapter: str) -> None:
     folder = runs.tiny(adapter)
     done = export(folder, "peft", tmp_path / "out")
-    expected = logits(own_model(folder))
+    expected = logits(run_model(folder))
     model: Any = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "base"), str(tmp_path / "out")
     )
@@ -141,7 +141,7 @@ def test_transformers_alone_loads_a_merged_model(runs: Runs, tmp_path: Path, ada
     folder = runs.tiny(adapter)
     export(folder, "merged", tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert_close(logits(model), logits(own_model(folder)))
+    assert_close(logits(model), logits(run_model(folder)))
     assert (logits(model) - base_logits(folder)).abs().max() > 0.01
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer("a word: <eos>")["input_ids"] == load_tokenizer()("a word: <eos>")["input_ids"]
@@ -154,7 +154,7 @@ def load_tokenizer() -> Any:
 def test_a_classifier_takes_its_head_along(runs: Runs, tmp_path: Path) -> None:
     small = ["trainer=smoke", "trainer.eval_limit=16", "trainer.max_steps=3", "tracking=none"]
     folder = runs("adapter=lora", "rank=4", "target=qv", "lr=0.05", *small)
-    expected = logits(own_model(folder, num_labels=10), IDS + 1000)
+    expected = logits(run_model(folder, num_labels=10), IDS + 1000)
     export(folder, "peft", tmp_path / "peft")
     export(folder, "merged", tmp_path / "merged")
     weights = find_weights(composed().model)
@@ -178,8 +178,8 @@ def test_a_run_of_peft_s_own_method_is_saved_as_that_method(runs: Runs, tmp_path
     export(folder, "peft", tmp_path / "out")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "base")
     model: Any = PeftModel.from_pretrained(plain, str(tmp_path / "out"))
-    assert_close(logits(model), logits(own_model(folder)))
-    assert type(model.active_peft_config) is type(own_model(folder).active_peft_config)
+    assert_close(logits(model), logits(run_model(folder)))
+    assert type(model.active_peft_config) is type(run_model(folder).active_peft_config)
 
 
 def test_a_head_goes_with_a_run_of_peft_s_own_method(runs: Runs, tmp_path: Path) -> None:
@@ -190,13 +190,13 @@ def test_a_head_goes_with_a_run_of_peft_s_own_method(runs: Runs, tmp_path: Path)
     assert weights is not None
     plain = AutoModelForSequenceClassification.from_pretrained(weights, num_labels=10)
     loaded = PeftModel.from_pretrained(plain, str(tmp_path / "out"))
-    assert_close(logits(loaded, IDS + 1000), logits(own_model(folder, num_labels=10), IDS + 1000))
+    assert_close(logits(loaded, IDS + 1000), logits(run_model(folder, num_labels=10), IDS + 1000))
 
 
 def test_fused_projections_are_merged_under_their_original_names(runs: Runs, tmp_path: Path) -> None:
     folder = runs(*TINY, *GPT2, "adapter=lora", "rank=2", "lr=0.1", "trainer.max_steps=6")
     export(folder, "merged", tmp_path / "out")
-    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(own_model(folder)))
+    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(run_model(folder)))
     assert "transformer.h.1.attn.c_attn.weight" in load_file(tmp_path / "out" / "model.safetensors")
     with pytest.raises(UserError, match=r"several projections in one matrix(.|\n)*--format merged"):
         export(folder, "peft", tmp_path / "peft")
@@ -222,12 +222,12 @@ def quantized(runs: Runs) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("adapter", ["lora", "pissa", "peft/ia3"])
-def test_a_quantised_run_is_merged_onto_the_dequantised_weights(
+def test_a_quantized_run_is_merged_onto_the_dequantized_weights(
     quantized: Callable[[str], Path], tmp_path: Path, adapter: str
 ) -> None:
     folder = quantized(adapter)
     done = export(folder, "merged", tmp_path / "out")
-    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(own_model(folder)))
+    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(run_model(folder)))
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     assert "merged onto the dequantised nf4 weights" in done.written.description
@@ -237,7 +237,7 @@ def test_a_quantised_run_is_merged_onto_the_dequantised_weights(
     assert facts["checked"]["largest_logit_deviation"] == done.deviation
 
 
-def test_an_adapter_of_a_quantised_run_says_how_to_load_its_base(
+def test_an_adapter_of_a_quantized_run_says_how_to_load_its_base(
     quantized: Callable[[str], Path], tmp_path: Path
 ) -> None:
     done = export(quantized("lora"), "peft", tmp_path / "out")

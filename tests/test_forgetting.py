@@ -64,20 +64,20 @@ def test_a_language_models_loss_is_transformers_own(tiny: Callable[..., Config])
 
 def test_a_run_of_a_language_model_stores_its_loss_before_and_after(tiny: Callable[..., Config]) -> None:
     config = tiny("adapter=full", "rank=2", FP32, "trainer.max_steps=20")
-    done = run_program("src.run", *given(config), "adapter=full", FP32, "trainer.max_steps=20")
+    done = run_program("src.run", *overrides(config), "adapter=full", FP32, "trainer.max_steps=20")
     assert done.returncode == 0, done.stderr
     (record,) = [read_record(path.parent) for path in Path(config.results_dir).rglob("result.json")]
     assert record is not None
     stored = record["forgetting"]
     base, model = loaded(config)
-    found = general_loss(config, base, model, find_device("fp32"))
-    assert found is not None
-    assert stored["before"] == pytest.approx(found["loss"])
+    measured = general_loss(config, base, model, find_device("fp32"))
+    assert measured is not None
+    assert stored["before"] == pytest.approx(measured["loss"])
     assert (stored["tokens"], stored["unit"]) == (64 * 63, "nats per token")
     assert abs(stored["after"] - stored["before"]) > 0.01
 
 
-def given(config: Config) -> list[str]:
+def overrides(config: Config) -> list[str]:
     return ["model=tiny_llama", "task=reverse_words", "tracking=none", "trainer=smoke",
             f"results_dir={config.results_dir}", f"cache_dir={config.cache_dir}"]  # fmt: skip
 
@@ -85,13 +85,13 @@ def given(config: Config) -> list[str]:
 def test_an_encoders_loss_is_its_masked_language_models(bert: list[str]) -> None:
     config = composed(*bert)
     base, model = loaded(config)
-    found = general_loss(config, base, model, find_device("fp32"))
+    measured = general_loss(config, base, model, find_device("fp32"))
     text = general_text(config, base)
     whole = BertForMaskedLM.from_pretrained(config.model.path).eval()
     with torch.no_grad():
         expected = whole(input_ids=text.inputs, labels=text.labels).loss.item()
-    assert found is not None
-    assert found["loss"] == pytest.approx(expected, rel=1e-4)
+    assert measured is not None
+    assert measured["loss"] == pytest.approx(expected, rel=1e-4)
     chosen = text.labels != IGNORED
     assert chosen.float().mean().item() == pytest.approx(0.15, abs=0.01)
     assert (text.inputs[chosen] == base.tokenizer.mask_token_id).all()
@@ -110,7 +110,7 @@ def test_the_head_has_no_part_in_it_and_the_encoder_has(bert: list[str]) -> None
         model.bert.encoder.layer[2].output.dense.weight.mul_(1.5)
         losses.append(general_loss(config, base, model, device))
         losses.append(general_loss(config, base, base.module, device))
-    first, other_head, other_body, bare = (own["loss"] for own in losses if own)
+    first, other_head, other_body, bare = (measured["loss"] for measured in losses if measured)
     assert first == other_head == bare
     assert other_body != first
 
@@ -138,6 +138,6 @@ def test_a_pretrained_model_knows_english_better_than_chance() -> None:
     folder = real_data("models/stories260K-hf")
     config = composed("model=stories260k", "task=reverse_words", f"model.path={folder}", FP32)
     base, model = loaded(config)
-    found = general_loss(config, base, model, find_device("fp32"))
-    assert found is not None
-    assert 1.0 < found["loss"] < torch.tensor(float(base.tokenizer.vocab_size)).log().item()
+    measured = general_loss(config, base, model, find_device("fp32"))
+    assert measured is not None
+    assert 1.0 < measured["loss"] < torch.tensor(float(base.tokenizer.vocab_size)).log().item()

@@ -103,8 +103,8 @@ def metamathqa() -> Rows:
 
 def samsum(first: int, last: int) -> Rows:
     """Real validation rows under the names that their columns have in the archive."""
-    found = real_rows("samsum/validation_context_response.jsonl")[first:last]
-    return [{"id": str(n), "dialogue": row["context"], "summary": row["response"]} for n, row in enumerate(found)]
+    rows = real_rows("samsum/validation_context_response.jsonl")[first:last]
+    return [{"id": str(n), "dialogue": row["context"], "summary": row["response"]} for n, row in enumerate(rows)]
 
 
 def instructions(*columns: str) -> Rows:
@@ -251,14 +251,14 @@ def test_a_task_is_trained_on_scored_and_recorded(name: str, tmp_path: Path, jud
 def _check_metrics(record: Record, config: Config, sets: list[str]) -> None:
     task = config.task
     assert record["metrics"].keys() == {"validation", "test"}
-    for split, own in record["metrics"].items():
+    for split, metric in record["metrics"].items():
         expected = task.metric if split == "test" else task.validation_metric or task.metric
-        assert own["name"] == expected
-        assert own["higher_is_better"] == (expected != "loss")
-        values = [own["value"], *own.get("more", {}).values(), *own.get("sets", {}).values()]
+        assert metric["name"] == expected
+        assert metric["higher_is_better"] == (expected != "loss")
+        values = [metric["value"], *metric.get("more", {}).values(), *metric.get("sets", {}).values()]
         assert all(math.isfinite(value) for value in values)
         parts = ["turn_1", "turn_2", "writing"] if expected == "judge_rating" else []
-        assert list(own.get("more", {})) == ([] if expected == "loss" else task.more_metrics + parts)
+        assert list(metric.get("more", {})) == ([] if expected == "loss" else task.more_metrics + parts)
     test = record["metrics"]["test"]
     assert sorted(test.get("sets", {})) == sorted(sets)
     if sets:
@@ -277,12 +277,12 @@ def _check_history(record: Record) -> None:
 def _check_data(record: Record, trained_on: str | None) -> None:
     """The overlap is counted on whole splits, and told of for people just where there is some."""
     rows, overlap = record["data"]["rows"], record["data"]["overlap"]
-    assert {split: own["items"] for split, own in overlap.items()} == {
+    assert {split: counts["items"] for split, counts in overlap.items()} == {
         split: rows[split] for split in ("validation", "test")
     }
-    for split, own in overlap.items():
+    for split, counts in overlap.items():
         told = [warning for warning in record["warnings"] if f"{split} items are in train too" in warning]
-        assert len(told) == bool(own["normalised"])
+        assert len(told) == bool(counts["normalised"])
     if trained_on:
         assert overlap[trained_on]["exact"] > 0
     cut = record["data"]["at_max_length"]["test"]
@@ -292,9 +292,9 @@ def _check_data(record: Record, trained_on: str | None) -> None:
 def _check_predictions(folder: Path, record: Record) -> None:
     items = pd.read_parquet(folder / PREDICTIONS)
     assert list(items) == ["split", "item", "prediction", "reference", "score"]
-    for split, own in record["metrics"].items():
+    for split, metric in record["metrics"].items():
         numbers = items[items["split"] == split]["item"]
-        assert list(numbers) == list(range(own["n"]))
+        assert list(numbers) == list(range(metric["n"]))
     assert items.drop(columns="score").notna().all(axis=None)
     scored = items.groupby("split")["score"].agg(["count", "size"])
     assert ((scored["count"] == 0) | (scored["count"] == scored["size"])).all()  # of no item or of all
@@ -308,11 +308,11 @@ def test_a_models_own_generation_settings_have_no_part_in_the_texts(tmp_path: Pa
     for path in plain.iterdir():
         (tmp_path / "model" / path.name).symlink_to(path)
     (tmp_path / "model/generation_config.json").write_text(json.dumps(recommended))
-    without, with_own = (
+    without, with_settings = (
         scored(chats(tmp_path / path.name, f"model.path={path}"), batch_size=4, items=4).predictions
         for path in (plain, tmp_path / "model")
     )
-    assert with_own == without
+    assert with_settings == without
     assert len(set(without)) == 4
 
 
@@ -355,7 +355,7 @@ def test_texts_and_scores_are_the_same_in_batches_of_any_size(tmp_path: Path) ->
     config = chats(tmp_path, "task.max_new_tokens=24")
     alone, *others = (scored(config, batch_size=size, items=12) for size in (1, 5, 12))
     assert len(set(alone.predictions)) > 8
-    assert all(own == alone for own in others)
+    assert all(other == alone for other in others)
     assert alone.score.value > 0
 
 
@@ -367,11 +367,11 @@ def test_an_items_loss_is_the_same_in_batches_of_any_size(tmp_path: Path) -> Non
         Scoring(base.tokenizer, config.task, device, size).answer_loss(model, examples) for size in (1, 7, 24)
     )
     assert alone.references == [sum(label >= 0 for label in example["labels"]) for example in examples]
-    for own in others:
-        assert own.predictions == pytest.approx(alone.predictions, abs=1e-4)
-        assert own.score.value == pytest.approx(alone.score.value, abs=1e-4)
-    own_means = zip(alone.predictions, alone.references, strict=True)
-    assert alone.score.value == pytest.approx(sum(mean * n for mean, n in own_means) / sum(alone.references))
+    for other in others:
+        assert other.predictions == pytest.approx(alone.predictions, abs=1e-4)
+        assert other.score.value == pytest.approx(alone.score.value, abs=1e-4)
+    item_means = zip(alone.predictions, alone.references, strict=True)
+    assert alone.score.value == pytest.approx(sum(mean * n for mean, n in item_means) / sum(alone.references))
 
 
 @pytest.mark.usefixtures("unscored")
@@ -395,7 +395,7 @@ def test_several_texts_are_drawn_and_the_seed_alone_decides_which(tmp_path: Path
     torch.manual_seed(12)
     assert scored(config, batch_size=4, items=6, seed=1).predictions == first
     other = scored(config, batch_size=4, items=6, seed=2).predictions
-    assert all(own != texts for own, texts in zip(other, first, strict=True))
+    assert all(other_texts != texts for other_texts, texts in zip(other, first, strict=True))
     assert [len(texts) for texts in first] == [3] * 6
     assert all(len(set(texts)) == 3 for texts in first)
 
@@ -418,7 +418,7 @@ def test_pass_at_k_takes_the_drawn_texts(tmp_path: Path) -> None:
     assert record["metrics"]["test"]["name"] == "pass_at_k"
     assert record["metrics"]["test"]["n"] == LIMIT
     items = pd.read_parquet(folder / PREDICTIONS)
-    assert [len(json.loads(own)) for own in items[items["split"] == "test"]["prediction"]] == [3] * LIMIT
+    assert [len(json.loads(prediction)) for prediction in items[items["split"] == "test"]["prediction"]] == [3] * LIMIT
 
 
 @pytest.mark.usefixtures("unscored")

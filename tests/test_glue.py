@@ -301,10 +301,10 @@ def test_few_of_sst2s_test_phrases_are_in_its_train_set(sst2: LoadedTask) -> Non
     def key(text: str) -> str:
         return " ".join("".join(letter if letter.isalnum() else " " for letter in text.casefold()).split())
 
-    known = {key(row["text"]) for row in sst2.data.splits["train"]}
-    found = sst2.overlaps["test"]
-    assert (found.items, found.exact) == (872, 0)
-    assert found.normalised == sum(key(row["text"]) in known for row in sst2.data.splits["test"]) == 2
+    trained_on = {key(row["text"]) for row in sst2.data.splits["train"]}
+    counts = sst2.overlaps["test"]
+    assert (counts.items, counts.exact) == (872, 0)
+    assert counts.normalised == sum(key(row["text"]) in trained_on for row in sst2.data.splits["test"]) == 2
 
 
 @pytest.mark.parametrize("task", ["sst2", "mrpc"])

@@ -62,14 +62,14 @@ class LocalHub:
         self.files: dict[str, dict[str, bytes]] = {}
         self.error: tuple[int, str] | None = None
         self.asked: list[str] = []
-        own = self
+        outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                own.answer(self)
+                outer.answer(self)
 
             def do_HEAD(self) -> None:
-                own.answer(self)
+                outer.answer(self)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -89,8 +89,8 @@ class LocalHub:
             resolve = f"/{name.removeprefix('models/')}/resolve/{REVISION}/"
             if path == f"/api/{name}/tree/{REVISION}":
                 listed = [
-                    {"type": "file", "path": own, "size": len(content), "oid": sha256(content).hexdigest()[:40]}
-                    for own, content in files.items()
+                    {"type": "file", "path": file, "size": len(content), "oid": sha256(content).hexdigest()[:40]}
+                    for file, content in files.items()
                 ]
                 return self.send(request, 200, json.dumps(listed).encode(), {"Content-Type": "application/json"})
             if path == f"/api/{name}/revision/main" or path == f"/api/{name}":
@@ -137,11 +137,11 @@ def program(tmp_path: Path) -> Program:
     def run(code: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         del kept["HF_HUB_OFFLINE"]
-        own = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_TOKEN": ""}
+        settings = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_TOKEN": ""}
         return subprocess.run(
             [sys.executable, "-c", code, *arguments],
             cwd=ROOT,
-            env=kept | own | variables,
+            env=kept | settings | variables,
             capture_output=True,
             text=True,
             timeout=HANG_SECONDS,
@@ -167,8 +167,8 @@ def test_without_a_network_a_task_of_the_hub_is_refused_at_once_with_what_to_do(
 ) -> None:
     model = [f"model={'minilm' if task == 'sst2' else 'tiny_llama'}"]
     model += [] if task == "sst2" else ["model.config.max_position_embeddings=768"]
-    given = [f"task={task}", *model, f"results_dir={tmp_path}/r"]
-    message = refused(program(WITHOUT_SLEEP, *given, HF_ENDPOINT=closed), tmp_path / "r")
+    overrides = [f"task={task}", *model, f"results_dir={tmp_path}/r"]
+    message = refused(program(WITHOUT_SLEEP, *overrides, HF_ENDPOINT=closed), tmp_path / "r")
     file = {"sst2": "glue/SST-2/train.tsv", "gsm8k": "gsm8k/train.jsonl"}[task]
     assert message.splitlines()[0].endswith(": it isn't in the cache and the hub can't be reached.")
     assert message.splitlines()[1] == (
@@ -212,8 +212,8 @@ def test_what_the_hub_answers_is_said_in_a_sentence(
     program: Program, tmp_path: Path, local_hub: LocalHub, status: int, code: str, said: str
 ) -> None:
     local_hub.error = (status, code)
-    given = ["task=sst2", f"task.sources.train.revision={REVISION}", f"results_dir={tmp_path}/r"]
-    message = refused(program(WITHOUT_SLEEP, *given, HF_ENDPOINT=local_hub.address), tmp_path / "r")
+    overrides = ["task=sst2", f"task.sources.train.revision={REVISION}", f"results_dir={tmp_path}/r"]
+    message = refused(program(WITHOUT_SLEEP, *overrides, HF_ENDPOINT=local_hub.address), tmp_path / "r")
     assert f"the dataset nyu-mll/glue at revision {REVISION} can't be had from the hub: {said}" in message
     assert "\nSet task.data_dir=<folder>" in message
 

@@ -50,11 +50,11 @@ def real(real_task: LoadedTask) -> TaskData:
 
 def test_the_real_subset_is_whole_and_unchanged(real: TaskData) -> None:
     rows = {"train": real.splits["train"] + real.splits["validation"], "test": real.splits["test"]}
-    for split, own in rows.items():
-        assert len(own) == 2_500
-        assert sum(row["label"] for row in own) == 1_250
+    for split, of_split in rows.items():
+        assert len(of_split) == 2_500
+        assert sum(row["label"] for row in of_split) == 1_250
         lines = by_hand(real_data(f"imdb/{split}.jsonl"))
-        assert {(row["text"], row["label"]) for row in own} == {(line["text"], line["label"]) for line in lines}
+        assert {(row["text"], row["label"]) for row in of_split} == {(line["text"], line["label"]) for line in lines}
     assert real.label_names == ["neg", "pos"]
     assert any("<br /><br />" in row["text"] for row in rows["test"])
 
@@ -84,7 +84,7 @@ def test_real_reviews_are_the_same_rows_from_the_hub(tmp_path: Path, monkeypatch
     root = write_jsonl(tmp_path / "root", records)
     from_files = loaded(tmp_path, f"task.data_dir={root}", "task.validation_size=9").data
     without_ids = {
-        split: [{"text": own["text"], "label": own["label"]} for own in of_split] for split, of_split in records.items()
+        split: [{"text": row["text"], "label": row["label"]} for row in of_split] for split, of_split in records.items()
     }
     as_on_the_hub(tmp_path / "hub", monkeypatch, without_ids, config="plain_text")
     assert loaded(tmp_path, "task.validation_size=9").data.fingerprint == from_files.fingerprint
@@ -100,9 +100,9 @@ def test_validation_reviews_are_held_out_of_train_the_same_every_time(real: Task
 @pytest.mark.parametrize("overrides", [["protocol=paper"], ["task.validation_size=250"]])
 def test_test_reviews_that_were_trained_on_are_counted(overrides: list[str], tmp_path: Path) -> None:
     train, test = ({line["text"] for line in by_hand(real_data(f"imdb/{split}.jsonl"))} for split in ("train", "test"))
-    found = loaded(tmp_path, f"task.data_dir={REAL_DATA}", *overrides)
-    assert found.overlaps["test"].exact == len(train & test) == 2
-    assert found.overlaps["test"].normalised == 2
+    task = loaded(tmp_path, f"task.data_dir={REAL_DATA}", *overrides)
+    assert task.overlaps["test"].exact == len(train & test) == 2
+    assert task.overlaps["test"].normalised == 2
 
 
 def test_a_test_review_whose_copy_is_held_out_was_not_trained_on(real_task: LoadedTask) -> None:
@@ -111,7 +111,7 @@ def test_a_test_review_whose_copy_is_held_out_was_not_trained_on(real_task: Load
     assert real_task.overlaps["test"].exact == len(texts["test"] & texts["train"]) == 0
 
 
-def test_an_unlabelled_review_is_refused(root: Path, tmp_path: Path) -> None:
+def test_an_unlabeled_review_is_refused(root: Path, tmp_path: Path) -> None:
     with (root / "imdb/train.jsonl").open("a") as file:
         file.write('{"id": "train/unsup/0_0", "text": "unrated", "label": -1}\n')
     with pytest.raises(UserError, match=r"train\.jsonl:41 has the label '-1'.*\nAllowed: neg \(0\), pos \(1\)"):

@@ -99,9 +99,9 @@ def problems() -> list[dict[str, Any]]:
 
 
 def test_humaneval_asks_for_each_of_its_164_functions(tmp_path: Path, problems: list[dict[str, Any]]) -> None:
-    found = rows(humaneval(with_real(tmp_path, HUMANEVAL)))
-    assert len(found) == len(problems) == 164
-    for row, problem in zip(found, problems, strict=True):
+    prompts = rows(humaneval(with_real(tmp_path, HUMANEVAL)))
+    assert len(prompts) == len(problems) == 164
+    for row, problem in zip(prompts, problems, strict=True):
         assert row.keys() == {"prompt", "answer", "reference"}
         assert row["prompt"].startswith(f"{PREAMBLE}\n\n### Instruction:\n")
         assert row["prompt"].endswith(f"```python\n{problem['prompt'].strip()}\n```\n\n### Response:")
@@ -137,9 +137,9 @@ MT_BENCH = ["mt_bench/question.jsonl", "mt_bench/judge_prompts.jsonl", "mt_bench
 
 def test_mt_bench_asks_each_of_its_80_questions_twice(tmp_path: Path) -> None:
     questions = [json.loads(line) for line in real_data(MT_BENCH[0]).read_text().splitlines()]
-    found = rows(mt_bench(with_real(tmp_path, *MT_BENCH)))
-    assert len(found) == len(questions) == 80
-    for row, question in zip(found, questions, strict=True):
+    prompts = rows(mt_bench(with_real(tmp_path, *MT_BENCH)))
+    assert len(prompts) == len(questions) == 80
+    for row, question in zip(prompts, questions, strict=True):
         first, second = row["turns"]
         assert first == f"{PREAMBLE}\n\n### Instruction:\n{question['turns'][0]}\n\n### Response:"
         assert second == f"### Instruction:\n{question['turns'][1]}\n\n### Response:"
@@ -162,11 +162,11 @@ def test_an_mt_bench_conversation_is_this(tmp_path: Path) -> None:
 
 def test_the_judge_gets_references_of_the_questions_that_gpt_4s_file_answers(tmp_path: Path) -> None:
     lines = real_data(MT_BENCH[2]).read_text().splitlines()
-    answered = {own["question_id"]: own["choices"][0]["turns"] for own in map(json.loads, lines)}
+    answered = {item["question_id"]: item["choices"][0]["turns"] for item in map(json.loads, lines)}
     told = [json.loads(row["reference"]) for row in rows(mt_bench(with_real(tmp_path, *MT_BENCH)))]
-    assert {own["question_id"]: own["reference"] for own in told if own["reference"]} == answered
+    assert {item["question_id"]: item["reference"] for item in told if item["reference"]} == answered
     assert len(answered) == 30
-    assert {own["category"] for own in told if own["reference"]} == {"math", "reasoning", "coding"}
+    assert {item["category"] for item in told if item["reference"]} == {"math", "reasoning", "coding"}
 
 
 # ---- training data, and data that can't be
@@ -177,12 +177,12 @@ def test_a_training_row_asks_as_the_test_does_and_answers_on_the_next_line(
     tmp_path: Path, make: Callable[..., Config], path: str | list[str]
 ) -> None:
     config = make(with_real(tmp_path, *([path] if isinstance(path, str) else path)))
-    found = [row for split in ("train", "validation") for row in rows(config, split)]
-    assert len(found) == len(PAIRS)
+    pairs = [row for split in ("train", "validation") for row in rows(config, split)]
+    assert len(pairs) == len(PAIRS)
     assert {
         "prompt": f"{PREAMBLE}\n\n### Instruction:\nSay {{three}} 2 times.\n\n### Response:",
         "answer": "\n{three} {three}",
-    } in found
+    } in pairs
     assert len(rows(config, "validation")) == 2
 
 
@@ -204,8 +204,8 @@ def test_humaneval_from_the_hub_is_humaneval_from_files(
         "openai/openai_humaneval": ("test", problems),
     }
     folders = {
-        hub_id: as_on_the_hub(tmp_path / hub_id.replace("/", "_"), monkeypatch, {split: own})
-        for hub_id, (split, own) in published.items()
+        hub_id: as_on_the_hub(tmp_path / hub_id.replace("/", "_"), monkeypatch, {split: records})
+        for hub_id, (split, records) in published.items()
     }
     monkeypatch.setattr("src.tasks.source.hub_folder", lambda hub_id, *args, **kwargs: folders[hub_id])
     on_hub = composed("task=humaneval", *TINY, "task.validation_size=2", "task.allow_code_execution=true")
@@ -353,7 +353,7 @@ def test_the_judge_reads_the_models_own_answers_in_fastchats_format(tmp_path: Pa
         f"Seven.|Fourteen.|What is 3 + 4?|{turns[5][0]}|And doubled?|{turns[5][1]}",
     ]
     items = pd.read_parquet(folder / PREDICTIONS)
-    assert [json.loads(own) for own in items[items["split"] == "test"]["prediction"]] == [turns[7], turns[5]]
+    assert [json.loads(text) for text in items[items["split"] == "test"]["prediction"]] == [turns[7], turns[5]]
 
 
 @pytest.mark.parametrize(

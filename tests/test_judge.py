@@ -29,7 +29,7 @@ QUESTIONS = [
     {"question_id": 7, "category": "writing", "turns": ["Write {a} line.", "Shorten it."]},
     {"question_id": 5, "category": "math", "turns": ["What is 3 + 4?", "And doubled?"]},
 ]
-ANSWERS_GIVEN = {7: ["A {long} line.", "Line."], 5: ["It is 7.", "It is 15."]}
+TURNS = {7: ["A {long} line.", "Line."], 5: ["It is 7.", "It is 15."]}
 REFERENCES = {5: ["Seven.", "Fourteen."]}
 BOTH = "{question_1}|{answer_1}|{question_2}|{answer_2}"
 PROMPTS = {
@@ -118,12 +118,7 @@ def config_for(server: Server, **changes: Any) -> JudgeConfig:
 
 def rate(server: Server, folder: Path, waits: list[float] | None = None, **changes: Any) -> list[Judgment]:
     """Judge the two questions without waiting between tries; `changes` are of the judge's config or of the call."""
-    call: dict[str, Any] = {
-        "questions": QUESTIONS,
-        "answers": ANSWERS_GIVEN,
-        "prompts": PROMPTS,
-        "references": REFERENCES,
-    }
+    call: dict[str, Any] = {"questions": QUESTIONS, "answers": TURNS, "prompts": PROMPTS, "references": REFERENCES}
     call |= {"folder": folder, "model_id": "tiny", "wait": (waits if waits is not None else []).append}
     call |= {name: changes.pop(name) for name in list(changes) if name in call}
     return judge(config=config_for(server, **changes), **call)
@@ -346,7 +341,7 @@ def test_a_second_call_asks_nothing(server: Server, tmp_path: Path) -> None:
 def test_only_what_has_changed_is_asked_again(server: Server, tmp_path: Path) -> None:
     rate(server, tmp_path)
     server.requests.clear()
-    judgments = rate(server, tmp_path, answers=ANSWERS_GIVEN | {5: ["It is 7.", "It is 14."]})
+    judgments = rate(server, tmp_path, answers=TURNS | {5: ["It is 7.", "It is 14."]})
     assert server.prompts() == ["Seven.|Fourteen.|What is 3 + 4?|It is 7.|And doubled?|It is 14."]
     assert len(judgments) == 4
 

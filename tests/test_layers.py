@@ -36,13 +36,13 @@ def test_methods_metrics_and_analysis_know_nothing_of_hydra_and_the_config(packa
 
 def imports(path: Path) -> set[str]:
     """The modules of `src` that a file imports when it is imported itself: not in functions, not for types alone."""
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src"):
-            found |= {str(node.module), *(f"{node.module}.{name.name}" for name in node.names)}
+            modules |= {str(node.module), *(f"{node.module}.{name.name}" for name in node.names)}
         elif isinstance(node, ast.Import):
-            found |= {name.name for name in node.names if name.name.startswith("src")}
-    return found
+            modules |= {name.name for name in node.names if name.name.startswith("src")}
+    return modules
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -54,9 +54,9 @@ def test_the_predictions_give_the_recorded_score(tiny: Make) -> None:
     record = read_record(folder)
     assert record is not None
     for split, metric in record["metrics"].items():
-        own = items[items["split"] == split]
-        assert (own["prediction"] == own["reference"]).mean() == pytest.approx(metric["value"], abs=1e-12)
-        assert len(own) == metric["n"] == 100
+        of_split = items[items["split"] == split]
+        assert (of_split["prediction"] == of_split["reference"]).mean() == pytest.approx(metric["value"], abs=1e-12)
+        assert len(of_split) == metric["n"] == 100
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_what_goes_wrong_is_recorded_with_its_reason(tiny: Make, monkeypatch: An
         raise error
 
     monkeypatch.setattr(fitting, "train", fail)
-    found, folder = attempt(tiny("adapter=lora", "rank=2"))
+    outcome, folder = attempt(tiny("adapter=lora", "rank=2"))
     record = read_record(folder)
     assert record is not None
-    assert found == record["state"] == state
+    assert outcome == record["state"] == state
     assert record["error"] == {"class": type(error).__name__, "message": str(error)}
     assert str(error) in (folder / TRACEBACK).read_text()
     assert not (folder / CLAIM).exists()

@@ -38,10 +38,10 @@ def test_the_loss_and_its_gradients_are_those_over_all_positions() -> None:
     for loss in (mean_loss(model, batch), whole_loss(model, batch), model(**batch).loss):
         model.zero_grad()
         loss.backward()
-        gradients.append([loss.detach(), *(own.grad.clone() for own in model.parameters() if own.grad is not None)])
-    for found, *expected in zip(*gradients, strict=True):
+        gradients.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for tensor, *expected in zip(*gradients, strict=True):
         for other in expected:
-            torch.testing.assert_close(found, other, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(tensor, other, rtol=1e-5, atol=1e-7)
 
 
 def test_the_output_layer_sees_no_position_that_no_label_follows() -> None:

@@ -96,8 +96,8 @@ def test_exact_match_ignores_white_space_around_an_answer_and_nothing_else() -> 
 
 def confusion(predictions: np.ndarray, references: np.ndarray) -> tuple[int, int, int, int]:
     """True and false positives, true and false negatives."""
-    given, right = predictions == 1, references == 1
-    return (given & right).sum(), (given & ~right).sum(), (~given & ~right).sum(), (~given & right).sum()
+    claimed, right = predictions == 1, references == 1
+    return (claimed & right).sum(), (claimed & ~right).sum(), (~claimed & ~right).sum(), (~claimed & right).sum()
 
 
 def test_f1_and_matthews_correlation_are_those_of_the_confusion_matrix() -> None:
@@ -186,11 +186,11 @@ def bleu_by_hand(outputs: list[list[str]], references: list[list[list[str]]]) ->
     hits, possible = [0] * 4, [0] * 4
     for words, item in zip(outputs, references, strict=True):
         for order in range(1, 5):
-            given, *rights = (
+            counts, *rights = (
                 Counter(tuple(text[at : at + order]) for at in range(len(text) - order + 1)) for text in [words, *item]
             )
-            hits[order - 1] += sum(min(count, max(right[key] for right in rights)) for key, count in given.items())
-            possible[order - 1] += sum(given.values())
+            hits[order - 1] += sum(min(count, max(right[key] for right in rights)) for key, count in counts.items())
+            possible[order - 1] += sum(counts.values())
     length = sum(map(len, outputs))
     nearest = [
         min((abs(len(ref) - len(words)), len(ref)) for ref in item)[1]
@@ -486,8 +486,8 @@ def test_math_500s_answers_equal_their_solutions_and_wrong_ones_do_not() -> None
 def test_math_500s_answers_equal_themselves_written_otherwise() -> None:
     answers = [item["answer"] for item in json_lines("math/math500_test.jsonl")]
     rewritten = [answer.replace(r"\frac", r"\dfrac").replace(r"\left", "").replace(r"\right", "") for answer in answers]
-    assert sum(given != right for given, right in zip(rewritten, answers, strict=True)) > 50
-    assert value("math_equivalence", [f"The answer is: ${given}$." for given in rewritten], answers) == 1.0
+    assert sum(answer != right for answer, right in zip(rewritten, answers, strict=True)) > 50
+    assert value("math_equivalence", [f"The answer is: ${answer}$." for answer in rewritten], answers) == 1.0
 
 
 # --- commonsense tasks ---

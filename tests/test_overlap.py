@@ -61,7 +61,7 @@ def test_a_pair_is_the_same_where_both_texts_are_in_their_order() -> None:
 def test_a_conversation_is_the_same_where_all_its_turns_are() -> None:
     train = [{"turns": ["Hello", "And now?"]}, {"turns": ["Alone"]}]
     turns = [["Hello", "And now?"], ["hello", "and now"], ["Hello"], ["And now?", "Hello"], ["Alone"]]
-    assert overlap(train, [{"turns": own} for own in turns]) == Overlap(items=5, exact=2, normalised=3)
+    assert overlap(train, [{"turns": chat} for chat in turns]) == Overlap(items=5, exact=2, normalised=3)
 
 
 def test_answers_labels_references_and_sets_have_no_part() -> None:
@@ -98,14 +98,14 @@ def test_the_warning_has_the_counts_and_is_left_out_where_they_are_zero() -> Non
 def words_of(text: str) -> tuple[str, ...]:
     """A second way to the same comparison: the runs of letters and digits."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return tuple("".join(own if own.isalnum() else " " for own in folded).split())
+    return tuple("".join(character if character.isalnum() else " " for character in folded).split())
 
 
 def shared(train: Iterable[str], test: Iterable[str]) -> tuple[int, int]:
     """How many test texts are in train too, exactly and by their words."""
-    known, listed = set(train), list(test)
-    known_words = {words_of(text) for text in known}
-    return sum(text in known for text in listed), sum(words_of(text) in known_words for text in listed)
+    trained_on, listed = set(train), list(test)
+    trained_words = {words_of(text) for text in trained_on}
+    return sum(text in trained_on for text in listed), sum(words_of(text) in trained_words for text in listed)
 
 
 def loaded(*overrides: str) -> LoadedTask:
@@ -115,25 +115,25 @@ def loaded(*overrides: str) -> LoadedTask:
 def test_imdb_has_reviews_in_both_of_its_official_splits() -> None:
     files = [real_data(f"imdb/{split}.jsonl").read_text(encoding="utf-8").split("\n") for split in ("train", "test")]
     train, test = ([json.loads(line)["text"] for line in lines if line] for lines in files)
-    found = loaded("task=imdb").overlaps["test"]
-    assert (found.exact, found.normalised) == shared(train, test)
-    assert found == Overlap(items=2500, exact=2, normalised=found.normalised)
+    counts = loaded("task=imdb").overlaps["test"]
+    assert (counts.exact, counts.normalised) == shared(train, test)
+    assert counts == Overlap(items=2500, exact=2, normalised=counts.normalised)
 
 
 def test_arc_easy_asks_two_test_questions_in_training_too() -> None:
     files = [real_data(f"commonsense/ARC-Easy/{split}.json").read_text(encoding="utf-8") for split in ("train", "test")]
     train, test = ([record["instruction"] for record in json.loads(text)] for text in files)
-    found = loaded("task=arc_easy", "model=llama2_7b").overlaps["test"]
-    assert (found.exact, found.normalised) == shared(train, test)
-    assert found.exact == 2
+    counts = loaded("task=arc_easy", "model=llama2_7b").overlaps["test"]
+    assert (counts.exact, counts.normalised) == shared(train, test)
+    assert counts.exact == 2
 
 
 def test_no_phrase_of_sst2s_dev_set_is_in_its_training_set_as_it_stands() -> None:
     files = [real_data(f"glue/SST-2/{split}.tsv").read_text(encoding="utf-8").split("\n") for split in ("train", "dev")]
     train, test = ([line.split("\t")[0] for line in lines[1:] if line] for lines in files)
-    found = loaded("task=sst2").overlaps["test"]
-    assert (found.exact, found.normalised) == shared(train, test)
-    assert (found.items, found.exact) == (872, 0)
+    counts = loaded("task=sst2").overlaps["test"]
+    assert (counts.exact, counts.normalised) == shared(train, test)
+    assert (counts.items, counts.exact) == (872, 0)
 
 
 def write_gsm8k(folder: Path) -> Path:
@@ -154,7 +154,7 @@ def test_a_sweep_says_once_what_was_trained_on_and_every_record_has_it(tmp_path:
     records: dict[str, list[Any]] = {protocol: [] for protocol in ("paper", "strict")}
     for record in read_all(tmp_path / "r"):
         records[record["config"]["protocol"]].append(record)
-    assert [len(own) for own in records.values()] == [2, 2]
+    assert [len(group) for group in records.values()] == [2, 2]
     for record in records["paper"]:
         counts = {"items": 6, "exact": 2, "normalised": 3}
         assert record["data"]["overlap"] == {"validation": counts, "test": counts}
@@ -167,14 +167,14 @@ def test_a_sweep_says_once_what_was_trained_on_and_every_record_has_it(tmp_path:
         assert not any("validates on the test split" in said for said in record["warnings"])
     said = [line.removeprefix("warning: ") for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert len(said) == len(set(said))
-    assert set(said) == {warning for own in records.values() for record in own for warning in record["warnings"]}
+    assert set(said) == {warning for group in records.values() for record in group for warning in record["warnings"]}
 
 
 def sst2(folder: Path, train: list[tuple[str, int]], *overrides: str) -> Config:
     """The config of SST-2 with these training rows and three test rows."""
     (folder / "glue/SST-2").mkdir(parents=True, exist_ok=True)
-    for file, own in {"train": train, "dev": [("x", 0), ("y", 1), ("z", 1)]}.items():
-        lines = [f"{text}\t{label}\n" for text, label in own]
+    for file, phrases in {"train": train, "dev": [("x", 0), ("y", 1), ("z", 1)]}.items():
+        lines = [f"{text}\t{label}\n" for text, label in phrases]
         (folder / f"glue/SST-2/{file}.tsv").write_text("".join(["sentence\tlabel\n", *lines]))
     return composed("task=sst2", f"task.data_dir={folder}", "task.validation_size=7", *overrides)
 
@@ -193,8 +193,8 @@ def test_held_out_rows_are_the_training_rows_that_are_not_trained_on(tmp_path: P
     assert sorted(train + validation) == sorted(text for text, _ in UNIQUE)
     assert texts(task, "test") == ["x", "y", "z"]
     order = [text for text, _ in UNIQUE]
-    for own in (train, validation):
-        assert own == sorted(own, key=order.index)
+    for split in (train, validation):
+        assert split == sorted(split, key=order.index)
 
 
 def test_the_same_rows_are_held_out_whatever_the_order_of_the_file(tmp_path: Path) -> None:
@@ -235,8 +235,8 @@ def test_the_papers_protocol_trains_on_all_validates_on_test_and_says_so(tmp_pat
 
 
 def test_a_task_with_a_validation_split_of_its_own_keeps_it_under_the_papers_protocol() -> None:
-    given = ["task=reverse_words", "model=tiny_llama"]
-    paper, strict = composed(*given, "protocol=paper"), composed(*given)
+    overrides = ["task=reverse_words", "model=tiny_llama"]
+    paper, strict = composed(*overrides, "protocol=paper"), composed(*overrides)
     assert load_task(paper).data.splits == load_task(strict).data.splits
     assert not any("validates on the test split" in said for said in load_task(paper).warnings(paper))
 
@@ -279,8 +279,8 @@ def test_a_run_on_files_is_the_run_on_the_hubs_rows(tmp_path: Path, monkeypatch:
     on_files = sst2(tmp_path / "files", UNIQUE)
     splits = {"train": UNIQUE, "validation": [("x", 0), ("y", 1), ("z", 1)]}
     rows_on_hub = {
-        split: [{"sentence": text, "label": label, "idx": i} for i, (text, label) in enumerate(own)]
-        for split, own in splits.items()
+        split: [{"sentence": text, "label": label, "idx": i} for i, (text, label) in enumerate(phrases)]
+        for split, phrases in splits.items()
     }
     as_on_the_hub(tmp_path / "hub", monkeypatch, rows_on_hub, config="sst2")
     on_hub = composed("task=sst2", "task.validation_size=7", f"cache_dir={tmp_path}")

@@ -90,7 +90,7 @@ def inputs_of(config: Config) -> dict[str, Tensor]:
 
 def train(placed: Placed, inputs: dict[str, Tensor], steps: int = 3) -> None:
     model: Any = placed.model
-    optimizer = torch.optim.AdamW([own for own in model.parameters() if own.requires_grad], lr=0.01)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
     model.train()
     for _ in range(steps):
         optimizer.zero_grad()
@@ -117,12 +117,12 @@ def test_exactly_what_peft_trains_and_the_head_is_trained_and_the_head_is_there_
     config = config_of(row.overrides, model)
     base = base_model(config)
     plain = peft.get_peft_model(copy.deepcopy(base), peft_config(empty_setup(config, base), _task(config)))
-    theirs = {name for name, own in plain.named_parameters() if own.requires_grad and ".modules_to_save." not in name}
-    head = {id(own) for name in config.model.head for own in base.get_submodule(name).parameters()}
+    theirs = {name for name, p in plain.named_parameters() if p.requires_grad and ".modules_to_save." not in name}
+    head = {id(p) for name in config.model.head for p in base.get_submodule(name).parameters()}
     placed = placed_on(base, config)
-    trained = {name for name, own in placed.model.named_parameters() if own.requires_grad}
+    trained = {name for name, p in placed.model.named_parameters() if p.requires_grad}
     assert trained - placed.head == theirs
-    assert {id(own) for name, own in placed.model.named_parameters() if name in placed.head} == head
+    assert {id(p) for name, p in placed.model.named_parameters() if name in placed.head} == head
     assert count(placed).head_trained == (HEAD if model == "minilm" else 0)
     assert not any("modules_to_save" in name for name, _ in placed.model.named_modules())
 
@@ -136,16 +136,16 @@ def _task(config: Config) -> str:
 def test_all_that_is_trained_moves_and_the_base_model_does_not(row: Row, model: str) -> None:
     config = config_of(row.overrides, model)
     base = base_model(config)
-    head = {id(own) for name in config.model.head for own in base.get_submodule(name).parameters()}
-    before = {own: own.clone() for own in [*base.parameters(), *base.buffers()] if id(own) not in head}
+    head = {id(p) for name in config.model.head for p in base.get_submodule(name).parameters()}
+    before = {tensor: tensor.clone() for tensor in [*base.parameters(), *base.buffers()] if id(tensor) not in head}
     placed = placed_on(base, config)
-    assert all(torch.equal(own, old) for own, old in before.items())
+    assert all(torch.equal(tensor, old) for tensor, old in before.items())
     initial = placed.state()
-    initial = {name: own.clone() for name, own in initial.items()}
+    initial = {name: tensor.clone() for name, tensor in initial.items()}
     train(placed, inputs_of(config))
-    assert all(torch.equal(own, old) for own, old in before.items())
-    moved = {name for name, own in placed.state().items() if not torch.equal(own, initial[name])}
-    assert moved == {name for name, own in placed.model.named_parameters() if own.requires_grad}
+    assert all(torch.equal(tensor, old) for tensor, old in before.items())
+    moved = {name for name, tensor in placed.state().items() if not torch.equal(tensor, initial[name])}
+    assert moved == {name for name, p in placed.model.named_parameters() if p.requires_grad}
 
 
 @each_method
@@ -153,10 +153,10 @@ def test_the_count_is_the_closed_form_and_the_same_without_weights(row: Row) -> 
     config = config_of(row.overrides)
     ledger = count(placed_on(base_model(config), config))
     assert ledger.adapter_trained == ledger.trained == row.trained
-    assert ledger.total == ledger.base_frozen == sum(own.numel() for own in base_model(config).parameters())
+    assert ledger.total == ledger.base_frozen == sum(p.numel() for p in base_model(config).parameters())
     empty = place_empty(config, base_model(config).to("meta"))
     assert count(empty) == ledger
-    assert {own.device.type for own in empty.own_tensors().values()} == {"meta"}
+    assert {tensor.device.type for tensor in empty.own_tensors().values()} == {"meta"}
 
 
 @each_method
@@ -190,7 +190,7 @@ def test_the_seed_decides_and_the_global_random_states_are_left_alone(row: Row) 
         assert torch.equal(torch.get_rng_state(), torch_state)
     assert random.getstate() == python_state
     assert numpy_words() == numpy_state
-    equal = [all(torch.equal(own, other[name]) for name, own in states[0].items()) for other in states[1:]]
+    equal = [all(torch.equal(tensor, other[name]) for name, tensor in states[0].items()) for other in states[1:]]
     assert equal == [True, not row.seeded]
 
 
@@ -219,7 +219,7 @@ def test_the_targets_are_wrapped_and_nothing_else(model: str, adapter: str, targ
 def test_ia3_scales_the_input_of_the_feed_forward_and_the_output_of_keys_and_values() -> None:
     config = config_of(["adapter=peft/ia3"], "minilm")
     placed = placed_on(base_model(config), config)
-    shapes = {name.split(".ia3_l")[0]: tuple(own.shape) for name, own in placed.state().items() if "ia3_l" in name}
+    shapes = {name.split(".ia3_l")[0]: tuple(p.shape) for name, p in placed.state().items() if "ia3_l" in name}
     layer = "base_model.model.bert.encoder.layer.0."
     assert shapes[layer + "output.dense"] == (1, 1536)
     assert shapes[layer + "attention.self.key"] == shapes[layer + "attention.self.value"] == (384, 1)
@@ -230,18 +230,18 @@ def test_lora_through_the_bridge_has_the_outputs_and_gradients_of_this_project_s
     base, inputs = base_model(config), inputs_of(config)
     theirs = placed_on(base, config)
     setup = Setup(empty_setup(config, base_model(config)).target_modules, rank=3, alpha=5.0)
-    own = place(base_model(config), LoRA, setup, [])
+    ours = place(base_model(config), LoRA, setup, [])
     parts = dict(theirs.model.named_parameters())
     with torch.no_grad():
-        for index, (name, tensor) in enumerate(own.own_tensors().items()):
+        for index, (name, tensor) in enumerate(ours.own_tensors().items()):
             nn.init.normal_(tensor, std=0.3, generator=torch.Generator().manual_seed(index))
             parts[f"base_model.model.{name}.default.weight"].copy_(tensor)
-    for placed in (own, theirs):
+    for placed in (ours, theirs):
         placed.model(**inputs).loss.backward()
-    assert torch.allclose(logits(theirs, inputs), logits(own, inputs), atol=1e-5)
-    assert not torch.allclose(logits(own, inputs), logits(placed_on(base_model(config), config), inputs), atol=1e-2)
-    assert len(own.own_tensors()) == 2 * len(adapters(own.model)) == 28
-    for name, tensor in own.own_tensors().items():
+    assert torch.allclose(logits(theirs, inputs), logits(ours, inputs), atol=1e-5)
+    assert not torch.allclose(logits(ours, inputs), logits(placed_on(base_model(config), config), inputs), atol=1e-2)
+    assert len(ours.own_tensors()) == 2 * len(adapters(ours.model)) == 28
+    for name, tensor in ours.own_tensors().items():
         torch.testing.assert_close(parts[f"base_model.model.{name}.default.weight"].grad, tensor.grad)
 
 
@@ -300,7 +300,7 @@ def test_padding_changes_no_output_after_virtual_tokens(model: str, adapter: str
     padded = {"input_ids": inputs["input_ids"], "attention_mask": torch.zeros_like(inputs["attention_mask"])}
     padded["attention_mask"][:, :6] = 1
     first = RANK * (adapter == "prompt_tuning" and model == "tiny_llama")  # the virtual tokens' own outputs
-    alone, beside = (logits(placed, own)[:, first : first + 6] for own in (short, padded))
+    alone, beside = (logits(placed, batch)[:, first : first + 6] for batch in (short, padded))
     torch.testing.assert_close(alone, beside, atol=1e-5, rtol=1e-5)
 
 
@@ -325,7 +325,7 @@ def test_a_whole_run_trains_saves_and_counts(
     assert record["parameters"]["adapter_trained"] == record["parameters"]["trained"] == trained
     assert record["parameters"]["total"] == 86592
     assert record["parameters"]["optimizer_bytes"] == 8 * trained
-    assert sum(own.numel() for own in load_file(tmp_path / ADAPTER).values()) == trained
+    assert sum(tensor.numel() for tensor in load_file(tmp_path / ADAPTER).values()) == trained
     assert record["metrics"]["test"]["n"] == 64
     assert record["provenance"]["packages"]["peft"] == peft.__version__
 

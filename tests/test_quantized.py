@@ -1,4 +1,4 @@
-"""Quantised bases: weights as the paper defines them, layers that compute what they hold, whole runs on top."""
+"""Quantized bases: weights as the paper defines them, layers that compute what they hold, whole runs on top."""
 
 import copy
 import os
@@ -55,15 +55,15 @@ def rounded_to_nf4(weight: Tensor) -> Tensor:
     return (values[nearest] * scales).flatten()[: len(flat)].view(weight.shape)
 
 
-def assert_is_rounded(kind: str, given: Tensor, weight: Tensor) -> None:
-    """Hold a dequantised weight against the papers: NF4, or the nearest whole 127th of its row's largest magnitude."""
+def assert_is_rounded(kind: str, rounded: Tensor, weight: Tensor) -> None:
+    """Hold a dequantized weight against the papers: NF4, or the nearest whole 127th of its row's largest magnitude."""
     if kind == "nf4":
-        torch.testing.assert_close(given, rounded_to_nf4(weight), rtol=0, atol=1e-6)
+        torch.testing.assert_close(rounded, rounded_to_nf4(weight), rtol=0, atol=1e-6)
         return
     half = weight.half().float()  # bitsandbytes rounds to float16 first
     steps = half.abs().amax(dim=1, keepdim=True) / 127
-    torch.testing.assert_close(given / steps, (given / steps).round(), rtol=0, atol=1e-3)
-    assert ((given - half).abs() <= 0.501 * steps).all()
+    torch.testing.assert_close(rounded / steps, (rounded / steps).round(), rtol=0, atol=1e-3)
+    assert ((rounded - half).abs() <= 0.501 * steps).all()
 
 
 def layer(kind: str, out_features: int = 96, in_features: int = 64, seed: int = 0) -> tuple[nn.Linear, Any]:
@@ -92,7 +92,7 @@ def quantized_model(kind: str, *overrides: str) -> nn.Module:
 
 @pytest.mark.parametrize("shape", [(96, 64), (5, 7), (33, 128)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_dequantised_weight_is_the_paper_s(kind: str, shape: tuple[int, int]) -> None:
+def test_the_dequantized_weight_is_the_paper_s(kind: str, shape: tuple[int, int]) -> None:
     plain, quantized = layer(kind, *shape)
     assert_is_rounded(kind, dense_weight(quantized), plain.weight.detach())
     assert dense_weight(quantized).dtype == torch.float32
@@ -104,8 +104,8 @@ def test_a_weight_put_in_its_place_is_rounded_the_same_way(kind: str) -> None:
     plain, quantized = layer(kind)
     other, _ = layer(kind, seed=1)
     parameter = quantized.weight
-    for own in (plain, quantized):
-        replace_weight(own, other.weight)
+    for linear in (plain, quantized):
+        replace_weight(linear, other.weight)
     assert torch.equal(plain.weight, other.weight)
     assert quantized.weight is parameter
     assert_is_rounded(kind, dense_weight(quantized), other.weight.detach())
@@ -113,7 +113,7 @@ def test_a_weight_put_in_its_place_is_rounded_the_same_way(kind: str) -> None:
 
 @pytest.mark.parametrize("shape", [(96, 64), (5, 7)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_layer_computes_with_its_dequantised_weight_trained_or_evaluated(kind: str, shape: tuple[int, int]) -> None:
+def test_a_layer_computes_with_its_dequantized_weight_trained_or_evaluated(kind: str, shape: tuple[int, int]) -> None:
     # bitsandbytes' own layers evaluate in bfloat16 (4 bits) or with 8-bit inputs (8 bits) on this very CPU or another
     _, quantized = layer(kind, *shape)
     before = copy.deepcopy(quantized)
@@ -121,9 +121,9 @@ def test_a_layer_computes_with_its_dequantised_weight_trained_or_evaluated(kind:
     expected = F.linear(x, dense_weight(quantized), quantized.bias)
     (gradient,) = torch.autograd.grad(expected.sin().sum(), x)
     for training in (False, True, False):
-        given = quantized.train(training)(x)
-        torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(torch.autograd.grad(given.sin().sum(), x)[0], gradient, rtol=1e-5, atol=1e-5)
+        outputs = quantized.train(training)(x)
+        torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(torch.autograd.grad(outputs.sin().sum(), x)[0], gradient, rtol=1e-5, atol=1e-5)
         with torch.inference_mode():
             torch.testing.assert_close(quantized(x), expected.detach(), rtol=1e-5, atol=1e-5)
     assert torch.equal(quantized.weight, before.weight)
@@ -138,9 +138,9 @@ def test_autocast_rules_a_layer_as_it_rules_a_plain_one(kind: str) -> None:
         plain.weight.copy_(dense_weight(quantized))
         quantized(x)  # the format of the first input must not stick
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            given, expected = quantized(x), plain(x)
-    assert given.dtype == expected.dtype == torch.bfloat16
-    torch.testing.assert_close(given, expected, rtol=0.02, atol=0.02)
+            outputs, expected = quantized(x), plain(x)
+    assert outputs.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(outputs, expected, rtol=0.02, atol=0.02)
     assert quantized.bias.dtype == torch.float32
     assert torch.equal(quantized.bias, plain.bias)
 
@@ -159,7 +159,7 @@ def test_a_deep_copy_is_equal_and_independent(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_linear_layer_but_the_head_is_quantised(kind: str) -> None:
+def test_every_linear_layer_but_the_head_is_quantized(kind: str) -> None:
     classifier = load_base(composed().model, num_labels=10, attention="eager", quantization=kind).module
     named = {name: type(module) for name, module in classifier.named_modules() if isinstance(module, nn.Linear)}
     assert named.pop("classifier") is nn.Linear
@@ -171,7 +171,7 @@ def test_every_linear_layer_but_the_head_is_quantised(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_are_those_that_transformers_quantises_on_loading(kind: str) -> None:
+def test_weights_are_those_that_transformers_quantizes_on_loading(kind: str) -> None:
     from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
     from src.models.base_model import find_weights
@@ -213,7 +213,7 @@ def test_the_ledger_counts_weights_and_not_bytes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_merging_adds_the_adapter_to_the_dequantised_weight(kind: str) -> None:
+def test_merging_adds_the_adapter_to_the_dequantized_weight(kind: str) -> None:
     _, quantized = layer(kind)
     adapter = LoRA(quantized, rank=3, alpha=6.0, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -228,7 +228,7 @@ def test_merging_adds_the_adapter_to_the_dequantised_weight(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sizes", [(12,), (5, 7)], ids=str)
-def test_a_gradient_taken_at_outputs_is_the_one_of_the_dequantised_weights(kind: str, sizes: tuple[int, ...]) -> None:
+def test_a_gradient_taken_at_outputs_is_the_one_of_the_dequantized_weights(kind: str, sizes: tuple[int, ...]) -> None:
     config = composed(*TINY)
     base = load_base(config.model, num_labels=0, attention="eager", quantization=kind)
     examples = encoded_splits(config, base.tokenizer)["train"]
@@ -238,14 +238,14 @@ def test_a_gradient_taken_at_outputs_is_the_one_of_the_dequantised_weights(kind:
     quantized, dense = (copy.deepcopy(base.module) for _ in range(2))
     names = [name for name, module in dense.named_modules() if type(module) is quantization._layer_class(kind)]
     for name in names:
-        own = linear_at(dense, name)
-        plain = nn.Linear(own.in_features, own.out_features, bias=False)
-        plain.weight = nn.Parameter(dense_weight(own).clone())
+        linear = linear_at(dense, name)
+        plain = nn.Linear(linear.in_features, linear.out_features, bias=False)
+        plain.weight = nn.Parameter(dense_weight(linear).clone())
         dense.set_submodule(name, plain)
-    found, expected = update_directions(quantized, names, batches), update_directions(dense, names, batches)
-    assert list(found) == names
+    actual, expected = update_directions(quantized, names, batches), update_directions(dense, names, batches)
+    assert list(actual) == names
     for name in names:
-        products = [own.U @ torch.diag(own.S) @ own.Vh for own in (found[name], expected[name])]
+        products = [d.U @ torch.diag(d.S) @ d.Vh for d in (actual[name], expected[name])]
         agreeing = (products[0].round() == products[1].round()).float().mean()
         assert agreeing > 0.999, name  # a gradient at the edge of rounding may change its sign
     assert not any(hooks for module in quantized.modules() for hooks in (module._forward_hooks,))
@@ -288,18 +288,20 @@ def test_a_whole_run_trains_only_the_adapter_and_scores_what_it_saved(
         logits = [model.eval()(ids).logits for model in (trained[0].model, loaded.model, base.module)]
     assert torch.equal(logits[0], logits[1])
     assert not torch.allclose(logits[0], logits[2], atol=1e-5)
-    assert all(isinstance(own.base_layer, quantization._layer_class(kind)) for own in adapters(loaded.model).values())
-    assert record["parameters"]["total"] == sum(own.numel() for own in quantized_model("none").parameters())
+    assert all(
+        isinstance(module.base_layer, quantization._layer_class(kind)) for module in adapters(loaded.model).values()
+    )
+    assert record["parameters"]["total"] == sum(parameter.numel() for parameter in quantized_model("none").parameters())
 
 
-def test_the_same_quantised_run_twice_is_equal_to_the_bit(tiny: Make, tmp_path: Path) -> None:
+def test_the_same_quantized_run_twice_is_equal_to_the_bit(tiny: Make, tmp_path: Path) -> None:
     config = tiny("adapter=lora", "rank=3", "quantization=nf4", "trainer.max_steps=3")
     first, again = (run(config, tmp_path / name) for name in ("a", "b"))
     assert first["history"] == again["history"]
     assert (tmp_path / "a" / ADAPTER).read_bytes() == (tmp_path / "b" / ADAPTER).read_bytes()
 
 
-def test_a_quantised_run_has_a_folder_of_its_own_and_another_update_direction(tiny: Make, tmp_path: Path) -> None:
+def test_a_quantized_run_has_a_folder_of_its_own_and_another_update_direction(tiny: Make, tmp_path: Path) -> None:
     plain, quantized = (
         run(tiny("adapter=lora_sb", "rank=4", f"quantization={kind}", "trainer.max_steps=2"), tmp_path / kind)
         for kind in ("none", "nf4")
@@ -332,7 +334,7 @@ def test_what_works_passes_the_check(kind: str) -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_the_command_line_refuses_a_quantised_run_without_bitsandbytes(tmp_path: Path) -> None:
+def test_the_command_line_refuses_a_quantized_run_without_bitsandbytes(tmp_path: Path) -> None:
     (tmp_path / "bitsandbytes.py").write_text("raise ImportError('broken on purpose')")
     command = [sys.executable, "-m", "src.run", *TINY, "quantization=nf4", f"results_dir={tmp_path}/r"]
     path = {"PYTHONPATH": str(tmp_path)}
@@ -345,7 +347,7 @@ def test_the_command_line_refuses_a_quantised_run_without_bitsandbytes(tmp_path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_base_in_bfloat16_is_quantised_too(tiny: Make, tmp_path: Path, kind: str) -> None:
+def test_a_base_in_bfloat16_is_quantized_too(tiny: Make, tmp_path: Path, kind: str) -> None:
     short = ["trainer.max_steps=3", "trainer.precision=bf16", "model.dtype=bfloat16"]
     record = run(tiny("adapter=lora", "rank=4", f"quantization={kind}", *short), tmp_path)
     assert record["identity"]["quantization"] == kind

@@ -50,8 +50,8 @@ def nine_runs_cell(cells: pd.DataFrame, adapter: str, rank: int | None) -> int:
 
 def test_the_readmes_findings_are_those_of_the_committed_runs() -> None:
     said = words_of("README.md").split("## Three findings")[1].split("## ")[0]
-    found = compare(collect(NINE_RUNS))
-    cells = found.cells
+    compared = compare(collect(NINE_RUNS))
+    cells = compared.cells
     full, lora_4, lora_8, lora_16, sb_16 = (
         nine_runs_cell(cells, *cell)
         for cell in (("full", None), ("lora", 4), ("lora", 8), ("lora", 16), ("lora_sb", 16))
@@ -65,15 +65,15 @@ def test_the_readmes_findings_are_those_of_the_committed_runs() -> None:
     for rank, words in ((4, "points lower"), (8, "lower")):
         lora, lora_fa = nine_runs_cell(cells, "lora", rank), nine_runs_cell(cells, "lora_fa", 2 * rank)
         assert cells["body_trained"][lora] == cells["body_trained"][lora_fa]
-        test = found.test(lora, lora_fa)
+        test = compared.test(lora, lora_fa)
         assert test is not None
         assert test.p_value > 0.05
-        difference, low, high = (f"{100 * own:.1f}" for own in (test.difference, test.low, test.high))
+        difference, low, high = (f"{100 * value:.1f}" for value in (test.difference, test.low, test.high))
         assert f"{difference} {words} [{low}, {high}] with {cells['body_trained'][lora]:,}" in said
     assert cells["body_trained"][lora_16] / cells["body_trained"][sb_16] == 72
     assert f"72 times fewer parameters than LoRA and scores {percent[sb_16]} against {percent[lora_16]} %" in said
     claims = readable_claims(claims_table("rank_vs_accuracy", compare(collect(ROOT / "results/rank_vs_accuracy"))))
-    (claim,) = [own for own in claims.to_dict("records") if "36 times fewer" in own["claim"]]
+    (claim,) = [row for row in claims.to_dict("records") if "36 times fewer" in row["claim"]]
     assert claim["verdict"] == "not reproduced"
     assert f"36 times fewer parameters was not reproduced: {claim['difference'].replace(' [', ' points [')}" in said
 

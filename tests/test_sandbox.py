@@ -52,13 +52,13 @@ def marker() -> Iterator[str]:
 
 def processes(name: str) -> list[Path]:
     """The machine's processes of that name, as folders of /proc."""
-    found = []
+    folders = []
     for path in Path("/proc").glob("[0-9]*/comm"):
         try:
-            found += [path.parent] if path.read_text().strip() == name else []
+            folders += [path.parent] if path.read_text().strip() == name else []
         except OSError:  # it ended meanwhile
             continue
-    return found
+    return folders
 
 
 def named(marker: str) -> str:
@@ -75,9 +75,9 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(0.005):
-            found = processes(self.watched)
-            self.most = max(self.most, len(found))
-            self.most_bytes = max(self.most_bytes, sum(map(resident_bytes, found)))
+            running = processes(self.watched)
+            self.most = max(self.most, len(running))
+            self.most_bytes = max(self.most_bytes, sum(map(resident_bytes, running)))
 
     def __enter__(self) -> "Watch":
         self.start()
@@ -286,8 +286,8 @@ def test_the_attack_on_files_would_succeed_outside(tmp_path: Path) -> None:
 def test_nothing_but_its_temporary_folder_is_writable(run: Runs) -> None:
     outcome = run("""
         import os
-        found = [at for at, _, _ in os.walk("/") if os.access(at, os.W_OK)]
-        raise type(" ".join(found), (Exception,), {})
+        writable = [at for at, _, _ in os.walk("/") if os.access(at, os.W_OK)]
+        raise type(" ".join(writable), (Exception,), {})
     """)
     assert outcome.reason == "/tmp"
 

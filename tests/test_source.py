@@ -41,8 +41,8 @@ def places(records: Any) -> list[str]:
 
 def source(data_dir: Path | None, **parts: SourceConfig) -> Source:
     """A task `t` with these parts; "train" is the file train.jsonl where none are given."""
-    given = parts or {"train": SourceConfig(file="train.jsonl")}
-    return Source(TaskConfig(name="t", data_dir=None if data_dir is None else str(data_dir), sources=given), Path())
+    sources = parts or {"train": SourceConfig(file="train.jsonl")}
+    return Source(TaskConfig(name="t", data_dir=None if data_dir is None else str(data_dir), sources=sources), Path())
 
 
 def refusal(data_dir: Path | None, part: str = "train", **parts: SourceConfig) -> str:
@@ -56,15 +56,15 @@ def refusal(data_dir: Path | None, part: str = "train", **parts: SourceConfig) -
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_a_jsonl_file_gives_an_object_a_line_and_skips_empty_lines(tmp_path: Path, name: str, ascii_only: bool) -> None:
     content = jsonl(RECORDS[:2], ensure_ascii=ascii_only) + "\n  \n" + jsonl(RECORDS[2:], ensure_ascii=ascii_only)
-    found = list(read(write(tmp_path / name, content)))
-    assert plain(found) == RECORDS
-    assert places(found) == [f"{name}:1", f"{name}:2", f"{name}:5"]
+    records = list(read(write(tmp_path / name, content)))
+    assert plain(records) == RECORDS
+    assert places(records) == [f"{name}:1", f"{name}:2", f"{name}:5"]
 
 
 def test_a_json_file_gives_its_items_or_its_one_object(tmp_path: Path) -> None:
-    found = list(read(write(tmp_path / "rows.json", json.dumps(RECORDS, indent=1))))
-    assert plain(found) == RECORDS
-    assert places(found) == ["rows.json, item 0", "rows.json, item 1", "rows.json, item 2"]
+    records = list(read(write(tmp_path / "rows.json", json.dumps(RECORDS, indent=1))))
+    assert plain(records) == RECORDS
+    assert places(records) == ["rows.json, item 0", "rows.json, item 1", "rows.json, item 2"]
     assert plain(read(write(tmp_path / "row.json", json.dumps(RECORDS[1])))) == RECORDS[1:2]
 
 
@@ -92,24 +92,24 @@ def test_a_csv_row_with_too_few_fields_lacks_the_last_columns(tmp_path: Path) ->
 
 def test_a_tsv_file_takes_quotes_for_characters_and_knows_its_columns_behind_a_byte_order_mark(tmp_path: Path) -> None:
     content = '\ufeffQuality\t#1 String\t#2 String\r\n1\t"open\tnot closed\r\n\r\n0\t""both""\t a, b \r\n'
-    found = list(read(write(tmp_path / "rows.tsv", content)))
-    assert plain(found) == [
+    records = list(read(write(tmp_path / "rows.tsv", content)))
+    assert plain(records) == [
         {"Quality": "1", "#1 String": '"open', "#2 String": "not closed"},
         {"Quality": "0", "#1 String": '""both""', "#2 String": " a, b "},
     ]
-    assert places(found) == ["rows.tsv:2", "rows.tsv:4"]
+    assert places(records) == ["rows.tsv:2", "rows.tsv:4"]
 
 
 def test_a_tsv_file_without_a_header_is_read_from_its_first_line_with_the_names_given(tmp_path: Path) -> None:
-    found = list(read(write(tmp_path / "rows.tsv", "gj04\t1\t\tA sentence.\nbc01\t0\t*"), header=["id", "y", "m", "s"]))
-    assert plain(found) == [{"id": "gj04", "y": "1", "m": "", "s": "A sentence."}, {"id": "bc01", "y": "0", "m": "*"}]
-    assert places(found) == ["rows.tsv:1", "rows.tsv:2"]
+    rows = list(read(write(tmp_path / "rows.tsv", "gj04\t1\t\tA sentence.\nbc01\t0\t*"), header=["id", "y", "m", "s"]))
+    assert plain(rows) == [{"id": "gj04", "y": "1", "m": "", "s": "A sentence."}, {"id": "bc01", "y": "0", "m": "*"}]
+    assert places(rows) == ["rows.tsv:1", "rows.tsv:2"]
 
 
 def test_a_txt_file_gives_its_lines_with_the_spaces_that_they_have(tmp_path: Path) -> None:
-    found = list(read(write(tmp_path / "rows.txt", "one \r\n\n\ttwo\nlast")))
-    assert plain(found) == [{"line": "one "}, {"line": ""}, {"line": "\ttwo"}, {"line": "last"}]
-    assert places(found) == ["rows.txt:1", "rows.txt:2", "rows.txt:3", "rows.txt:4"]
+    records = list(read(write(tmp_path / "rows.txt", "one \r\n\n\ttwo\nlast")))
+    assert plain(records) == [{"line": "one "}, {"line": ""}, {"line": "\ttwo"}, {"line": "last"}]
+    assert places(records) == ["rows.txt:1", "rows.txt:2", "rows.txt:3", "rows.txt:4"]
 
 
 @pytest.mark.parametrize(
@@ -264,16 +264,16 @@ def test_of_several_columns_that_are_missing_the_first_is_named() -> None:
         Record({"c": "3"}, "p").first("a | b")
 
 
-@pytest.mark.parametrize(("given", "index"), [("no", 0), ("yes", 1), ("0", 0), (1, 1)])
-def test_a_label_is_known_by_name_and_by_index(given: Any, index: int) -> None:
-    assert Record({"label": given}, "p").label("label", ["no", "yes"]) == index
+@pytest.mark.parametrize(("value", "index"), [("no", 0), ("yes", 1), ("0", 0), (1, 1)])
+def test_a_label_is_known_by_name_and_by_index(value: Any, index: int) -> None:
+    assert Record({"label": value}, "p").label("label", ["no", "yes"]) == index
 
 
-@pytest.mark.parametrize("given", ["2", -1, "-1", "", None, "Yes", 1.5, True, [0]])
-def test_a_label_outside_the_set_is_refused_with_the_set(given: Any) -> None:
+@pytest.mark.parametrize("value", ["2", -1, "-1", "", None, "Yes", 1.5, True, [0]])
+def test_a_label_outside_the_set_is_refused_with_the_set(value: Any) -> None:
     with pytest.raises(UserError) as refused:
-        Record({"label": given}, "dev.tsv:3").label("label", ["no", "yes"])
-    assert str(refused.value) == f"dev.tsv:3 has the label '{given}' in column 'label'.\nAllowed: no (0), yes (1)."
+        Record({"label": value}, "dev.tsv:3").label("label", ["no", "yes"])
+    assert str(refused.value) == f"dev.tsv:3 has the label '{value}' in column 'label'.\nAllowed: no (0), yes (1)."
 
 
 def test_a_part_without_a_file_comes_from_the_hub_while_the_others_come_from_files(
@@ -378,9 +378,9 @@ def test_a_bad_file_ends_the_program_with_status_2_its_message_and_nothing_writt
         (sst2 if task == "sst2" else gsm8k)(folder, train)
     model = [f"model={'minilm' if task == 'sst2' else 'tiny_llama'}"]
     model += [] if task == "sst2" else ["model.config.max_position_embeddings=768"]
-    given = [f"task={task}", f"task.data_dir={folder}", *model, "tracking=none"]
+    overrides = [f"task={task}", f"task.data_dir={folder}", *model, "tracking=none"]
     before = sorted(tmp_path.rglob("*"))
-    done = run_program("src.run", *given, f"results_dir={tmp_path}/results", f"cache_dir={tmp_path}/cache")
+    done = run_program("src.run", *overrides, f"results_dir={tmp_path}/results", f"cache_dir={tmp_path}/cache")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert said in done.stderr

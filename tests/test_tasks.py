@@ -78,10 +78,10 @@ def test_texts_that_say_too_little_or_too_much_are_left_out(text: str) -> None:
 
 
 def test_a_text_of_two_libraries_belongs_to_neither() -> None:
-    found = docstrings.distinct_texts(
+    texts = docstrings.distinct_texts(
         {"a": iter(["Same text", "only a", "only a"]), "b": iter(["same text", "only b"])}
     )
-    assert found == {"a": ["only a"], "b": ["only b"]}
+    assert texts == {"a": ["only a"], "b": ["only b"]}
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_the_score_is_that_of_the_adapter_on_disk(tiny: Make, tmp_path: Path, mo
     learned = run(config, tmp_path / "a")
 
     def spoiled_file(path: Path) -> dict[str, torch.Tensor]:
-        return {key: torch.zeros_like(own) for key, own in load_file(path).items()}
+        return {key: torch.zeros_like(tensor) for key, tensor in load_file(path).items()}
 
     monkeypatch.setattr(assemble, "load_file", spoiled_file)
     spoiled = run(config, tmp_path / "b")

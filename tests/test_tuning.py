@@ -41,18 +41,19 @@ def test_of_equal_trials_the_nearest_to_the_prior_is_chosen() -> None:
     assert best(done((1.0, 0.5), (3.0, 0.5), (10.0, 0.5)), 3.0, higher_is_better=True) == Trial(3.0, "done", 0.5)
 
 
-@pytest.mark.parametrize(("found", "extensions", "expected"), [(0.01, 1, 0.032), (0.001, 1, 0.00032), (0.0032, 1, None),
-                                                               (0.01, 0, None)])  # fmt: skip
-def test_a_grid_is_extended_beyond_its_edge_alone(found: float, extensions: int, expected: float | None) -> None:
+@pytest.mark.parametrize(("best_rate", "extensions", "expected"), [
+    (0.01, 1, 0.032), (0.001, 1, 0.00032), (0.0032, 1, None), (0.01, 0, None),
+])  # fmt: skip
+def test_a_grid_is_extended_beyond_its_edge_alone(best_rate: float, extensions: int, expected: float | None) -> None:
     cell = Cell([composed(*TINY, "tuning.trials=3", f"tuning.extensions={extensions}")])
     trials = done((0.001, 0.1), (0.0032, 0.1), (0.01, 0.1))
-    assert further(cell, trials, Trial(found, "done", 0.2)) == expected
+    assert further(cell, trials, Trial(best_rate, "done", 0.2)) == expected
 
 
 def test_cells_hold_the_runs_that_differ_in_their_seeds_alone() -> None:
-    found = cells(configs("adapter=lora,full", "rank=2,4", "seed=0,1,2"))
-    assert [cell.name for cell in found] == ["lora-r2-all_linear", "lora-r4-all_linear", "full"]
-    assert [[config.seed for config in cell.configs] for cell in found] == [[0, 1, 2]] * 3
+    groups = cells(configs("adapter=lora,full", "rank=2,4", "seed=0,1,2"))
+    assert [cell.name for cell in groups] == ["lora-r2-all_linear", "lora-r4-all_linear", "full"]
+    assert [[config.seed for config in cell.configs] for cell in groups] == [[0, 1, 2]] * 3
 
 
 def test_a_trial_has_its_own_seed_and_leaves_the_test_split_alone() -> None:
@@ -85,9 +86,9 @@ def test_a_sweep_that_cant_be_tuned_is_refused(overrides: tuple[str, ...], messa
 
 @pytest.mark.slow
 def test_the_command_tunes_every_cell_alike_and_stores_the_trials_with_the_runs(tmp_path: Path) -> None:
-    given = [*TINY, "adapter=lora,lora_sb", "rank=2", "seed=0,1", "tuning.trials=3", "trainer.max_steps=6",
+    overrides = [*TINY, "adapter=lora,lora_sb", "rank=2", "seed=0,1", "tuning.trials=3", "trainer.max_steps=6",
              f"results_dir={tmp_path}", f"cache_dir={tmp_path}"]  # fmt: skip
-    first = run_program("src.tune", *given)
+    first = run_program("src.tune", *overrides)
     assert first.returncode == 0, first.stderr
     assert "6 trials: 0 done already, 6 to run" in first.stdout
     records = read_all(tmp_path)
@@ -97,7 +98,7 @@ def test_the_command_tunes_every_cell_alike_and_stores_the_trials_with_the_runs(
     assert all("test" not in record["metrics"] and record["seeds"]["seed"] == 100 for record in trials)
     for record in runs:
         check_tuned(record, trials)
-    again = run_program("src.tune", *given)
+    again = run_program("src.tune", *overrides)
     assert "6 trials: 6 done already, 0 to run" in again.stdout
     assert "4 runs: 4 done already, 0 to run" in again.stdout
     assert read_all(tmp_path) == records
@@ -105,8 +106,8 @@ def test_the_command_tunes_every_cell_alike_and_stores_the_trials_with_the_runs(
 
 def check_tuned(record: Record, trials: list[Record]) -> None:
     """A run has the rate that its own trials, read from their records, show to be the best on validation."""
-    own = [trial for trial in trials if trial["config"]["adapter"] == record["config"]["adapter"]]
-    scores = {trial["config"]["lr"]: trial["metrics"]["validation"]["value"] for trial in own}
+    matches = [trial for trial in trials if trial["config"]["adapter"] == record["config"]["adapter"]]
+    scores = {trial["config"]["lr"]: trial["metrics"]["validation"]["value"] for trial in matches}
     stored = record["tuning"]
     assert {trial["value"]: trial["validation"] for trial in stored["trials"]} == scores
     assert record["config"]["lr"] == stored["chosen"]
@@ -116,9 +117,10 @@ def check_tuned(record: Record, trials: list[Record]) -> None:
 @pytest.mark.slow
 def test_linked_axes_are_products_of_their_own(tmp_path: Path) -> None:
     blocks = "[{adapter:full},{adapter:lora,target:'qv,ffn',rank:'2,3'}]"
-    found = configs("seed=5,6", f"hydra.sweeper.blocks={blocks}")
+    listed = configs("seed=5,6", f"hydra.sweeper.blocks={blocks}")
     shown = [
-        (own.adapter.name, own.target.name if own.has_axis("target") else None, own.rank, own.seed) for own in found
+        (config.adapter.name, config.target.name if config.has_axis("target") else None, config.rank, config.seed)
+        for config in listed
     ]
     rows = [("full", None, 8)] + [("lora", target, rank) for target in ("qv", "ffn") for rank in (2, 3)]
     assert sorted(shown, key=str) == sorted(((*row, seed) for row in rows for seed in (5, 6)), key=str)

@@ -71,14 +71,15 @@ def test_a_file_that_was_written_again_has_its_new_checksum(tmp_path: Path) -> N
         (None, "has no config.json and no *.safetensors or pytorch_model*.bin (it has: no such folder)."),
     ],
 )
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("with_checksum", [True, False])
 def test_a_path_that_is_no_models_folder_is_refused_with_what_it_has(
-    tmp_path: Path, files: dict[str, bytes] | None, said: str, known: bool
+    tmp_path: Path, files: dict[str, bytes] | None, said: str, with_checksum: bool
 ) -> None:
     folder = tmp_path / "m" if files is None else write(tmp_path / "m", **files)
-    own = [] if known else ["model.weights_sha256=null"]  # whether the model's yaml says which weights it wants
+    # whether the model's yaml says which weights it wants
+    args = [] if with_checksum else ["model.weights_sha256=null"]
     with pytest.raises(UserError) as refused:
-        find_weights(composed(*STORIES, f"model.path={folder}", *own).model)
+        find_weights(composed(*STORIES, f"model.path={folder}", *args).model)
     assert str(refused.value).startswith(f"model.path={folder} {said}\n")
     assert "Give the folder where stories260k was saved by transformers' save_pretrained" in str(refused.value)
 
@@ -115,11 +116,11 @@ def test_weights_that_the_yaml_knows_are_found_by_their_path_alone(saved: Callab
 
 def test_another_models_weights_are_refused_with_both_checksums(saved: Callable[[str], Path]) -> None:
     folder = changed(saved("a"))
-    found = digest((folder / "model.safetensors").read_bytes())
+    actual = digest((folder / "model.safetensors").read_bytes())
     config = composed(*STORIES, f"model.path={folder}")
     with pytest.raises(UserError) as refused:
         find_weights(config.model)
-    assert f"the weights in {folder} have the checksum\n  {found}, not\n" in str(refused.value)
+    assert f"the weights in {folder} have the checksum\n  {actual}, not\n" in str(refused.value)
     assert str(config.model.weights_sha256) in str(refused.value)
     assert "give another model.path, or correct model.weights_sha256" in str(refused.value)
 
@@ -162,7 +163,9 @@ def test_a_model_saved_by_transformers_is_loaded_from_its_folder_in_one_file_or_
     assert (len(files) > 1) is (shard == "300KB")
     each = [digest(path.read_bytes()) for path in files]
     assert config.model.weights_sha256 == (each[0] if len(each) == 1 else digest("\n".join(each).encode()))
-    original, again = (load_base(own.model, num_labels=0, attention="eager") for own in (of_path(folder), config))
+    original, again = (
+        load_base(model, num_labels=0, attention="eager") for model in (of_path(folder).model, config.model)
+    )
     mine, theirs = original.module.state_dict(), again.module.state_dict()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

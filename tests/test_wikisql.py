@@ -55,8 +55,8 @@ def real() -> list[dict[str, Any]]:
 def test_real_queries_have_the_files_counts(real: list[dict[str, Any]]) -> None:
     assert len(real) == 8421
     firsts = Counter(row["answer"].split()[1] for row in real)
-    wanted = {name: firsts[name] for name in ("MAX", "MIN", "COUNT", "SUM", "AVG")}
-    assert wanted == {"MAX": 507, "MIN": 468, "COUNT": 779, "SUM": 321, "AVG": 329}
+    counts = {name: firsts[name] for name in ("MAX", "MIN", "COUNT", "SUM", "AVG")}
+    assert counts == {"MAX": 507, "MIN": 468, "COUNT": 779, "SUM": 321, "AVG": 329}
     assert sum(" WHERE " not in row["answer"] for row in real) == 64
 
 
