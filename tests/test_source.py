@@ -11,7 +11,7 @@ import pytest
 
 from src.config.schema import SourceConfig, TaskConfig
 from src.errors import UserError
-from src.tasks.source import READERS, Record, Source, read
+from src.tasks.source import READERS, DataRecord, Source, read
 from tests.conftest import as_on_the_hub, run_program
 
 RECORDS = [{"text": "one", "label": "0"}, {"text": 'two "2", a\ttab', "label": "1"}, {"text": "Café ☕", "label": "0"}]
@@ -35,8 +35,8 @@ def plain(records: Any) -> list[dict[str, Any]]:
     return [dict(record) for record in records]
 
 
-def places(records: Any) -> list[str]:
-    return [record.place.rpartition("/")[2] for record in records]
+def locations(records: Any) -> list[str]:
+    return [record.location.rpartition("/")[2] for record in records]
 
 
 def source(data_dir: Path | None, **parts: SourceConfig) -> Source:
@@ -58,13 +58,13 @@ def test_a_jsonl_file_gives_an_object_a_line_and_skips_empty_lines(tmp_path: Pat
     content = jsonl(RECORDS[:2], ensure_ascii=ascii_only) + "\n  \n" + jsonl(RECORDS[2:], ensure_ascii=ascii_only)
     found = list(read(write(tmp_path / name, content)))
     assert plain(found) == RECORDS
-    assert places(found) == [f"{name}:1", f"{name}:2", f"{name}:5"]
+    assert locations(found) == [f"{name}:1", f"{name}:2", f"{name}:5"]
 
 
 def test_a_json_file_gives_its_items_or_its_one_object(tmp_path: Path) -> None:
     found = list(read(write(tmp_path / "rows.json", json.dumps(RECORDS, indent=1))))
     assert plain(found) == RECORDS
-    assert places(found) == ["rows.json, item 0", "rows.json, item 1", "rows.json, item 2"]
+    assert locations(found) == ["rows.json, item 0", "rows.json, item 1", "rows.json, item 2"]
     assert plain(read(write(tmp_path / "row.json", json.dumps(RECORDS[1])))) == RECORDS[1:2]
 
 
@@ -80,8 +80,8 @@ def test_a_csv_file_keeps_quotes_commas_and_line_ends_inside_its_fields(tmp_path
 def test_the_place_in_a_csv_file_counts_the_lines_inside_fields(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", 'text,label\n"one\ntwo\nthree",0\nfour,1\n')
     spread, after = read(path)
-    assert spread.place in [f"{path}:{line}" for line in (2, 3, 4)]
-    assert after.place == f"{path}:5"
+    assert spread.location in [f"{path}:{line}" for line in (2, 3, 4)]
+    assert after.location == f"{path}:5"
 
 
 def test_a_csv_row_with_too_few_fields_lacks_the_last_columns(tmp_path: Path) -> None:
@@ -97,19 +97,19 @@ def test_a_tsv_file_takes_quotes_for_characters_and_knows_its_columns_behind_a_b
         {"Quality": "1", "#1 String": '"open', "#2 String": "not closed"},
         {"Quality": "0", "#1 String": '""both""', "#2 String": " a, b "},
     ]
-    assert places(found) == ["rows.tsv:2", "rows.tsv:4"]
+    assert locations(found) == ["rows.tsv:2", "rows.tsv:4"]
 
 
 def test_a_tsv_file_without_a_header_is_read_from_its_first_line_with_the_names_given(tmp_path: Path) -> None:
     found = list(read(write(tmp_path / "rows.tsv", "gj04\t1\t\tA sentence.\nbc01\t0\t*"), header=["id", "y", "m", "s"]))
     assert plain(found) == [{"id": "gj04", "y": "1", "m": "", "s": "A sentence."}, {"id": "bc01", "y": "0", "m": "*"}]
-    assert places(found) == ["rows.tsv:1", "rows.tsv:2"]
+    assert locations(found) == ["rows.tsv:1", "rows.tsv:2"]
 
 
 def test_a_txt_file_gives_its_lines_with_the_spaces_that_they_have(tmp_path: Path) -> None:
     found = list(read(write(tmp_path / "rows.txt", "one \r\n\n\ttwo\nlast")))
     assert plain(found) == [{"line": "one "}, {"line": ""}, {"line": "\ttwo"}, {"line": "last"}]
-    assert places(found) == ["rows.txt:1", "rows.txt:2", "rows.txt:3", "rows.txt:4"]
+    assert locations(found) == ["rows.txt:1", "rows.txt:2", "rows.txt:3", "rows.txt:4"]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_an_absolute_path_needs_no_place_under_the_data_folder(tmp_path: Path) -
 
 
 def test_a_missing_column_is_refused_with_those_there_are_the_likeliest_first() -> None:
-    record = Record({"id": 1, "summary": "s", "dialog": "d"}, "train.jsonl:17")
+    record = DataRecord({"id": 1, "summary": "s", "dialog": "d"}, "train.jsonl:17")
     with pytest.raises(UserError) as refused:
         record["dialogue"]
     assert str(refused.value) == (
@@ -255,24 +255,24 @@ def test_a_missing_column_is_refused_with_those_there_are_the_likeliest_first() 
 
 
 def test_the_first_column_that_a_record_has_is_taken_even_where_it_is_empty() -> None:
-    assert Record({"b": "2", "c": "3"}, "p").first("a | b | c") == "2"
-    assert Record({"a": "", "b": "2"}, "p").first("a | b") == ""
+    assert DataRecord({"b": "2", "c": "3"}, "p").first("a | b | c") == "2"
+    assert DataRecord({"a": "", "b": "2"}, "p").first("a | b") == ""
 
 
 def test_of_several_columns_that_are_missing_the_first_is_named() -> None:
     with pytest.raises(UserError, match=r"p has no column 'a'.\nIt has: c\."):
-        Record({"c": "3"}, "p").first("a | b")
+        DataRecord({"c": "3"}, "p").first("a | b")
 
 
 @pytest.mark.parametrize(("given", "index"), [("no", 0), ("yes", 1), ("0", 0), (1, 1)])
 def test_a_label_is_known_by_name_and_by_index(given: Any, index: int) -> None:
-    assert Record({"label": given}, "p").label("label", ["no", "yes"]) == index
+    assert DataRecord({"label": given}, "p").label("label", ["no", "yes"]) == index
 
 
 @pytest.mark.parametrize("given", ["2", -1, "-1", "", None, "Yes", 1.5, True, [0]])
 def test_a_label_outside_the_set_is_refused_with_the_set(given: Any) -> None:
     with pytest.raises(UserError) as refused:
-        Record({"label": given}, "dev.tsv:3").label("label", ["no", "yes"])
+        DataRecord({"label": given}, "dev.tsv:3").label("label", ["no", "yes"])
     assert str(refused.value) == f"dev.tsv:3 has the label '{given}' in column 'label'.\nAllowed: no (0), yes (1)."
 
 
@@ -287,7 +287,7 @@ def test_a_part_without_a_file_comes_from_the_hub_while_the_others_come_from_fil
     assert plain(mixed.records("train")) == [{"text": "of the file"}]
     records = mixed.records("test")
     assert plain(records) == [{"text": "of the hub"}, {"text": "again"}]
-    assert records[1].place == "someone/something test, row 1"
+    assert records[1].location == "someone/something test, row 1"
 
 
 def test_with_a_file_and_a_hub_id_the_folder_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

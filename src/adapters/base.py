@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Setup:
-    """What a method may need to place itself on a model.
+    """What a method may need to inject itself into a model.
 
     `generator` None builds the same modules with empty tensors, for a state to be loaded into.
     `modules_of_role` has the names of the modules by role, `layers` those of the model's blocks, first to last;
@@ -72,7 +72,7 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Set up a frozen `model` so that exactly the method's parameters require gradients; return what to train."""
 
 
@@ -154,7 +154,7 @@ class Adapter(nn.Module, Method):
 
     @classmethod
     @final
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Replace each target module of `model` by this adapter around it.
 
         Raises:

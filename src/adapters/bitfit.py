@@ -15,7 +15,7 @@ class BitFit(Method):
     """Train the biases of the base model."""
 
     @classmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Let every bias require gradients.
 
         Raises:

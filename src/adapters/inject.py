@@ -1,4 +1,4 @@
-"""Find the target modules, put a method on a model, and move its state in and out."""
+"""Find the target modules, inject a method into a model, and move its state in and out."""
 
 import re
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def _check_size(module: nn.Module, name: str, config: "ModelConfig", role: str) 
 
 
 @dataclass(frozen=True)
-class Placed:
+class InjectedModel:
     """A model with a method on it.
 
     `head` names the parameters of the head, `added` the tensors that the base model doesn't have: trained ones and
@@ -60,14 +60,14 @@ class Placed:
     head: frozenset[str]
     added: frozenset[str]
 
-    def own_tensors(self) -> dict[str, Tensor]:
+    def saved_tensors(self) -> dict[str, Tensor]:
         """All that must be saved to have the model again: what is added, and what is trained of the base model."""
         tensors = stored_tensors(self.model)
         return {name: own for name, own in sorted(tensors.items()) if own.requires_grad or name in self.added}
 
     def state(self) -> dict[str, Tensor]:
         """The model's own tensors as they are saved: on the CPU, without gradients."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.own_tensors().items()}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.saved_tensors().items()}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
@@ -76,7 +76,7 @@ class Placed:
         Raises:
             UserError: the state is of another method, rank or target set.
         """
-        own = self.own_tensors()
+        own = self.saved_tensors()
         wanted = {name: tensor.shape for name, tensor in own.items()}
         given = {name: tensor.shape for name, tensor in state.items()}
         if wanted != given:
@@ -92,18 +92,18 @@ class Placed:
             adapter.restored()
 
 
-def place(model: nn.Module, method: type[Method], setup: Setup, head: list[str]) -> Placed:
+def inject(model: nn.Module, method: type[Method], setup: Setup, head: list[str]) -> InjectedModel:
     """Freeze `model`, apply `method`, and let the modules named in `head` train, as they do with every method."""
     before = stored_tensors(model)  # kept alive, so that no new tensor can have an old one's id
     base = {id(tensor) for tensor in before.values()}
     heads = {id(parameter): parameter for name in head for parameter in model.get_submodule(name).parameters()}
     model.requires_grad_(False)
-    placed = method.place_on(model, setup)
+    injected = method.inject_into(model, setup)
     for parameter in heads.values():
         parameter.requires_grad_(True)
-    tensors = stored_tensors(placed)
-    return Placed(
-        placed,
+    tensors = stored_tensors(injected)
+    return InjectedModel(
+        injected,
         head=frozenset(name for name, tensor in tensors.items() if id(tensor) in heads),
         added=frozenset(name for name, tensor in tensors.items() if id(tensor) not in base),
     )

@@ -15,7 +15,7 @@ class LastK(Method):
     """Train the last blocks; option `layers` says how many, by default 1."""
 
     @classmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Let every parameter of the last blocks require gradients.
 
         Raises:

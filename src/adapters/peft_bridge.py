@@ -64,7 +64,7 @@ class PeftBridge(Method):
         _check_axes(config, _arguments(setup))
 
     @classmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Let PEFT put its method on the model, and see that it did what was asked and no more."""
         task_type = _task_type(model)
         config = peft_config(setup, task_type)
@@ -73,17 +73,17 @@ class PeftBridge(Method):
         with _drawing_from(setup.generator), _refusals(f"peft.{name} can't be put on this model{weightless}"):
             if config.is_prompt_learning:
                 _fill_in_sizes(config, model)
-            placed = peft.get_peft_model(model, config)
-        _unwrap_head(placed)
-        _check_base(name, before, _versions(placed))
-        _check_method(name, placed, setup)
+            injected = peft.get_peft_model(model, config)
+        _unwrap_head(injected)
+        _check_base(name, before, _versions(injected))
+        _check_method(name, injected, setup)
         if config.is_prompt_learning and task_type == TASK_TYPES["causal_lm"]:
             _check_cache(name, model)
             _keep_positions(model)
         if setup.generator is not None:
             with _drawing_from(setup.generator), _refusals(f"peft.{name} doesn't run on this model"):
-                _try(placed, model)
-        return placed
+                _try(injected, model)
+        return injected
 
 
 def peft_config(setup: Setup, task_type: str | None) -> peft.PeftConfig:
@@ -240,11 +240,11 @@ def _fill_in_sizes(config: Any, model: Any) -> None:
             setattr(config, field, getattr(model.config, common, None))
 
 
-def _unwrap_head(placed: nn.Module) -> None:
+def _unwrap_head(injected: nn.Module) -> None:
     """Put the modules back that PEFT trains a copy of."""
-    for name, module in list(placed.named_modules()):
+    for name, module in list(injected.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):
-            placed.set_submodule(name, module.original_module)
+            injected.set_submodule(name, module.original_module)
 
 
 def _versions(model: nn.Module) -> dict[int, tuple[Tensor, int, int]]:
@@ -261,15 +261,15 @@ def _check_base(name: str, before: dict[int, Any], after: dict[int, Any]) -> Non
         )
 
 
-def _check_method(name: str, placed: Any, setup: Setup) -> None:
+def _check_method(name: str, injected: Any, setup: Setup) -> None:
     """Make sure that PEFT took the rank as it was given, and that the method needs nothing between steps."""
-    if getattr(placed.base_model, "update_and_allocate", None):
+    if getattr(injected.base_model, "update_and_allocate", None):
         raise UserError(
             f"peft.{name} has its parameters allotted anew between steps, which this runner doesn't do.\n"
             "Choose another method."
         )
     asked = [field for field, value in _arguments(setup).items() if value == "run:rank"]
-    sizes = [getattr(module, field, None) for module in placed.modules() for field in asked]
+    sizes = [getattr(module, field, None) for module in injected.modules() for field in asked]
     taken = {rank for own in sizes if isinstance(own, dict) for rank in own.values()} - {setup.rank}
     if taken and not setup.config.get("rank_pattern"):
         raise UserError(
@@ -309,11 +309,11 @@ def _keep_positions(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _try(placed: nn.Module, model: Any) -> None:
+def _try(injected: nn.Module, model: Any) -> None:
     """Run the model on the few tokens that transformers has for this, to meet errors before training does."""
-    was_training, device = placed.training, next(model.parameters()).device
+    was_training, device = injected.training, next(model.parameters()).device
     inputs = {name: tensor.to(device) for name, tensor in model.dummy_inputs.items()}
     inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-    placed.eval()
-    placed(**inputs)
-    placed.train(was_training)
+    injected.eval()
+    injected(**inputs)
+    injected.train(was_training)

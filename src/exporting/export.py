@@ -62,7 +62,7 @@ def export(run: Path, kind: str, target: Path | None = None) -> Export:
     with torch.random.fork_rng(), _appearing(target) as partial:
         source = _source(config, run)
         rows = load_task(config).data.splits["validation"][:ITEMS]
-        expected = _logits(source.placed.model, source, rows)
+        expected = _logits(source.injected.model, source, rows)
         written = form.write(source, partial, target)
         deviation = _deviation(_logits(form.load(source, partial, rows), source, rows), expected)
         write_json(partial / FACTS, _facts(record, kind, written, len(rows), deviation))

@@ -94,7 +94,7 @@ def _base_of(source: Source, folder: Path, target: Path) -> tuple[str, str | Non
 
 def _peft_model(source: Source) -> PeftModel:
     """PEFT's model of the run's adapter and head, on a copy of the base."""
-    bridged = source.placed.model if isinstance(source.placed.model, PeftModel) else None
+    bridged = source.injected.model if isinstance(source.injected.model, PeftModel) else None
     factors = {} if bridged else _factors(source)
     settings: Any = copy.deepcopy(bridged.active_peft_config) if bridged else _lora_config(factors, source.config)
     settings.task_type = TASK_TYPES[source.config.model.architecture]
@@ -103,7 +103,7 @@ def _peft_model(source: Source) -> PeftModel:
     for name, own in factors.items():
         _fill(model.get_base_model().get_submodule(name), own)
     for name in source.config.model.head:
-        head = (bridged.get_base_model() if bridged else source.placed.model).get_submodule(name)
+        head = (bridged.get_base_model() if bridged else source.injected.model).get_submodule(name)
         copied = model.get_base_model().get_submodule(name).modules_to_save[ADAPTER_NAME]
         copied.load_state_dict(head.state_dict())
     if bridged:
@@ -118,10 +118,12 @@ def _factors(source: Source) -> dict[str, LoRAFactors]:
     Raises:
         UserError: the method isn't made of such updates, or changed what PEFT would load unchanged.
     """
-    placed, name = source.placed, source.config.adapter.name
-    own = adapters(placed.model)
+    injected, name = source.injected, source.config.adapter.name
+    own = adapters(injected.model)
     factors = {module: factors for module, adapter in own.items() if (factors := adapter.lora_factors())}
-    beside = [key for key in placed.own_tensors() if key not in placed.head and not key.startswith(_prefixes(factors))]
+    beside = [
+        key for key in injected.saved_tensors() if key not in injected.head and not key.startswith(_prefixes(factors))
+    ]
     if not factors or beside:
         raise UserError(f"PEFT has no adapter that is what adapter={name} is.\n{_remedy(own)}")
     for module, adapter in own.items():

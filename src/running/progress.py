@@ -7,8 +7,8 @@ import time
 class RunLine:
     """Shows a run's place in its sweep, its metrics as they come and the time left."""
 
-    def __init__(self, place: str, label: str, max_steps: int) -> None:
-        self.head = f"{place:>7} {label:<28}"
+    def __init__(self, position: str, label: str, max_steps: int) -> None:
+        self.head = f"{position:>7} {label:<28}"
         self.max_steps = max_steps
         self.metrics: dict[str, float] = {}
         self.first: tuple[int, float] | None = None

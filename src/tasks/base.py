@@ -98,7 +98,7 @@ def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str)
             f"task.validation_size={task.validation_size} can't be held out of {len(train)} training rows.\n"
             f"Allowed: 1 to {len(train) - 1}."
         )
-    held_out = set(sorted(range(len(train)), key=lambda index: _place(train[index], index))[: task.validation_size])
+    held_out = set(sorted(range(len(train)), key=lambda index: _sort_key(train[index], index))[: task.validation_size])
     return {
         "train": [row for index, row in enumerate(train) if index not in held_out],
         "validation": [train[index] for index in sorted(held_out)],
@@ -106,6 +106,6 @@ def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str)
     }
 
 
-def _place(row: Row, index: int) -> tuple[bytes, int]:
+def _sort_key(row: Row, index: int) -> tuple[bytes, int]:
     """The row's place in an order that depends on its input text alone, so that equal texts stay together."""
     return hashlib.sha256(f"validation {normalised(input_text(row))}".encode()).digest(), index
