@@ -171,18 +171,18 @@ class Adapter(nn.Module, Method):
     @classmethod
     def _check_options(cls, setup: Setup) -> None:
         keywords = inspect.signature(cls.create).parameters.values()
-        plain = [own.name for own in keywords if own.annotation in (bool, int, float, str)]
-        known = [name for name in plain if not hasattr(setup, name)] + ["dropout"] * cls.has_dropout
+        plain = [keyword.name for keyword in keywords if keyword.annotation in (bool, int, float, str)]
+        names = [name for name in plain if not hasattr(setup, name)] + ["dropout"] * cls.has_dropout
         for option in setup.options:
-            if option not in known:
-                allowed = ", ".join(nearest_first(option, known)) or "none"
+            if option not in names:
+                allowed = ", ".join(nearest_first(option, names)) or "none"
                 raise UserError(f"adapter.options.{option} is no option of {cls.__name__}.\nAllowed: {allowed}.")
 
     @classmethod
     def build(cls, base_layer: nn.Linear, name: str, setup: Setup, shared: dict[str, Any]) -> Self:
         """Make one adapter from what the setup holds for the module called `name`."""
-        given: dict[str, Any] = {"generator": setup.generator, **shared, **setup.options}
-        return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **given)
+        arguments: dict[str, Any] = {"generator": setup.generator, **shared, **setup.options}
+        return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **arguments)
 
     @classmethod
     def shared_tensors(cls, layers: dict[str, nn.Linear], setup: Setup) -> dict[str, Any]:

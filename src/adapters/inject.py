@@ -21,9 +21,9 @@ def find_targets(model: nn.Module, config: "ModelConfig", roles: list[str]) -> l
         UserError: the model has no such module, or one of another size than its yaml says.
     """
     modules = dict(model.named_modules())
-    found: set[str] = set()
-    wanted = [(role, module) for role in roles for module in config.roles[role].module.split(" | ")]
-    for role, module in wanted:
+    targets: set[str] = set()
+    role_modules = [(role, module) for role in roles for module in config.roles[role].module.split(" | ")]
+    for role, module in role_modules:
         pattern = re.compile(re.escape(module).replace(r"\*", r"\d+"))
         matches = [name for name in modules if pattern.fullmatch(name)]
         if len(matches) != config.layers:
@@ -34,8 +34,8 @@ def find_targets(model: nn.Module, config: "ModelConfig", roles: list[str]) -> l
             )
         for name in matches:
             _check_size(modules[name], name, config, role)
-        found.update(matches)
-    return [name for name in modules if name in found]
+        targets.update(matches)
+    return [name for name in modules if name in targets]
 
 
 def _check_size(module: nn.Module, name: str, config: "ModelConfig", role: str) -> None:
@@ -63,7 +63,7 @@ class InjectedModel:
     def saved_tensors(self) -> dict[str, Tensor]:
         """All that must be saved to have the model again: what is added, and what is trained of the base model."""
         tensors = stored_tensors(self.model)
-        return {name: own for name, own in sorted(tensors.items()) if own.requires_grad or name in self.added}
+        return {name: tensor for name, tensor in sorted(tensors.items()) if tensor.requires_grad or name in self.added}
 
     def state(self) -> dict[str, Tensor]:
         """The model's own tensors as they are saved: on the CPU, without gradients."""
@@ -76,18 +76,20 @@ class InjectedModel:
         Raises:
             UserError: the state is of another method, rank or target set.
         """
-        own = self.saved_tensors()
-        wanted = {name: tensor.shape for name, tensor in own.items()}
-        given = {name: tensor.shape for name, tensor in state.items()}
-        if wanted != given:
-            differing = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+        tensors = self.saved_tensors()
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        saved_shapes = {name: tensor.shape for name, tensor in state.items()}
+        if shapes != saved_shapes:
+            differing = sorted(
+                name for name in shapes.keys() | saved_shapes.keys() if shapes.get(name) != saved_shapes.get(name)
+            )
             raise UserError(
                 f"The saved adapter doesn't fit: {len(differing)} tensors differ, {differing[0]} among them "
-                f"(saved {given.get(differing[0])}, wanted {wanted.get(differing[0])}).\n"
+                f"(saved {saved_shapes.get(differing[0])}, wanted {shapes.get(differing[0])}).\n"
                 "Load it with the method, rank and target it was trained with."
             )
         for name, tensor in state.items():
-            own[name].copy_(tensor)
+            tensors[name].copy_(tensor)
         for adapter in adapters(self.model).values():
             adapter.restored()
 

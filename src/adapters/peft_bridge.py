@@ -51,7 +51,7 @@ class PeftBridge(Method):
     @classmethod
     def check(cls, config: "AdaptedModel") -> None:
         """Build PEFT's config from what the yamls say, and compare the method's axes with what it takes."""
-        roles = {role: own.module.split(" | ") for role, own in config.model.roles.items()}
+        roles = {role: role_config.module.split(" | ") for role, role_config in config.model.roles.items()}
         setup = Setup(
             target_modules=[name for role in config.target_roles() for name in roles[role]],
             rank=config.rank,
@@ -69,7 +69,7 @@ class PeftBridge(Method):
         task_type = _task_type(model)
         config = peft_config(setup, task_type)
         name, before = type(config).__name__, _versions(model)
-        weightless = " without its weights" if any(own.is_meta for own in model.parameters()) else ""
+        weightless = " without its weights" if any(parameter.is_meta for parameter in model.parameters()) else ""
         with _drawing_from(setup.generator), _refusals(f"peft.{name} can't be put on this model{weightless}"):
             if config.is_prompt_learning:
                 _fill_in_sizes(config, model)
@@ -93,11 +93,11 @@ def peft_config(setup: Setup, task_type: str | None) -> peft.PeftConfig:
         UserError: the class or one of its arguments doesn't exist, or PEFT refuses a value.
     """
     kind = _config_class(setup)
-    given = {name: _resolved(value, setup) for name, value in _arguments(setup).items()}
+    arguments = {name: _resolved(value, setup) for name, value in _arguments(setup).items()}
     if issubclass(kind, peft.PromptLearningConfig):
-        given.setdefault("task_type", task_type)
+        arguments.setdefault("task_type", task_type)
     with _refusals(f"peft.{kind.__name__} can't be made"):
-        return kind(**given)
+        return kind(**arguments)
 
 
 def _config_class(setup: Setup) -> type[peft.PeftConfig]:
@@ -109,17 +109,21 @@ def _config_class(setup: Setup) -> type[peft.PeftConfig]:
     target = setup.config.get("_target_") or ""
     owner, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(owner), name)
+        named = getattr(importlib.import_module(owner), name)
     except (ImportError, AttributeError, ValueError):
-        found = None
+        named = None
     abstract = (peft.PeftConfig, peft.PromptLearningConfig)
-    if _is_config_class(found) and found not in abstract:
-        return found
-    known = [f"peft.{own}" for own, value in vars(peft).items() if _is_config_class(value) and value not in abstract]
-    wrong = "is no config class of PEFT" if found else "is not known" if target else "names no method"
+    if _is_config_class(named) and named not in abstract:
+        return named
+    class_names = [
+        f"peft.{attribute}"
+        for attribute, value in vars(peft).items()
+        if _is_config_class(value) and value not in abstract
+    ]
+    wrong = "is no config class of PEFT" if named else "is not known" if target else "names no method"
     raise UserError(
         f"adapter.config._target_={target} {wrong}.\n"
-        f"Allowed: {_nearest(f'peft.{name}', known)}.\nSet it to one of PEFT's config classes."
+        f"Allowed: {_nearest(f'peft.{name}', class_names)}.\nSet it to one of PEFT's config classes."
     )
 
 
@@ -134,23 +138,23 @@ def _arguments(setup: Setup) -> dict[str, Any]:
         UserError: one isn't an argument of the class, or names modules to train whole.
     """
     kind = _config_class(setup)
-    known = {own.name for own in fields(kind) if own.init}
-    given = {name: value for name, value in (setup.options | setup.config).items() if name != "_target_"}
-    for name in given:
-        if name not in known:
+    names = {parameter.name for parameter in fields(kind) if parameter.init}
+    arguments = {name: value for name, value in (setup.options | setup.config).items() if name != "_target_"}
+    for name in arguments:
+        if name not in names:
             raise UserError(
-                f"adapter.config.{name} is no argument of peft.{kind.__name__}.\nAllowed: {_nearest(name, known)}."
+                f"adapter.config.{name} is no argument of peft.{kind.__name__}.\nAllowed: {_nearest(name, names)}."
             )
-    if given.get("modules_to_save"):
+    if arguments.get("modules_to_save"):
         raise UserError(
-            f"adapter.config.modules_to_save={given['modules_to_save']} would train a copy of these modules.\n"
+            f"adapter.config.modules_to_save={arguments['modules_to_save']} would train a copy of these modules.\n"
             "Name modules to train whole in model.head=[...], as for every method."
         )
-    return {name: value for name, value in DEFAULTS.items() if name in known} | given
+    return {name: value for name, value in DEFAULTS.items() if name in names} | arguments
 
 
-def _nearest(given: str, names: Iterable[str]) -> str:
-    ordered = nearest_first(given, names)
+def _nearest(name: str, names: Iterable[str]) -> str:
+    ordered = nearest_first(name, names)
     others = len(ordered) - NAMES_SHOWN
     return ", ".join(ordered[:NAMES_SHOWN]) + (f" or {others} others" if others > 0 else "")
 
@@ -158,15 +162,15 @@ def _nearest(given: str, names: Iterable[str]) -> str:
 def _resolved(value: Any, setup: Setup) -> Any:
     """An argument with the references in it replaced by what they stand for."""
     if isinstance(value, list):
-        nested = [_resolved(own, setup) if _is_reference(own, "role") else [_resolved(own, setup)] for own in value]
-        return [own for part in nested for own in part]
+        nested = [_resolved(item, setup) if _is_reference(item, "role") else [_resolved(item, setup)] for item in value]
+        return [item for part in nested for item in part]
     if _is_reference(value, "role"):
         return _looked_up(value, setup.modules_of_role)
     if _is_reference(value, "run"):
         exactly = "|".join(re.escape(name) for name in setup.target_modules)
-        known = {"rank": setup.rank, "alpha": setup.alpha, "target": exactly, "seed": None}
-        found = _looked_up(value, known)
-        return _drawn(setup.generator) if value == "run:seed" else found
+        run_values = {"rank": setup.rank, "alpha": setup.alpha, "target": exactly, "seed": None}
+        looked_up = _looked_up(value, run_values)
+        return _drawn(setup.generator) if value == "run:seed" else looked_up
     return value
 
 
@@ -174,20 +178,20 @@ def _is_reference(value: Any, kind: str) -> bool:
     return isinstance(value, str) and value.startswith(f"{kind}:")
 
 
-def _looked_up(reference: str, known: dict[str, Any]) -> Any:
+def _looked_up(reference: str, values: dict[str, Any]) -> Any:
     kind, _, name = reference.partition(":")
-    if name not in known:
-        allowed = ", ".join(f"{kind}:{own}" for own in nearest_first(name, known))
+    if name not in values:
+        allowed = ", ".join(f"{kind}:{other}" for other in nearest_first(name, values))
         raise UserError(f"adapter.config names {reference}, which this run doesn't have.\nAllowed: {allowed}.")
-    return known[name]
+    return values[name]
 
 
 def _check_axes(config: "AdaptedModel", arguments: dict[str, Any]) -> None:
     """Make sure that the axes in the yaml are those that change the method, since they make runs differ."""
     taken = [axis for axis in AXES if f"run:{axis}" in arguments.values()]
-    own = ["target"] if config.adapter.roles else []
-    if taken != [axis for axis in AXES if axis in [*config.adapter.axes, *own]]:
-        right = [*(axis for axis in taken if axis not in own), "lr"]
+    target_axis = ["target"] if config.adapter.roles else []
+    if taken != [axis for axis in AXES if axis in [*config.adapter.axes, *target_axis]]:
+        right = [*(axis for axis in taken if axis not in target_axis), "lr"]
         raise UserError(
             f"{config.adapter.config['_target_']} with this config takes {', '.join(taken) or 'none'} of "
             f"{', '.join(AXES)}; adapter.axes=[{','.join(config.adapter.axes)}] says otherwise.\n"
@@ -249,12 +253,12 @@ def _unwrap_head(injected: nn.Module) -> None:
 
 def _versions(model: nn.Module) -> dict[int, tuple[Tensor, int, int]]:
     """The model's tensors by identity, each with its place in memory and the number of changes made to it."""
-    return {id(own): (own, own.data_ptr(), own._version) for own in stored_tensors(model).values()}
+    return {id(tensor): (tensor, tensor.data_ptr(), tensor._version) for tensor in stored_tensors(model).values()}
 
 
 def _check_base(name: str, before: dict[int, Any], after: dict[int, Any]) -> None:
     """Make sure that the base model's tensors are all there and unchanged."""
-    if any(after.get(key, (None,))[1:] != own[1:] for key, own in before.items()):
+    if any(after.get(key, (None,))[1:] != tensor[1:] for key, tensor in before.items()):
         raise UserError(
             f"peft.{name} with these arguments changes weights of the base model.\n"
             "Choose an initialisation that leaves them as they are, or another method."
@@ -270,7 +274,7 @@ def _check_method(name: str, injected: Any, setup: Setup) -> None:
         )
     asked = [field for field, value in _arguments(setup).items() if value == "run:rank"]
     sizes = [getattr(module, field, None) for module in injected.modules() for field in asked]
-    taken = {rank for own in sizes if isinstance(own, dict) for rank in own.values()} - {setup.rank}
+    taken = {rank for size in sizes if isinstance(size, dict) for rank in size.values()} - {setup.rank}
     if taken and not setup.config.get("rank_pattern"):
         raise UserError(
             f"rank={setup.rank} doesn't fit peft.{name} on these modules: PEFT would take {sorted(taken)} instead.\n"

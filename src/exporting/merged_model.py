@@ -63,9 +63,9 @@ def _merged(source: Source) -> Any:
     for name, adapter in adapters(model).items():
         model.set_submodule(name, adapter.merge())
     dequantize(model)
-    own, plain = (dict(module.named_parameters()).keys() for module in (model, source.base.module))
-    if own != plain:
-        raise UserError(_unmergeable(source, f"it adds {min(own - plain, default='nothing that merges')}"))
+    names, base_names = (dict(module.named_parameters()).keys() for module in (model, source.base.module))
+    if names != base_names:
+        raise UserError(_unmergeable(source, f"it adds {min(names - base_names, default='nothing that merges')}"))
     return model
 
 

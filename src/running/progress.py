@@ -23,8 +23,8 @@ class RunLine:
         """Show the metrics known so far and the time that the remaining steps will take."""
         self.metrics |= metrics
         self.first = self.first or (step, time.monotonic())
-        known = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
-        self.show(f"step {step}/{self.max_steps}  {known}  {self._left(step)}")
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        self.show(f"step {step}/{self.max_steps}  {shown}  {self._left(step)}")
 
     def end(self, outcome: str, seconds_left: float | None = None) -> None:
         """Print the line for good, with the time left for the sweep."""

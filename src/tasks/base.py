@@ -49,10 +49,10 @@ class LoadedTask:
 
     def warnings(self, config: Config) -> list[str]:
         """What a reader of the scores should know of the data; validating on the test split is said by its name."""
-        found = [own.warning(config.task.name, split) for split, own in self.overlaps.items()]
+        leaks = [overlap.warning(config.task.name, split) for split, overlap in self.overlaps.items()]
         same = self.data.splits["validation"] is self.data.splits["test"]
         said = [f"task={config.task.name}: protocol=paper validates on the test split"] if same else []
-        return [*self.data.notes, *said, *(warning for warning in found if warning)]
+        return [*self.data.notes, *said, *(warning for warning in leaks if warning)]
 
 
 def load_task(config: Config) -> LoadedTask:

@@ -43,13 +43,13 @@ def load(source: Source, *, set_name: str | None = None) -> TaskData:
 
 
 def _rows(source: Source, part: str, set_name: str | None) -> list[Row]:
-    split, _, own_name = part.partition("_")
-    name = own_name or set_name
+    split, _, part_name = part.partition("_")
+    name = part_name or set_name
     if name is not None and name not in ORIGINALS:
         allowed = ", ".join(nearest_first(name, ORIGINALS))
         raise UserError(f"task={source.task.name} asks for the commonsense set '{name}'.\nAllowed: {allowed}.")
     read = as_published if source.has_file(part) or name is None else ORIGINALS[name]
-    named = {"set": own_name} if split == "test" and own_name else {}
+    named = {"set": part_name} if split == "test" and part_name else {}
     rows = []
     for record in source.records(part):
         instruction, answer = read(record)
@@ -65,8 +65,8 @@ def as_published(record: DataRecord) -> tuple[str, str]:
         UserError: its answer is none of those that the instruction allows, or its output says otherwise.
     """
     instruction, output = record["instruction"], record["output"]
-    _, found, choices = instruction.rpartition(FORMAT)
-    if not found:
+    _, marker, choices = instruction.rpartition(FORMAT)
+    if not marker:
         raise UserError(
             f"{record.location} has an instruction without '{FORMAT}...' at its end: '{instruction[-60:]}'."
         )

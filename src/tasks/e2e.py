@@ -66,11 +66,11 @@ def _pairs(source: Source, split: str) -> list[tuple[str, str]]:
 
 def as_lora_writes(record: DataRecord, column: str) -> str:
     """`name[Cocum], priceRange[£20-25]` as `name : Cocum | price : £ 20 - 25`."""
-    given = record[column]
-    fields = FIELD.findall(given)
-    if not fields or FIELD.sub("", given):
+    text = record[column]
+    fields = FIELD.findall(text)
+    if not fields or FIELD.sub("", text):
         raise UserError(
-            f"{record.location} has '{given}' in column '{column}'.\nIt should be as in name[Cocum], area[...]."
+            f"{record.location} has '{text}' in column '{column}'.\nIt should be as in name[Cocum], area[...]."
         )
     return " | ".join(f"{NAMES.get(name, name)} : {_value(name, value)}" for name, value in fields)
 

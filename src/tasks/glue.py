@@ -64,14 +64,14 @@ def _row(record: DataRecord, columns: dict[str, str], labels: list[str]) -> Row:
 
 def _score(record: DataRecord, column: str) -> float:
     """A similarity with the files' three decimals; the hub has the nearest float32."""
-    given = record[column]
+    value = record[column]
     try:
-        score = round(float(given), 3)
+        score = round(float(value), 3)
     except (TypeError, ValueError):
         score = -1.0
     if not 0 <= score <= LARGEST_SCORE:
         raise UserError(
-            f"{record.location} has the score '{given}' in column '{column}'.\n"
+            f"{record.location} has the score '{value}' in column '{column}'.\n"
             f"Allowed: a number from 0 to {LARGEST_SCORE:g}; the official test set's scores are hidden."
         )
     return score

@@ -40,13 +40,13 @@ class DataRecord(dict[str, Any]):
         Raises:
             UserError: it is neither.
         """
-        given = self[column]
-        if given in names:
-            return names.index(given)
-        if str(given).isdecimal() and int(given) < len(names):
-            return int(given)
+        value = self[column]
+        if value in names:
+            return names.index(value)
+        if str(value).isdecimal() and int(value) < len(names):
+            return int(value)
         allowed = ", ".join(f"{name} ({index})" for index, name in enumerate(names))
-        raise UserError(f"{self.location} has the label '{given}' in column '{column}'.\nAllowed: {allowed}.")
+        raise UserError(f"{self.location} has the label '{value}' in column '{column}'.\nAllowed: {allowed}.")
 
 
 class Source:
@@ -74,11 +74,11 @@ class Source:
             UserError: the part isn't there, can't be read, or is empty.
         """
         source, has_file = self.task.sources[part], self.has_file(part)
-        found = list(self._from_file(part, source, header) if has_file else self._from_hub(part, source))
-        if not found:
+        records = list(self._from_file(part, source, header) if has_file else self._from_hub(part, source))
+        if not records:
             where = self._path(source) if has_file else f"{source.hub_id} {source.split}"
             raise UserError(f"task={self.task.name}: {where} has no rows, but '{part}' is made of them.")
-        return found
+        return records
 
     def _path(self, source: SourceConfig) -> Path:
         return Path(self.task.data_dir or "") / (source.file or "")
@@ -89,10 +89,10 @@ class Source:
             raise UserError(f"task.data_dir={folder} is not a folder.\nGive the one that holds {source.file}.")
         path = self._path(source)
         if not source.file or not path.is_file():
-            wanted = f"{path} is a folder, not a file" if path.is_dir() else f"{path} doesn't exist"
-            wanted = wanted if source.file else f"task={self.task.name} names no file for '{part}'"
+            problem = f"{path} is a folder, not a file" if path.is_dir() else f"{path} doesn't exist"
+            problem = problem if source.file else f"task={self.task.name} names no file for '{part}'"
             raise UserError(
-                f"{wanted}.\ntask.data_dir={folder} has: {_listing(folder, source.file or '')}.\n"
+                f"{problem}.\ntask.data_dir={folder} has: {_listing(folder, source.file or '')}.\n"
                 f"Give the folder that holds {source.file or 'the file'}, or set task.sources.{part}.file=..."
             )
         yield from read(path, header=header)
@@ -196,8 +196,8 @@ def _txt(file: TextIO, header: list[str] | None) -> Located:
 READERS = {"jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": _tsv, "txt": _txt}
 
 
-def _listing(folder: Path, wanted: str) -> str:
-    """What the folder holds, the likeliest first: files where the wanted name is one, else folders too."""
+def _listing(folder: Path, name: str) -> str:
+    """What the folder holds, the likeliest first: files where `name` is one, else folders too."""
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*")) + sorted(folder.glob("*/*"))]
-    shown = nearest_first(wanted, names)[:6]
+    shown = nearest_first(name, names)[:6]
     return (", ".join(shown) + (", ..." if len(names) > len(shown) else "")) if names else "nothing"

@@ -91,11 +91,11 @@ def _numbered(records: list[DataRecord]) -> dict[str, list[str]]:
 def _query(record: DataRecord) -> tuple[int, int, list[Condition]]:
     """Aggregation, selected column and conditions; the hub keeps these as one list a field, the files as triples."""
     sql = DataRecord(record["sql"], f"{record.location}, sql")
-    given: Any = sql["conds"]
-    if isinstance(given, dict):
-        fields = DataRecord(given, f"{sql.location}.conds")
-        given = zip(fields["column_index"], fields["operator_index"], fields["condition"], strict=True)
-    return sql["agg"], sql["sel"], [(column, operator, str(value)) for column, operator, value in given]
+    conditions: Any = sql["conds"]
+    if isinstance(conditions, dict):
+        fields = DataRecord(conditions, f"{sql.location}.conds")
+        conditions = zip(fields["column_index"], fields["operator_index"], fields["condition"], strict=True)
+    return sql["agg"], sql["sel"], [(column, operator, str(value)) for column, operator, value in conditions]
 
 
 def _sql(record: DataRecord, columns: Sequence[str]) -> str:
@@ -109,11 +109,11 @@ def _sql(record: DataRecord, columns: Sequence[str]) -> str:
         return names[index]
 
     parts = ["SELECT", named(AGGREGATIONS, aggregation, "aggregation"), named(columns, selected, "column")]
-    wanted = [
+    clauses = [
         f"{named(columns, column, 'column')} {named(OPERATORS, operator, 'operator')} {_literal(value)}"
         for column, operator, value in conditions
     ]
-    return " ".join(filter(None, parts)) + " FROM table" + (f" WHERE {' AND '.join(wanted)}" if wanted else "")
+    return " ".join(filter(None, parts)) + " FROM table" + (f" WHERE {' AND '.join(clauses)}" if clauses else "")
 
 
 def _literal(value: str) -> str:

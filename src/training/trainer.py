@@ -169,17 +169,17 @@ class _AdapterTrainer(Trainer):
         """AdamW with the head at its own rate and everything else at the method's, times the adapter's own ratio."""
         groups: dict[float, list[nn.Parameter]] = {}
         ratios = {
-            f"{name}.{own}": ratio
+            f"{name}.{parameter}": ratio
             for name, adapter in adapters(self.injected.model).items()
-            for own, ratio in adapter.lr_ratios.items()
+            for parameter, ratio in adapter.lr_ratios.items()
         }
         for name, parameter in self.injected.model.named_parameters():
             if parameter.requires_grad:
                 in_head = name in self.injected.head
                 rate = self.recipe.settings.head_lr if in_head else (self.recipe.lr or 0.0) * ratios.get(name, 1.0)
                 groups.setdefault(rate, []).append(parameter)
-        given = [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
-        self.optimizer = torch.optim.AdamW(given, weight_decay=self.recipe.settings.weight_decay, fused=True)
+        parameter_groups = [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+        self.optimizer = torch.optim.AdamW(parameter_groups, weight_decay=self.recipe.settings.weight_decay, fused=True)
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
