@@ -476,7 +476,7 @@ def test_an_option_that_a_method_does_not_have_is_refused_with_those_that_it_has
     assert set(allowed.rstrip(".").split(", ")) == set(yaml_of(name).get("options", {}) or ["none"])
 
 
-def test_an_unknown_initialisation_of_lora_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_initialization_of_lora_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"init=x (.|\n)*gaussian, kaiming"):
         injected("lora", setup(init="x"))
 

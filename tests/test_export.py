@@ -218,7 +218,7 @@ def quantized(runs: Runs) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("adapter", ["lora", "pissa", "peft/ia3"])
-def test_a_quantised_run_is_merged_onto_the_dequantised_weights(
+def test_a_quantized_run_is_merged_onto_the_dequantized_weights(
     quantized: Callable[[str], Path], tmp_path: Path, adapter: str
 ) -> None:
     folder = quantized(adapter)
@@ -226,14 +226,14 @@ def test_a_quantised_run_is_merged_onto_the_dequantised_weights(
     assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(own_model(folder)))
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
-    assert "merged onto the dequantised nf4 weights" in done.written.description
+    assert "merged onto the dequantized nf4 weights" in done.written.description
     facts = json.loads((tmp_path / "out" / "export.json").read_text())
     assert facts["run_id"] == folder.name
     assert (facts["format"], facts["base_weights"]) == ("merged", "nf4")
     assert facts["checked"]["largest_logit_deviation"] == done.deviation
 
 
-def test_an_adapter_of_a_quantised_run_says_how_to_load_its_base(
+def test_an_adapter_of_a_quantized_run_says_how_to_load_its_base(
     quantized: Callable[[str], Path], tmp_path: Path
 ) -> None:
     done = export(quantized("lora"), "peft", tmp_path / "out")

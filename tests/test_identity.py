@@ -84,7 +84,7 @@ def test_a_method_with_its_own_roles_is_one_run_in_a_target_sweep() -> None:
     assert folder("adapter=houlsby") != folder("adapter=houlsby", "adapter.roles=[output]")
 
 
-def test_the_folder_of_a_run_on_a_quantised_base_says_so() -> None:
+def test_the_folder_of_a_run_on_a_quantized_base_says_so() -> None:
     assert "/lora-r8-qv-nf4-s0-" in folder("target=qv", "quantization=nf4")
 
 

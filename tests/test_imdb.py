@@ -111,7 +111,7 @@ def test_a_test_review_whose_copy_is_held_out_was_not_trained_on(real_task: Load
     assert real_task.overlaps["test"].exact == len(texts["test"] & texts["train"]) == 0
 
 
-def test_an_unlabelled_review_is_refused(root: Path, tmp_path: Path) -> None:
+def test_an_unlabeled_review_is_refused(root: Path, tmp_path: Path) -> None:
     with (root / "imdb/train.jsonl").open("a") as file:
         file.write('{"id": "train/unsup/0_0", "text": "unrated", "label": -1}\n')
     with pytest.raises(UserError, match=r"train\.jsonl:41 has the label '-1'.*\nAllowed: neg \(0\), pos \(1\)"):

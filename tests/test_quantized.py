@@ -1,4 +1,4 @@
-"""Quantised bases: weights as the paper defines them, layers that compute what they hold, whole runs on top."""
+"""Quantized bases: weights as the paper defines them, layers that compute what they hold, whole runs on top."""
 
 import copy
 import os
@@ -55,7 +55,7 @@ def rounded_to_nf4(weight: Tensor) -> Tensor:
 
 
 def assert_is_rounded(kind: str, given: Tensor, weight: Tensor) -> None:
-    """Hold a dequantised weight against the papers: NF4, or the nearest whole 127th of its row's largest magnitude."""
+    """Hold a dequantized weight against the papers: NF4, or the nearest whole 127th of its row's largest magnitude."""
     if kind == "nf4":
         torch.testing.assert_close(given, rounded_to_nf4(weight), rtol=0, atol=1e-6)
         return
@@ -85,7 +85,7 @@ def quantized_model(kind: str, *overrides: str) -> nn.Module:
 
 @pytest.mark.parametrize("shape", [(96, 64), (5, 7), (33, 128)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_dequantised_weight_is_the_paper_s(kind: str, shape: tuple[int, int]) -> None:
+def test_the_dequantized_weight_is_the_paper_s(kind: str, shape: tuple[int, int]) -> None:
     plain, quantized = layer(kind, *shape)
     assert_is_rounded(kind, dense_weight(quantized), plain.weight.detach())
     assert dense_weight(quantized).dtype == torch.float32
@@ -106,7 +106,7 @@ def test_a_weight_put_in_its_place_is_rounded_the_same_way(kind: str) -> None:
 
 @pytest.mark.parametrize("shape", [(96, 64), (5, 7)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_layer_computes_with_its_dequantised_weight_trained_or_evaluated(kind: str, shape: tuple[int, int]) -> None:
+def test_a_layer_computes_with_its_dequantized_weight_trained_or_evaluated(kind: str, shape: tuple[int, int]) -> None:
     # bitsandbytes' own layers evaluate in bfloat16 (4 bits) or with 8-bit inputs (8 bits) on this very CPU or another
     _, quantized = layer(kind, *shape)
     before = copy.deepcopy(quantized)
@@ -152,7 +152,7 @@ def test_a_deep_copy_is_equal_and_independent(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_linear_layer_but_the_head_is_quantised(kind: str) -> None:
+def test_every_linear_layer_but_the_head_is_quantized(kind: str) -> None:
     classifier = load_base(composed().model, num_labels=10, attention="eager", quantization=kind).module
     named = {name: type(module) for name, module in classifier.named_modules() if isinstance(module, nn.Linear)}
     assert named.pop("classifier") is nn.Linear
@@ -164,7 +164,7 @@ def test_every_linear_layer_but_the_head_is_quantised(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_are_those_that_transformers_quantises_on_loading(kind: str) -> None:
+def test_weights_are_those_that_transformers_quantizes_on_loading(kind: str) -> None:
     from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
     from src.models.base_model import find_weights
@@ -204,7 +204,7 @@ def test_the_ledger_counts_weights_and_not_bytes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_merging_adds_the_adapter_to_the_dequantised_weight(kind: str) -> None:
+def test_merging_adds_the_adapter_to_the_dequantized_weight(kind: str) -> None:
     _, quantized = layer(kind)
     adapter = LoRA(quantized, rank=3, alpha=6.0, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_merging_adds_the_adapter_to_the_dequantised_weight(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sizes", [(12,), (5, 7)], ids=str)
-def test_a_gradient_taken_at_outputs_is_the_one_of_the_dequantised_weights(kind: str, sizes: tuple[int, ...]) -> None:
+def test_a_gradient_taken_at_outputs_is_the_one_of_the_dequantized_weights(kind: str, sizes: tuple[int, ...]) -> None:
     config = composed(*TINY)
     base = load_base(config.model, num_labels=0, attention="eager", quantization=kind)
     examples = encoded_splits(config, base.tokenizer)["train"]
@@ -278,14 +278,14 @@ def test_a_whole_run_trains_only_the_adapter_and_scores_what_it_saved(
     assert record["parameters"]["total"] == sum(own.numel() for own in quantized_model("none").parameters())
 
 
-def test_the_same_quantised_run_twice_is_equal_to_the_bit(tiny: Make, tmp_path: Path) -> None:
+def test_the_same_quantized_run_twice_is_equal_to_the_bit(tiny: Make, tmp_path: Path) -> None:
     config = tiny("adapter=lora", "rank=3", "quantization=nf4", "trainer.max_steps=3")
     first, again = (run(config, tmp_path / name) for name in ("a", "b"))
     assert first["history"] == again["history"]
     assert (tmp_path / "a" / ADAPTER).read_bytes() == (tmp_path / "b" / ADAPTER).read_bytes()
 
 
-def test_a_quantised_run_has_a_folder_of_its_own_and_another_update_direction(tiny: Make, tmp_path: Path) -> None:
+def test_a_quantized_run_has_a_folder_of_its_own_and_another_update_direction(tiny: Make, tmp_path: Path) -> None:
     plain, quantized = (
         run(tiny("adapter=lora_sb", "rank=4", f"quantization={kind}", "trainer.max_steps=2"), tmp_path / kind)
         for kind in ("none", "nf4")
@@ -318,7 +318,7 @@ def test_what_works_passes_the_check(kind: str) -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_the_command_line_refuses_a_quantised_run_without_bitsandbytes(tmp_path: Path) -> None:
+def test_the_command_line_refuses_a_quantized_run_without_bitsandbytes(tmp_path: Path) -> None:
     (tmp_path / "bitsandbytes.py").write_text("raise ImportError('broken on purpose')")
     command = [sys.executable, "-m", "src.run", *TINY, "quantization=nf4", f"results_dir={tmp_path}/r"]
     path = {"PYTHONPATH": str(tmp_path)}
@@ -331,7 +331,7 @@ def test_the_command_line_refuses_a_quantised_run_without_bitsandbytes(tmp_path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_base_in_bfloat16_is_quantised_too(tiny: Make, tmp_path: Path, kind: str) -> None:
+def test_a_base_in_bfloat16_is_quantized_too(tiny: Make, tmp_path: Path, kind: str) -> None:
     short = ["trainer.max_steps=3", "trainer.precision=bf16", "model.dtype=bfloat16"]
     record = run(tiny("adapter=lora", "rank=4", f"quantization={kind}", *short), tmp_path)
     assert record["identity"]["quantization"] == kind

@@ -98,7 +98,7 @@ class Adapter(nn.Module, Method):
     The other methods have defaults that suit most.
 
     Args:
-        base_layer: the layer to wrap, weight (out_features, in_features), quantised or not; it is frozen.
+        base_layer: the layer to wrap, weight (out_features, in_features), quantized or not; it is frozen.
         rank: inner dimension, 1 to min(out_features, in_features).
         alpha: numerator of `scaling`, by default alpha / rank.
         dropout: probability of dropping an element of the adapter's input while training.

@@ -5,7 +5,7 @@ as backward produces it: sign, decomposition in float32, and the gradient is fre
 layers' gradients exist at once; with more, the targets' sums do between batches, since a sign can't be summed.
 Gradients of embeddings, norms and the head are never computed, and the global random state is left alone.
 
-A quantised weight can't have a gradient. There the layer's output stands in for it: with X (tokens, in_features) and
+A quantized weight can't have a gradient. There the layer's output stands in for it: with X (tokens, in_features) and
 the gradient of the output dY (tokens, out_features), the gradient of the weight is dY^T X.
 """
 
@@ -64,7 +64,7 @@ def update_directions(
 
 
 class _Sum:
-    """The gradient of a quantised layer's weight, summed over the backward passes since it was made."""
+    """The gradient of a quantized layer's weight, summed over the backward passes since it was made."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.total: Tensor | None = None

@@ -11,7 +11,7 @@ PEFT makes V at every step; here its norm comes from the factors, so nothing of 
 
     ||V||^2 = ||W0||^2 + 2 scaling <W0 A^T, B> + scaling^2 <B (A A^T), B>,    <,> the rows' inner products
 
-W0 A^T is what the base layer makes of A, so the base may be quantised. Dropout acts on the low-rank path alone;
+W0 A^T is what the base layer makes of A, so the base may be quantized. Dropout acts on the low-rank path alone;
 PEFT's drops out the input of the (m / ||V|| - 1) W0 x part as well, and runs the base layer twice for it.
 """
 

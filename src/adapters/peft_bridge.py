@@ -261,7 +261,7 @@ def _check_base(name: str, before: dict[int, Any], after: dict[int, Any]) -> Non
     if any(after.get(key, (None,))[1:] != tensor[1:] for key, tensor in before.items()):
         raise UserError(
             f"peft.{name} with these arguments changes weights of the base model.\n"
-            "Choose an initialisation that leaves them as they are, or another method."
+            "Choose an initialization that leaves them as they are, or another method."
         )
 
 

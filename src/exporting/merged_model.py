@@ -31,7 +31,7 @@ def write(source: Source, folder: Path, target: Path) -> Written:
     layout = {"state_dict": fused_state_dict(model)} if config.model.fused else {}
     model.save_pretrained(folder, **layout)
     source.base.tokenizer.save_pretrained(folder)
-    onto = "" if config.quantization == "none" else f", merged onto the dequantised {config.quantization} weights"
+    onto = "" if config.quantization == "none" else f", merged onto the dequantized {config.quantization} weights"
     return Written(
         f"a {type(model).__name__} in float32{onto}", f'{auto_class(config).__name__}.from_pretrained("{target}")'
     )
@@ -70,7 +70,7 @@ def _merged(source: Source) -> Any:
 
 
 def _merged_by_peft(source: Source) -> Any:
-    """Merge one of PEFT's methods its own way, on weights that aren't quantised: PEFT would round the result again."""
+    """Merge one of PEFT's methods its own way, on weights that aren't quantized: PEFT would round the result again."""
     injected = _on_dense_base(source) if source.config.quantization != "none" else source.injected
     model: Any = injected.model
     if model.active_peft_config.is_prompt_learning:

@@ -59,7 +59,7 @@ def write(source: Source, folder: Path, target: Path) -> Written:
 
 
 def load(source: Source, folder: Path, rows: list[Row]) -> nn.Module:
-    """Load it with PEFT onto the plain base model, or onto one quantised as the run's was."""
+    """Load it with PEFT onto the plain base model, or onto one quantized as the run's was."""
     config = source.config
     if config.quantization == "none":
         model = plain_model(source, find_weights(config.model) or folder / DRAWN_BASE, config.model.dtype)

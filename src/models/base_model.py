@@ -166,20 +166,20 @@ def empty_model(config: ModelConfig, *, num_labels: int) -> "PreTrainedModel":
     Raises:
         UserError: the yaml doesn't say how large the model is.
     """
-    import_modelling()
+    import_modeling()
     import torch
     from transformers.initialization import no_init_weights
 
     extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
     with torch.device("meta"), no_init_weights():
         model = _unfused(_auto_class(config).from_config(_described(config, **extra)), config)
-    model.tie_weights()  # a part of the initialisation that was left out
+    model.tie_weights()  # a part of the initialization that was left out
     return model
 
 
 @lru_cache(maxsize=1)
-def import_modelling() -> None:
-    """Import torch and transformers' modelling code with the garbage collector held, which takes a third less time.
+def import_modeling() -> None:
+    """Import torch and transformers' modeling code with the garbage collector held, which takes a third less time.
 
     The imports make half a million objects that stay for good. The collector would look through them again and again
     meanwhile, and once more when the process ends, unless they are frozen.

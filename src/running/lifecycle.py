@@ -80,7 +80,7 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
 
         record = execute(config, folder, report)
         scores = {split: metric["value"] for split, metric in record["metrics"].items()}
-        tracker.summarise(scores | {"parameters": record["parameters"], "time": record["time"]})
+        tracker.summarize(scores | {"parameters": record["parameters"], "time": record["time"]})
     return record
 
 

@@ -22,7 +22,7 @@ class Tracker:
         if self.run is not None:
             self.run.log(metrics, step=step)
 
-    def summarise(self, values: dict[str, Any]) -> None:
+    def summarize(self, values: dict[str, Any]) -> None:
         """Record the run's final values."""
         if self.run is not None:
             self.run.summary.update(values)

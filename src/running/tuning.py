@@ -16,7 +16,7 @@ from src.results.schema import Record
 from src.results.store import read_record
 from src.running.inputs import folder_of
 
-STEP = math.sqrt(10)  # between neighbouring rates: half a decade
+STEP = math.sqrt(10)  # between neighboring rates: half a decade
 
 
 @dataclass(frozen=True)

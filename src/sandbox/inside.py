@@ -46,7 +46,7 @@ def call(name: str, *arguments: Any) -> None:
 
 
 def enter_namespaces(new_user_namespace: bool) -> None:
-    """Return as process 1 of new namespaces: nothing outside can be signalled or reached, and all ends with it."""
+    """Return as process 1 of new namespaces: nothing outside can be signaled or reached, and all ends with it."""
     user, group = os.geteuid(), os.getegid()
     call("unshare", NAMESPACES | (USER_NAMESPACE if new_user_namespace else 0))
     if new_user_namespace:

@@ -48,9 +48,9 @@ def ledger_of(config: CountConfig, *, keep_model: bool = True) -> "Ledger":
     Raises:
         UserError: the method can't be injected into this model.
     """
-    from src.models.base_model import empty_model, import_modelling
+    from src.models.base_model import empty_model, import_modeling
 
-    import_modelling()
+    import_modeling()
     from src.adapters.ledger import count
     from src.running.assemble import inject_empty
 

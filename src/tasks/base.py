@@ -10,7 +10,7 @@ from typing import Any
 
 from src.config.schema import Config, TaskConfig, task_config
 from src.errors import UserError
-from src.tasks.overlap import Overlap, input_text, normalised, overlap
+from src.tasks.overlap import Overlap, input_text, normalized, overlap
 from src.tasks.source import Source
 
 SPLITS = ("train", "validation", "test")
@@ -108,4 +108,4 @@ def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str)
 
 def _sort_key(row: Row, index: int) -> tuple[bytes, int]:
     """The row's place in an order that depends on its input text alone, so that equal texts stay together."""
-    return hashlib.sha256(f"validation {normalised(input_text(row))}".encode()).digest(), index
+    return hashlib.sha256(f"validation {normalized(input_text(row))}".encode()).digest(), index

@@ -116,7 +116,7 @@ def _openbookqa(record: DataRecord) -> tuple[str, str]:
 
 
 def _lettered(record: DataRecord, question: str) -> tuple[str, str]:
-    """A question of AI2's, whose choices are labelled A, B, C, D or 1, 2, 3, 4."""
+    """A question of AI2's, whose choices are labeled A, B, C, D or 1, 2, 3, 4."""
     choices = record["choices"]
     return _choose(QUESTION + question, "Answer", choices["text"], _right(record, "answerKey", choices["label"]))
 

@@ -10,7 +10,7 @@ BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of `items` inputs, how many occur in the training data character by character, and how many normalised."""
+    """Of `items` inputs, how many occur in the training data character by character, and how many normalized."""
 
     items: int
     exact: int
@@ -29,12 +29,12 @@ class Overlap:
 def overlap(train: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> Overlap:
     """Count the held-out rows whose input is also the input of a training row; labels and answers have no part."""
     train_texts = {input_text(row) for row in train}
-    normalized_train_texts = {normalised(text) for text in train_texts}
+    normalized_train_texts = {normalized(text) for text in train_texts}
     texts = [input_text(row) for row in held_out]
     return Overlap(
         items=len(texts),
         exact=sum(text in train_texts for text in texts),
-        normalised=sum(normalised(text) in normalized_train_texts for text in texts),
+        normalised=sum(normalized(text) in normalized_train_texts for text in texts),
     )
 
 
@@ -44,6 +44,6 @@ def input_text(row: dict[str, Any]) -> str:
     return "\n".join(shown)
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """The text without case, punctuation, spacing and Unicode variants."""
     return BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()

@@ -1,4 +1,4 @@
-"""Summarise a chat: SAMSum (Gliwa et al. 2019, arXiv 1911.12237).
+"""Summarize a chat: SAMSum (Gliwa et al. 2019, arXiv 1911.12237).
 
     {"id": "13862856", "summary": "Hannah needs Betty's number but Amanda doesn't have it. She needs to contact Larry.",
      "dialogue": "Hannah: Hey, do you have Betty's number?\\nAmanda: Lemme check\\nHannah: <file_gif>\\n..."}

@@ -1,4 +1,4 @@
-"""From rows to batches: tokenise once, bucket by length, pad to the longest of the batch."""
+"""From rows to batches: tokenize once, bucket by length, pad to the longest of the batch."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ Example = dict[str, Any]
 
 
 def encode(rows: list[Row], tokenizer: PreTrainedTokenizerBase, task: TaskConfig) -> list[Example]:
-    """Tokenise rows: `input_ids` and `labels` of each.
+    """Tokenize rows: `input_ids` and `labels` of each.
 
     A classifier's label is its class or number; a pair of texts has `token_type_ids` where the model tells them apart.
     A causal language model's labels are the answer and the end-of-text token, with the prompt masked out of the loss.
@@ -66,7 +66,7 @@ def shortened(prompt: list[int], length: int, tokenizer: PreTrainedTokenizerBase
 
 
 def encoded_splits(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
-    """All splits of a run's task, tokenised once per process and tokenizer."""
+    """All splits of a run's task, tokenized once per process and tokenizer."""
     return _encoded_splits(json.dumps(asdict(config.task), sort_keys=True), load_task(config), tokenizer)
 
 

@@ -6,7 +6,7 @@ eval_math.py), else the whole text, which suits references that are bare answers
 are, white space aside, or if huggingface/Math-Verify takes them for equal: 1/2, 0.5 and \frac12 are. Percent signs are
 dropped, as by hendrycks/math.
 
-What differs: hendrycks/math and MetaMath compare normalised texts (`is_equiv`), which is stricter: 1/4 isn't 0.25.
+What differs: hendrycks/math and MetaMath compare normalized texts (`is_equiv`), which is stricter: 1/4 isn't 0.25.
 Math-Verify by itself looks for an answer anywhere in a text, which is more lenient: here prose without a mark is wrong.
 
 Nothing hangs: Math-Verify stops reading or comparing after three seconds, and an answer of more than 400 characters is
