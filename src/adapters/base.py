@@ -160,6 +160,7 @@ class Adapter(nn.Module, Method):
         Raises:
             UserError: a target is no linear layer, or the method hasn't one of the options.
         """
+        # Looked at before the first is replaced, so that a target of another kind leaves the model as it was.
         cls._check_options(setup)
         layers = {name: cls.checked_layer(model.get_submodule(name), name) for name in setup.target_modules}
         shared = cls.shared_tensors(layers, setup)
@@ -171,7 +172,9 @@ class Adapter(nn.Module, Method):
     @classmethod
     def _check_options(cls, setup: Setup) -> None:
         keywords = inspect.signature(cls.create).parameters.values()
+        # Tensors among the keywords come from `build` and `shared_tensors`, never from a yaml.
         plain = [keyword.name for keyword in keywords if keyword.annotation in (bool, int, float, str)]
+        # Nor is a keyword an option that the setup has a field for, such as LoRA-SB's step_size.
         names = [name for name in plain if not hasattr(setup, name)] + ["dropout"] * cls.has_dropout
         for option in setup.options:
             if option not in names:
@@ -253,6 +256,7 @@ class Adapter(nn.Module, Method):
     def merge(self) -> nn.Linear:
         """A plain linear layer that computes the same; the adapter itself stays as it is."""
         weight, bias = self.merged_weight(), self.merged_bias()
+        # Without a start: drawing one would move the global random state.
         merged = nn.utils.skip_init(
             nn.Linear, self.in_features, self.out_features, bias=bias is not None, device=weight.device
         ).to(weight.dtype)

@@ -21,6 +21,7 @@ class BitFit(Method):
         Raises:
             UserError: the model has none.
         """
+        # Not getattr: a module's `bias` may be something else than a parameter, such as a flag.
         candidates = [module._parameters.get("bias") for module in model.modules()]
         biases = [bias for bias in candidates if bias is not None]
         if not biases:

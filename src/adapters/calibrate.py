@@ -53,6 +53,7 @@ def update_directions(
     sums = {name: _Sum(model.get_submodule(name)) for name in targets if name not in dense}
     for batch in batches[:-1]:
         _backward(model, batch, loss)
+    # Only now, since a gradient is freed once it is taken: until here they add up.
     hooks = [weight.register_post_accumulate_grad_hook(_take(name, directions, keep)) for name, weight in dense.items()]
     for name, gradient_sum in sums.items():
         gradient_sum.when_complete = _decompose_into(directions, name, keep)
@@ -60,6 +61,7 @@ def update_directions(
     for hook in [*hooks, *(gradient_sum.hook for gradient_sum in sums.values())]:
         hook.remove()
     model.requires_grad_(False).train(mode)
+    # In the targets' order; backward came to the last layer first.
     return {name: directions[name] for name in targets}
 
 

@@ -88,6 +88,7 @@ class InjectedModel:
                 f"(saved {saved_shapes.get(differing[0])}, wanted {shapes.get(differing[0])}).\n"
                 "Load it with the method, rank and target it was trained with."
             )
+        # Copied, not replaced: a tensor that several modules share stays shared.
         for name, tensor in state.items():
             tensors[name].copy_(tensor)
         for adapter in adapters(self.model).values():
@@ -98,6 +99,7 @@ def inject(model: nn.Module, method: type[Method], setup: Setup, head: list[str]
     """Freeze `model`, apply `method`, and let the modules named in `head` train, as they do with every method."""
     before = stored_tensors(model)  # kept alive, so that no new tensor can have an old one's id
     base = {id(tensor) for tensor in before.values()}
+    # By identity, since a method that wraps modules gives their parameters other names.
     heads = {id(parameter): parameter for name in head for parameter in model.get_submodule(name).parameters()}
     model.requires_grad_(False)
     injected = method.inject_into(model, setup)

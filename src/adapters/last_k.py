@@ -22,6 +22,7 @@ class LastK(Method):
             UserError: the model doesn't have so many.
         """
         blocks, count = setup.layers, setup.options.get("layers", 1)
+        # 0 is refused as well: blocks[-0:] would be all of them.
         if not isinstance(count, int) or not 1 <= count <= len(blocks):
             raise UserError(
                 f"adapter.options.layers={count} doesn't fit a model of {len(blocks)} blocks.\n"

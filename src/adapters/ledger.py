@@ -79,6 +79,7 @@ def count(injected: InjectedModel) -> Ledger:
 
 def logical_size(parameter: Tensor) -> int:
     """The number of weights that a tensor stands for; a 4-bit one holds two in an element."""
+    # Only bitsandbytes' 4-bit tensors have a state; it knows the shape before packing.
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else math.prod(state.shape)
 

@@ -74,6 +74,7 @@ class PeftBridge(Method):
             if config.is_prompt_learning:
                 _fill_in_sizes(config, model)
             injected = peft.get_peft_model(model, config)
+        # For a classifier PEFT trains a copy of the head, which the runner trains already.
         _unwrap_head(injected)
         _check_base(name, before, _versions(injected))
         _check_method(name, injected, setup)
@@ -167,6 +168,7 @@ def _resolved(value: Any, setup: Setup) -> Any:
     if _is_reference(value, "role"):
         return _looked_up(value, setup.modules_of_role)
     if _is_reference(value, "run"):
+        # PEFT takes a text as an expression for whole names; of a list's names it would take every ending.
         exactly = "|".join(re.escape(name) for name in setup.target_modules)
         run_values = {"rank": setup.rank, "alpha": setup.alpha, "target": exactly, "seed": None}
         looked_up = _looked_up(value, run_values)
@@ -189,6 +191,7 @@ def _looked_up(reference: str, values: dict[str, Any]) -> Any:
 def _check_axes(config: "AdaptedModel", arguments: dict[str, Any]) -> None:
     """Make sure that the axes in the yaml are those that change the method, since they make runs differ."""
     taken = [axis for axis in AXES if f"run:{axis}" in arguments.values()]
+    # A method with roles of its own uses targets that no run can vary: they are no axis of its yaml.
     target_axis = ["target"] if config.adapter.roles else []
     if taken != [axis for axis in AXES if axis in [*config.adapter.axes, *target_axis]]:
         right = [*(axis for axis in taken if axis not in target_axis), "lr"]

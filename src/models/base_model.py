@@ -50,6 +50,7 @@ class BaseModel:
                     if key.endswith("bias"):
                         parameter.zero_()
                     else:
+                        # Drawn on the CPU in float32, so that a seed means the same head in every format.
                         parameter.copy_(torch.empty(parameter.shape).normal_(0.0, 0.02, generator=generator))
         return model
 
@@ -152,6 +153,7 @@ def _pretrained_model(config: ModelConfig, folder: Path, num_labels: int, attent
 def _drawn_model(config: ModelConfig, attention: str) -> BaseModel:
     import torch
 
+    # The caller puts the global random state back.
     torch.manual_seed(config.init_seed or 0)
     model = _auto_class(config).from_config(_described(config), attn_implementation=attention)
     return BaseModel(_unfused(model.to(getattr(torch, config.dtype)), config), character_tokenizer())

@@ -37,6 +37,7 @@ def replace_weight(layer: nn.Linear, weight: Tensor) -> None:
 
     dense = weight.detach().to(parameter.device, torch.float32).contiguous()
     if getattr(parameter, "quant_state", None) is not None:
+        # Through .data here and below, since the parameter is known by its identity elsewhere.
         state = parameter.quant_state
         parameter.data, parameter.quant_state = bnb.functional.quantize_4bit(
             dense, blocksize=state.blocksize, compress_statistics=state.nested, quant_type=state.quant_type

@@ -92,6 +92,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # Dequantized again: a dense weight kept from forward would cost the memory that 8 bits save.
         (gradient,) = gradients
         return gradient @ dense_weight(ctx.layer).to(gradient.dtype), None
 

@@ -47,6 +47,7 @@ def unfuse(model: nn.Module, fused: dict[str, list[str]]) -> None:
     convolutions = {name: module for name, module in model.named_modules() if isinstance(module, Conv1D)}
     names_of = _names_by_module(list(convolutions), fused)
     for name, module in convolutions.items():
+        # A Conv1D's weight is (in, out), a linear layer's (out, in).
         weight, bias = module.weight.detach().T, module.bias.detach()
         plain = Split(weight, bias, names_of[name]) if name in names_of else _linear(weight, bias)
         model.set_submodule(name, plain.requires_grad_(module.weight.requires_grad).train(module.training))
@@ -93,6 +94,7 @@ def _parts(name: str, module: nn.Module) -> list[str]:
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")  # draws no random numbers there
+    # Memory of its own: as a view, a part would keep the whole fused weight alive.
     linear.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format))
     linear.bias = nn.Parameter(bias.clone())
     return linear

@@ -31,6 +31,7 @@ def empty_setup(config: AdaptedModel, model: nn.Module) -> Setup:
         target_modules=find_targets(model, config.model, config.target_roles()),
         rank=config.rank,
         alpha=config.alpha or 1.0,
+        # An option that is null is off: the method isn't told of it.
         options={key: value for key, value in config.adapter.options.items() if value is not None},
         modules_of_role={role: find_targets(model, config.model, [role]) for role in config.model.roles},
         layers=layer_names(config, model),

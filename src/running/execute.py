@@ -40,6 +40,7 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     model: Any = injected.model
     scored = {split: run.score(model, split) for split in run.splits}
     write_predictions(folder / PREDICTIONS, scored)
+    # In this order: the smaller ranks leave the adapters truncated.
     evaluation = Evaluation(
         scored=scored,
         forgetting=_forgetting(before, general_loss(config, run.base, model, run.device)),
@@ -84,6 +85,7 @@ def _smaller_ranks(run: Prepared, injected: InjectedModel) -> list[dict[str, flo
     model: Any = injected.model
     rows: list[dict[str, float]] = []
     largest = max((adapter.rank for adapter in nested), default=1)
+    # The largest is the run's own, which is scored already.
     for rank in (2**power for power in range(largest.bit_length()) if 2**power < largest):
         for adapter in nested:
             adapter.truncate(rank)

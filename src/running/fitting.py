@@ -80,6 +80,7 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
         injected, run.examples["train"], recipe, validate=lambda: run.score(model, "validation").score, report=report
     )
     scalings = {adapter.scaling for adapter in adapters(model).values()} if config.has_axis("alpha") else set()
+    # Whole or not at all: another attempt takes the file for a trained adapter.
     with replacing(run.folder / ADAPTER) as partial:
         save_file(state, partial)
     return Fit(training, ledger.as_dict(), next(iter(scalings), None), setup_seconds)

@@ -98,6 +98,7 @@ def _scoring(config: Config, base: BaseModel, device: Device, folder: Path) -> S
 
 def _first_of_each_set(rows: list[Row], limit: int | None) -> list[int]:
     """Indices of the rows that are scored: all, or the first `limit` of each set that the split is made of."""
+    # A limit on all rows together would leave out the sets that come last.
     seen: Counter[str] = Counter()
     chosen = []
     for index, row in enumerate(rows):

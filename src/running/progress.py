@@ -22,6 +22,7 @@ class RunLine:
     def show_step(self, step: int, metrics: dict[str, float]) -> None:
         """Show the metrics known so far and the time that the remaining steps will take."""
         self.metrics |= metrics
+        # Time is taken from the first report on: before it lies the setup too.
         self.first = self.first or (step, time.monotonic())
         shown = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
         self.show(f"step {step}/{self.max_steps}  {shown}  {self._left(step)}")

@@ -122,6 +122,7 @@ def _metric(scored: Scored) -> SplitScore:
 
 def _data(run: Prepared) -> Data:
     longest = run.config.task.max_length
+    # A row that just fits is as long as one that was cut; the warning therefore says "may".
     cut = {
         split: sum(len(example["input_ids"]) >= longest for example in examples)
         for split, examples in run.examples.items()

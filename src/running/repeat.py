@@ -116,6 +116,7 @@ def _values(record: Record, folder: Path) -> dict[str, dict[str, str]]:
     values: dict[str, Any] = {kind: record[kind] for kind in COMPARED if kind in record}  # type: ignore[literal-required]
     if (folder / PREDICTIONS).exists():
         values["predictions"] = prediction_digests(folder / PREDICTIONS)
+    # Lists by position, so that all kinds are compared in one way.
     for kind in ("history", "smaller_ranks"):
         values[kind] = {str(number): point for number, point in enumerate(values.get(kind, []))}
     return {kind: {name: digest(value) for name, value in named.items()} for kind, named in values.items() if named}

@@ -47,6 +47,7 @@ class Plan:
         """
         for config in configs:
             find_weights(config.model)
+        # Once a kind, as the check multiplies a layer.
         for kind in {config.quantization for config in configs}:
             check_quantization(kind)
         if any(config.task.allow_code_execution for config in configs):
@@ -64,6 +65,7 @@ class Plan:
         folders = dict.fromkeys(folder_of(config) for config in configs)
         for results_dir in {config.results_dir for config in configs}:
             check_writable(Path(results_dir))
+        # The group comes from the runs alone: every start of the same sweep has the same one.
         names = [str(folder) for folder in folders]
         group = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:8]
         return cls(group, names, [str(folder) for folder in folders if not is_done(folder)])

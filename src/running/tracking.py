@@ -66,6 +66,7 @@ def tracked(
         run = init(mode="offline")
     try:
         yield Tracker(run)
+    # An interrupt too: in W&B such a run has failed.
     except BaseException:
         run.finish(exit_code=1)
         raise

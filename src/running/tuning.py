@@ -123,12 +123,14 @@ def grid(prior: float, trials: int) -> list[float]:
 
 def scaled(value: float, steps: int) -> float:
     """A rate so many half decades away, to two digits."""
+    # The prior itself isn't rounded, which could make another run of it.
     return float(f"{value * STEP**steps:.2g}") if steps else value
 
 
 def best(trials: list[Trial], prior: float, *, higher_is_better: bool) -> Trial | None:
     """The trial with the best validation score; of equal ones the nearest to the prior; None where none has a score."""
 
+    # Nearest on the grid's own scale: half the prior and twice the prior are equally far.
     def merit(trial: Trial) -> tuple[float, float]:
         score = trial.validation if higher_is_better else -(trial.validation or 0.0)
         return score or 0.0, -abs(math.log(trial.value / prior))

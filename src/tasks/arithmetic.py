@@ -66,6 +66,7 @@ def _row(record: DataRecord, source: Source, *, needs_answer: bool) -> Row:
 
 def final_answer(solution: str) -> str | None:
     """What a solution ends in: a number without commas for GSM8K, LaTeX for MATH; None without a mark of theirs."""
+    # First, since MetaMath's solutions of GSM8K's questions have both marks.
     _, mark, answer = solution.rpartition(METAMATH_MARK)
     if mark:
         return answer.strip()

@@ -66,6 +66,7 @@ def load_task(config: Config) -> LoadedTask:
 
 @lru_cache(maxsize=8)
 def _load(task_json: str, cache_dir: str, protocol: str) -> LoadedTask:
+    # Passed as JSON, since a config with dicts in it can't be the key of a cache.
     task = task_config(json.loads(task_json))
     module, function = task.loader.rsplit(".", 1)
     loaded: TaskData = getattr(importlib.import_module(module), function)(Source(task, Path(cache_dir)), **task.options)
@@ -75,6 +76,7 @@ def _load(task_json: str, cache_dir: str, protocol: str) -> LoadedTask:
             raise UserError(f"task={task.name} has no rows for {split}.\nSee task.sources and task.validation_size.")
     train = data.splits["train"]
     overlaps = {split: overlap(train, data.splits[split]) for split in ("validation", "test")}
+    # Kept beside the data, as hashing all rows takes a while and every run asks for it.
     return LoadedTask(data, data.fingerprint, overlaps)
 
 
@@ -100,6 +102,7 @@ def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str)
         )
     held_out = set(sorted(range(len(train)), key=lambda index: _sort_key(train[index], index))[: task.validation_size])
     return {
+        # Both keep the order of the file: the hash decides on which side a row is, and nothing else.
         "train": [row for index, row in enumerate(train) if index not in held_out],
         "validation": [train[index] for index in sorted(held_out)],
         "test": test,

@@ -48,6 +48,7 @@ def _rows(source: Source, part: str, set_name: str | None) -> list[Row]:
     if name is not None and name not in ORIGINALS:
         allowed = ", ".join(nearest_first(name, ORIGINALS))
         raise UserError(f"task={source.task.name} asks for the commonsense set '{name}'.\nAllowed: {allowed}.")
+    # Files are LLM-Adapters' own; on the hub a set is as its authors published it.
     read = as_published if source.has_file(part) or name is None else ORIGINALS[name]
     named = {"set": part_name} if split == "test" and part_name else {}
     rows = []
@@ -126,6 +127,7 @@ def _right(record: DataRecord, column: str, names: list[str]) -> int:
     return DataRecord({column: str(record[column]).strip()}, record.location).label(column, names)
 
 
+# LLM-Adapters separates choices and format otherwise in some sets, which the two keywords are for.
 def _choose(
     asked: str, kind: str, choices: list[str], right: int, *, between: str = " ", before_format: str = "\n\n"
 ) -> tuple[str, str]:

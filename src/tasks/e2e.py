@@ -36,6 +36,7 @@ def load(source: Source) -> TaskData:
     train = [_row(source, mr, [ref]) for mr, ref in _pairs(source, "train")]
     splits = {"train": [{"prompt": row["prompt"], "answer": row["answer"]} for row in train]}
     for split in ("validation", "test"):
+        # Rows of equal data needn't stand together; the dict keeps the order of the first of them.
         references: dict[str, list[str]] = {}
         for mr, ref in _pairs(source, split):
             references.setdefault(mr, []).append(ref)
@@ -68,6 +69,7 @@ def as_lora_writes(record: DataRecord, column: str) -> str:
     """`name[Cocum], priceRange[£20-25]` as `name : Cocum | price : £ 20 - 25`."""
     text = record[column]
     fields = FIELD.findall(text)
+    # What no field matches would be lost from the prompt in silence.
     if not fields or FIELD.sub("", text):
         raise UserError(
             f"{record.location} has '{text}' in column '{column}'.\nIt should be as in name[Cocum], area[...]."

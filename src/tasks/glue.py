@@ -68,6 +68,7 @@ def _score(record: DataRecord, column: str) -> float:
     try:
         score = round(float(value), 3)
     except (TypeError, ValueError):
+        # Out of range, so that what is no number is refused below with the same words.
         score = -1.0
     if not 0 <= score <= LARGEST_SCORE:
         raise UserError(

@@ -25,6 +25,7 @@ def load_humaneval(source: Source, *, instruction: str) -> TaskData:
     problems = []
     for record in source.records("test"):
         asked = instruction.format_map(DataRecord({"prompt": record["prompt"].strip()}, record.location))
+        # As JSON in the row, since the metric takes a text for each item.
         reference = {key: record[key] for key in ("prompt", "test", "entry_point")}
         answer = f"\n{record['prompt']}{record['canonical_solution']}"
         prompt = _prompt(source, asked, record)
@@ -38,6 +39,7 @@ def load_mt_bench(source: Source, *, next_turn: str) -> TaskData:
     answers = {record["question_id"]: record["choices"][0]["turns"] for record in source.records("references")}
     conversations: list[Row] = []
     for record in source.records("test"):
+        # Of the judge's prompts only those that rate one answer; the others compare two.
         reference = {
             **{key: record[key] for key in ("question_id", "category", "turns")},
             "prompts": {name: prompts[name] for name in prompts if name.startswith("single")},

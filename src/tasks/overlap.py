@@ -14,7 +14,7 @@ class Overlap:
 
     items: int
     exact: int
-    normalised: int
+    normalised: int  # spelled as in the records that have it
 
     def warning(self, task: str, split: str) -> str | None:
         """A sentence for people; None where there is nothing to warn of."""

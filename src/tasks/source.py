@@ -74,6 +74,7 @@ class Source:
             UserError: the part isn't there, can't be read, or is empty.
         """
         source, has_file = self.task.sources[part], self.has_file(part)
+        # All at once, so that a broken last line shows before anything is computed with the first.
         records = list(self._from_file(part, source, header) if has_file else self._from_hub(part, source))
         if not records:
             where = self._path(source) if has_file else f"{source.hub_id} {source.split}"
@@ -178,6 +179,7 @@ def _json(file: TextIO, header: list[str] | None) -> Located:
 def _csv(file: TextIO, header: list[str] | None) -> Located:
     reader = csv.DictReader(file, strict=True)  # else a file that ends inside quotes would pass
     for values in reader:
+        # A field that a short line lacks is left out, so that asking for it names the missing column.
         yield f":{reader.line_num}", {key: value for key, value in values.items() if value is not None}
 
 

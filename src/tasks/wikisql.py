@@ -84,6 +84,7 @@ def _numbered(records: list[DataRecord]) -> dict[str, list[str]]:
     for record in records:
         _, selected, conditions = _query(record)
         table = _table_id(record)
+        # As many columns as any of the table's questions needs, the same for all of them.
         last[table] = max(last.get(table, 0), selected, *(column for column, _, _ in conditions))
     return {table: [f"col{index}" for index in range(number + 1)] for table, number in last.items()}
 
@@ -113,6 +114,7 @@ def _sql(record: DataRecord, columns: Sequence[str]) -> str:
         f"{named(columns, column, 'column')} {named(OPERATORS, operator, 'operator')} {_literal(value)}"
         for column, operator, value in conditions
     ]
+    # No aggregation is an empty text, which would leave two spaces.
     return " ".join(filter(None, parts)) + " FROM table" + (f" WHERE {' AND '.join(clauses)}" if clauses else "")
 
 

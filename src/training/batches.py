@@ -35,6 +35,7 @@ def _encode_texts(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_lengt
     if "text_pair" in rows[0]:
         texts.append([row["text_pair"] for row in rows])
     encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+    # The types of a single text are all 0, which models take where none are given.
     keys = ["input_ids", *(["token_type_ids"] if len(texts) == 2 and "token_type_ids" in encoded else [])]
     return [{**{key: encoded[key][index] for key in keys}, "labels": row["label"]} for index, row in enumerate(rows)]
 
@@ -42,6 +43,7 @@ def _encode_texts(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_lengt
 def _encode_answers(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
     prompts = [row["prompt"] if "prompt" in row else row["turns"][0] for row in rows]
     answers = [row.get("answer", "") for row in rows]
+    # Alone too, since a model that answers is given the prompt's tokens and not those of the whole.
     asked = tokenizer(prompts)["input_ids"]
     whole = tokenizer([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])["input_ids"]
     examples = []
@@ -67,6 +69,7 @@ def shortened(prompt: list[int], length: int, tokenizer: PreTrainedTokenizerBase
 
 def encoded_splits(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
     """All splits of a run's task, tokenized once per process and tokenizer."""
+    # As JSON, since a config with dicts in it can't be the key of a cache.
     return _encoded_splits(json.dumps(asdict(config.task), sort_keys=True), load_task(config), tokenizer)
 
 
@@ -135,6 +138,7 @@ class LengthBuckets(Sampler[list[int]]):
 
     def _epoch(self) -> Iterator[list[int]]:
         order = torch.randperm(len(self.lengths), generator=self.generator).tolist()
+        # Examples that fill no batch are left out; the next epoch's order leaves out others.
         usable = len(order) - len(order) % self.batch_size
         group = self.batch_size * BUCKET_BATCHES
         for start in range(0, usable, group):

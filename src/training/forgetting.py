@@ -79,6 +79,7 @@ def general_text(config: Config, base: BaseModel) -> GeneralText:
     starts = torch.linspace(0, len(ids) - room, BLOCKS).long().tolist()
     rows = [ids[start : start + room] for start in starts]
     if masked:
+        # An encoder expects its tokens of start and end around every text.
         start_token, *end_tokens = tokenizer("")["input_ids"]
         rows = [[start_token, *row, *end_tokens] for row in rows]
     inputs = torch.tensor(rows)
@@ -112,6 +113,7 @@ def text_loss(model: nn.Module, text: GeneralText, device: Device) -> float:
             inputs, labels = (tensor[start : start + BATCH].to(device.type) for tensor in (text.inputs, text.labels))
             batch = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs), "labels": labels}
             logits, targets = _masked_logits(model, batch) if text.masked else answer_logits(model, batch)[:2]
+            # Summed and divided at the end, as batches differ in their number of masked tokens.
             total += F.cross_entropy(logits.float(), targets, reduction="sum").item()
     model.train(was_training)
     return total / text.tokens
@@ -152,6 +154,7 @@ def _masked_model(config_json: str) -> PreTrainedModel | None:
         model, info = AutoModelForMaskedLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True, **config.config
         )
+    # A head that the weights lack was drawn at random, and its loss would say nothing.
     return None if info["missing_keys"] else model
 
 

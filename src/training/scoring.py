@@ -57,6 +57,7 @@ class Scoring:
                 tensors = collate([examples[index] for index in batch], self.tokenizer.pad_token_id)
                 with self.device.autocast():
                     logits, labels, rows = answer_logits(model, _moved(tensors, model))
+                # Outside autocast and in float32: bfloat16 would leave a loss two or three digits.
                 losses = F.cross_entropy(logits.float(), labels, reduction="none").tolist()
                 for row, loss in zip(rows.tolist(), losses, strict=True):
                     sums[batch[row]] += loss
@@ -93,6 +94,7 @@ class Scoring:
         first = next(iter(scores.values()))
         if len(scores) == 1:
             return first, {}
+        # Each set counts the same, however many rows it has.
         values = {name: set_score.value for name, set_score in scores.items()}
         items = _in_order(members, {name: set_score.items for name, set_score in scores.items()})
         return Score(first.name, fmean(values.values()), first.higher_is_better, first.unit, items=items), values
@@ -106,8 +108,10 @@ class Scoring:
 
     def _classify(self, model: PreTrainedModel, examples: list[Example]) -> list[Any]:
         batch = collate(examples, self.tokenizer.pad_token_id)
+        # With labels the model would compute a loss that nobody reads.
         batch.pop("labels")
         logits = model(**_moved(batch, model)).logits  # (batch, labels)
+        # A single output is a number to predict, not a class.
         return logits[:, 0].float().tolist() if logits.shape[1] == 1 else logits.argmax(-1).tolist()
 
     def _converse(self, model: PreTrainedModel, conversations: list[list[str]]) -> list[list[str]]:
@@ -115,9 +119,11 @@ class Scoring:
         said = [""] * len(conversations)
         answers: list[list[str]] = [[] for _ in conversations]
         for turn in range(max(map(len, conversations))):
+            # Conversations may differ in their number of turns.
             going = [index for index, turns in enumerate(conversations) if turn < len(turns)]
             for index in going:
                 said[index] += conversations[index][turn]
+            # From the text: the tokens of an answer as it was written needn't be those of its text.
             prompts = [self.tokenizer(said[index])["input_ids"] for index in going]
             written = self._generate(
                 model, [shortened(prompt, self.task.max_length, self.tokenizer) for prompt in prompts]
@@ -140,9 +146,11 @@ class Scoring:
         texts = [_stopped(text, self.task.stop) for text in texts]
         if self.task.samples == 1:
             return texts
+        # transformers puts the samples of a prompt next to each other.
         return [texts[start : start + self.task.samples] for start in range(0, len(texts), self.task.samples)]
 
     def _decoding(self) -> GenerationConfig:
+        # From the whole distribution; by default transformers would draw from the 50 likeliest tokens.
         drawn = {"do_sample": True, "temperature": self.task.temperature, "top_k": 0, "top_p": 1.0}
         return GenerationConfig(
             max_new_tokens=self.task.max_new_tokens,

@@ -89,6 +89,7 @@ def train(
     outcome, best = Training(checkpoint_step=recipe.settings.steps), None
     if recipe.settings.checkpoint == "best_validation":
         best = _Best(injected)
+    # The Trainer wants a folder; nothing that it may write there belongs to the results.
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _AdapterTrainer(injected, examples, recipe, outcome, scratch)
         trainer.add_callback(_AdapterHooks(injected.model, stream_generator(recipe.seed, "step_draw")))
@@ -117,6 +118,7 @@ class _Best:
         merit = score.value if score.higher_is_better else -score.value
         if merit > self.merit:
             self.merit, self.step = merit, step
+            # On a CPU `state` is the parameters' own memory, which training goes on to change.
             self.state = {name: tensor.clone() for name, tensor in self.injected.state().items()}
 
 
@@ -158,6 +160,7 @@ class _AdapterTrainer(Trainer):
             batches=self.recipe.settings.steps,
             generator=generator,
         )
+        # Without a generator the loader would draw a seed from the global random state.
         return DataLoader(
             examples,
             batch_sampler=sampler,
@@ -184,6 +187,7 @@ class _AdapterTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own for a classifier; for a language model with logits where labels are and nowhere else."""
+        # A classifier has one label a row, a language model one a token.
         if inputs["labels"].dim() == 1:
             return super().compute_loss(model, inputs, *args, **kwargs)
         return mean_loss(model, inputs)
@@ -193,6 +197,7 @@ class _AdapterTrainer(Trainer):
         self.outcome.tokens += int(inputs["attention_mask"].sum())
         if self.state.global_step > 0:
             return super().training_step(model, inputs, *args, **kwargs)
+        # By storage, so that views of one tensor count once; parameters count as 0, being there anyway.
         kept: dict[int, int] = {parameter.untyped_storage().data_ptr(): 0 for parameter in model.parameters()}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -240,6 +245,7 @@ class _Watch(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return
+        # Stopped at the first such loss: the steps that are left can't mend the weights.
         if not math.isfinite(logs["loss"]):
             raise Diverged(f"the training loss is {logs['loss']} at step {state.global_step}")
         self._add(state.global_step, {"loss": logs["loss"]})
@@ -247,7 +253,9 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
         last = step == self.settings.steps
+        # After the last step the runner scores in any case, so that validation is for the choice of a state alone.
         due = self.best is not None if last else step % self.settings.eval_every == 0
+        # Read before validation and reset after it: its memory is no part of the peak while training.
         if torch.cuda.is_available() and (due or last):
             peak = self.outcome.peak_allocated_bytes or 0
             self.outcome.peak_allocated_bytes = max(peak, torch.cuda.max_memory_allocated())
