@@ -33,6 +33,7 @@ def empty_setup(config: AdaptedModel, model: nn.Module) -> Setup:
         alpha=config.alpha or 1.0,
         # An option that is null is off: the method isn't told of it.
         options={key: value for key, value in config.adapter.options.items() if value is not None},
+        # All roles, whatever the run's targets: a method of PEFT may name any of them.
         modules_of_role={role: find_targets(model, config.model, [role]) for role in config.model.roles},
         layers=layer_names(config, model),
         config=config.adapter.config,
@@ -58,6 +59,7 @@ def restored(config: Config, base: BaseModel, adapter: Path, device: str = "cpu"
 
 def layer_names(config: AdaptedModel, model: nn.Module) -> list[str]:
     """Names of the model's blocks, first to last: what a role's module name says up to its `*`."""
+    # Roles lie in blocks, so what stands before the first number is the path of a stack of them.
     stacks = {name.split("*")[0] + "*" for role in config.model.roles.values() for name in role.module.split(" | ")}
     patterns = [re.compile(re.escape(stack).replace(r"\*", r"\d+")) for stack in sorted(stacks)]
     return [name for name, _ in model.named_modules() if any(pattern.fullmatch(name) for pattern in patterns)]

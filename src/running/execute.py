@@ -31,6 +31,7 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     """
     start = time.perf_counter()
     run = prepare(config, folder)
+    # The adapter of an attempt that failed at scoring is as good as a new one.
     training = Fit.read(folder)
     if training is None:
         training = fit(run, report, start)

@@ -67,6 +67,7 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
     config = run.config
     injected = _injected(run)
     ledger = _counted(run, injected)
+    # Setup ends here: loading, estimating and injecting, but no step.
     setup_seconds = time.perf_counter() - start
     recipe = Recipe(
         settings=config.trainer,
@@ -124,6 +125,7 @@ def _directions(
 ) -> dict[str, UpdateDirection]:
     """The targets' update directions, from the gradient at a probe of the training texts."""
     train_examples = run.examples["train"]
+    # Drawn from a stream of its own: the order in training stays what it is without a probe.
     drawn = torch.randperm(len(train_examples), generator=stream_generator(run.config.seed, "gradient_probe")).tolist()
     probe = [train_examples[index] for index in drawn[: run.config.trainer.calibration_samples]]
     pad_token_id = run.base.tokenizer.pad_token_id

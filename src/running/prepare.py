@@ -82,6 +82,7 @@ def _check_dtype(config: Config, device: Device) -> None:
 
 def _scoring(config: Config, base: BaseModel, device: Device, folder: Path) -> Scoring:
     options = dict(config.task.metric_options)
+    # Only for the metrics that take them: another one would refuse the keyword.
     if config.task.metric in RUNS_CODE:
         options["allow_code_execution"] = config.task.allow_code_execution
     if config.task.metric in ASKS_A_JUDGE:

@@ -50,6 +50,7 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
     ]
     table = pd.concat(frames, ignore_index=True).astype({"split": "category"})
     for name in ("prediction", "reference"):
+        # A column of a parquet file has one type.
         if table[name].map(type).nunique() > 1:  # validation and test have metrics of two kinds
             table[name] = table[name].map(str)
     with replacing(path) as partial:

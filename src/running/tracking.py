@@ -54,7 +54,9 @@ def tracked(
             "tracking=wandb_online needs a key.\nRun `wandb login`, set WANDB_API_KEY, or use tracking=none."
         )
     folder.mkdir(parents=True, exist_ok=True)
+    # The same id for the same run: W&B then replaces it, as the folder of results does.
     init = partial(wandb.init, project=settings.project, id=run_id, name=name, group=group, config=config)
+    # Silent, as the terminal is for the run's own line.
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True, init_timeout=30)
     init = partial(init, dir=str(folder), reinit="finish_previous", settings=quiet)
     try:

@@ -53,6 +53,7 @@ def _row(record: DataRecord, source: Source, *, needs_answer: bool) -> Row:
     prompt = source.task.prompt.format_map(
         DataRecord({"question": record.first(source.task.columns["question"])}, record.location)
     )
+    # The space is the answer's, as most tokenizers keep it with the word that follows.
     row = {"prompt": prompt, "answer": f" {solution}"}
     answer = final_answer(solution)
     if answer is None and needs_answer:

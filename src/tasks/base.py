@@ -72,6 +72,7 @@ def _load(task_json: str, cache_dir: str, protocol: str) -> LoadedTask:
     loaded: TaskData = getattr(importlib.import_module(module), function)(Source(task, Path(cache_dir)), **task.options)
     data = TaskData(_three_splits(loaded.splits, task, protocol), loaded.label_names, loaded.notes)
     for split, rows in data.splits.items():
+        # Refused here, where it can be said which split of which task is empty.
         if not rows:
             raise UserError(f"task={task.name} has no rows for {split}.\nSee task.sources and task.validation_size.")
     train = data.splits["train"]

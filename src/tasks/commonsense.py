@@ -50,6 +50,7 @@ def _rows(source: Source, part: str, set_name: str | None) -> list[Row]:
         raise UserError(f"task={source.task.name} asks for the commonsense set '{name}'.\nAllowed: {allowed}.")
     # Files are LLM-Adapters' own; on the hub a set is as its authors published it.
     read = as_published if source.has_file(part) or name is None else ORIGINALS[name]
+    # Training rows of several sets are one mixture; test rows are scored set by set.
     named = {"set": part_name} if split == "test" and part_name else {}
     rows = []
     for record in source.records(part):

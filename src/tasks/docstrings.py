@@ -75,6 +75,7 @@ def load(source: Source, *, train_per_class: int, validation_per_class: int, tes
     note = _note(texts, sum(asked), sum(per_class.values()))
     splits: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
     for label, library_texts in enumerate(texts.values()):
+        # One iterator for all splits of a library, so that no text is in two of them.
         unused = iter(library_texts)
         for split, count in per_class.items():
             splits[split] += [{"text": next(unused), "label": label} for _ in range(count)]
@@ -127,6 +128,7 @@ def _cached_texts(cache_dir: Path) -> dict[str, list[str]]:
     print("task=docstrings: reading the docstrings of the installed libraries (once, about a minute)", flush=True)
     texts = distinct_texts({library: _first_paragraphs(_source_folder(library)) for library in LIBRARIES})
     cache_dir.mkdir(parents=True, exist_ok=True)
+    # Written beside and moved: another process may read at the same time.
     partial = cached.with_suffix(f".{os.getpid()}")
     with gzip.open(partial, "wt", encoding="utf-8") as file:
         json.dump(texts, file)

@@ -46,6 +46,7 @@ def load(
     splits: dict[str, list[Row]] = {"train": [], "test": []}
     for split, rows in splits.items():
         for part in source.parts(split):
+            # The files and the hub may name a column differently.
             columns = {**source.task.columns, **(file_columns or {} if source.has_file(part) else {})}
             records = source.records(part, header=file_header)
             if skip_broken_lines:
@@ -80,5 +81,6 @@ def _score(record: DataRecord, column: str) -> float:
 
 def _unbroken(records: list[DataRecord], columns: dict[str, str]) -> list[DataRecord]:
     """The records that have everything, or all of them where too many don't: then the file is no official one."""
+    # A line that was cut off may have its label's column, and nothing in it.
     whole = [record for record in records if set(columns.values()) <= record.keys() and record[columns["label"]] != ""]
     return whole if len(whole) >= (1 - MOST_BROKEN) * len(records) else records

@@ -31,6 +31,7 @@ class DataRecord(dict[str, Any]):
 
     def first(self, columns: str) -> Any:
         """The value in the first column that the record has of several, as in "dialogue | context"."""
+        # Where none is there, the first is asked for, whose absence is then said.
         names = columns.split(" | ")
         return self[next((name for name in names if name in self), names[0])]
 
@@ -108,6 +109,7 @@ class Source:
             raise UserError(f"task.sources.{part}.split is null: which split of {source.hub_id}?\n{remedy}.")
         remedy += ", or run once with a network, which fills the cache."
         folder = hub_folder(source.hub_id, source.revision, kind="dataset", patterns=None, remedy=remedy)
+        # Imported here, as it takes long and files need none of it.
         import datasets
 
         try:
@@ -184,6 +186,7 @@ def _csv(file: TextIO, header: list[str] | None) -> Located:
 
 
 def _tsv(file: TextIO, header: list[str] | None) -> Located:
+    # Split by hand: a csv reader would give quotes a meaning.
     names = header or next(file, "").rstrip("\r\n").split("\t")
     for number, line in enumerate(file, start=1 if header else 2):
         if line.strip("\r\n"):

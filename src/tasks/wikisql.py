@@ -93,6 +93,7 @@ def _query(record: DataRecord) -> tuple[int, int, list[Condition]]:
     """Aggregation, selected column and conditions; the hub keeps these as one list a field, the files as triples."""
     sql = DataRecord(record["sql"], f"{record.location}, sql")
     conditions: Any = sql["conds"]
+    # On the hub the conditions stand column by column.
     if isinstance(conditions, dict):
         fields = DataRecord(conditions, f"{sql.location}.conds")
         conditions = zip(fields["column_index"], fields["operator_index"], fields["condition"], strict=True)
