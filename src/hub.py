@@ -41,7 +41,7 @@ def hub_folder(hub_id: str, revision: str | None, *, kind: str, patterns: list[s
     cached = None
     with suppress(Exception):  # not in the cache, in whatever way the hub's client says so
         cached = snapshot(local_files_only=True)
-    if cached and _is_known_complete(cached):
+    if cached and _is_complete(cached):
         return cached
     cause = None
     missing = "it isn't in the cache and "
@@ -60,7 +60,7 @@ def hub_folder(hub_id: str, revision: str | None, *, kind: str, patterns: list[s
     raise UserError(f"the {kind} {hub_id}{at} can't be had from the hub: {reason}.\n{remedy}") from cause
 
 
-def _is_known_complete(snapshot: Path) -> bool:
+def _is_complete(snapshot: Path) -> bool:
     """Whether the cache lists all that belongs to a snapshot, in which case the hub's client has compared the two.
 
     It doesn't where single files were asked for or an old client filled the cache; then the rest may be missing.

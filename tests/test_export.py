@@ -230,7 +230,7 @@ def test_a_quantized_run_is_merged_onto_the_dequantized_weights(
     assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(run_model(folder)))
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
-    assert "merged onto the dequantised nf4 weights" in done.written.description
+    assert "merged onto the dequantized nf4 weights" in done.written.description
     facts = json.loads((tmp_path / "out" / "export.json").read_text())
     assert facts["run_id"] == folder.name
     assert (facts["format"], facts["base_weights"]) == ("merged", "nf4")

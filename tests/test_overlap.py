@@ -14,7 +14,7 @@ from src.errors import UserError
 from src.results.identity import decisive, run_folder
 from src.results.store import read_all
 from src.tasks.base import LoadedTask, Row, _three_splits, load_task
-from src.tasks.overlap import Overlap, normalised, overlap
+from src.tasks.overlap import Overlap, normalized, overlap
 from tests.conftest import REAL_DATA, as_on_the_hub, composed, real_data, run_program, some_inputs
 
 TINY_GSM8K = [
@@ -48,7 +48,7 @@ def test_texts_are_the_same_but_for_case_punctuation_spaces_and_unicode_variants
     trained_on: str, asked: str, exact: bool, same: bool
 ) -> None:
     assert overlap(rows(trained_on), rows(asked)) == Overlap(items=1, exact=int(exact), normalised=int(same))
-    assert (normalised(trained_on) == normalised(asked)) is same
+    assert (normalized(trained_on) == normalized(asked)) is same
 
 
 def test_a_pair_is_the_same_where_both_texts_are_in_their_order() -> None:

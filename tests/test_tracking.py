@@ -49,7 +49,7 @@ def test_metrics_reach_wandb_under_the_id_and_group_of_the_run(fake: Any, tmp_pa
     run, init_arguments = fake
     with tracked(settings("offline"), folder=tmp_path / "w", **IDS) as tracker:
         tracker.log(3, {"loss": 0.5})
-        tracker.summarise({"test": 0.75})
+        tracker.summarize({"test": 0.75})
     assert (init_arguments["id"], init_arguments["group"], init_arguments["mode"]) == ("lora-r8-abc", "g1", "offline")
     assert run.logged == [(3, {"loss": 0.5})]
     assert run.summary == {"test": 0.75}

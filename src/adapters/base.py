@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Setup:
-    """What a method may need to place itself on a model.
+    """What a method may need to inject itself into a model.
 
     `generator` None builds the same modules with empty tensors, for a state to be loaded into.
     `modules_of_role` has the names of the modules by role, `layers` those of the model's blocks, first to last;
@@ -72,7 +72,7 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Set up a frozen `model` so that exactly the method's parameters require gradients; return what to train."""
 
 
@@ -98,7 +98,7 @@ class Adapter(nn.Module, Method):
     The other methods have defaults that suit most.
 
     Args:
-        base_layer: the layer to wrap, weight (out_features, in_features), quantised or not; it is frozen.
+        base_layer: the layer to wrap, weight (out_features, in_features), quantized or not; it is frozen.
         rank: inner dimension, 1 to min(out_features, in_features).
         alpha: numerator of `scaling`, by default alpha / rank.
         dropout: probability of dropping an element of the adapter's input while training.
@@ -154,12 +154,13 @@ class Adapter(nn.Module, Method):
 
     @classmethod
     @final
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Replace each target module of `model` by this adapter around it.
 
         Raises:
             UserError: a target is no linear layer, or the method hasn't one of the options.
         """
+        # Looked at before the first is replaced, so that a target of another kind leaves the model as it was.
         cls._check_options(setup)
         layers = {name: cls.checked_layer(model.get_submodule(name), name) for name in setup.target_modules}
         shared = cls.shared_tensors(layers, setup)
@@ -171,18 +172,20 @@ class Adapter(nn.Module, Method):
     @classmethod
     def _check_options(cls, setup: Setup) -> None:
         keywords = inspect.signature(cls.create).parameters.values()
-        plain = [own.name for own in keywords if own.annotation in (bool, int, float, str)]
-        known = [name for name in plain if not hasattr(setup, name)] + ["dropout"] * cls.has_dropout
+        # Tensors among the keywords come from `build` and `shared_tensors`, never from a yaml.
+        plain = [keyword.name for keyword in keywords if keyword.annotation in (bool, int, float, str)]
+        # Nor is a keyword an option that the setup has a field for, such as LoRA-SB's step_size.
+        names = [name for name in plain if not hasattr(setup, name)] + ["dropout"] * cls.has_dropout
         for option in setup.options:
-            if option not in known:
-                allowed = ", ".join(nearest_first(option, known)) or "none"
+            if option not in names:
+                allowed = ", ".join(nearest_first(option, names)) or "none"
                 raise UserError(f"adapter.options.{option} is no option of {cls.__name__}.\nAllowed: {allowed}.")
 
     @classmethod
     def build(cls, base_layer: nn.Linear, name: str, setup: Setup, shared: dict[str, Any]) -> Self:
         """Make one adapter from what the setup holds for the module called `name`."""
-        given: dict[str, Any] = {"generator": setup.generator, **shared, **setup.options}
-        return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **given)
+        arguments: dict[str, Any] = {"generator": setup.generator, **shared, **setup.options}
+        return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **arguments)
 
     @classmethod
     def shared_tensors(cls, layers: dict[str, nn.Linear], setup: Setup) -> dict[str, Any]:
@@ -253,6 +256,7 @@ class Adapter(nn.Module, Method):
     def merge(self) -> nn.Linear:
         """A plain linear layer that computes the same; the adapter itself stays as it is."""
         weight, bias = self.merged_weight(), self.merged_bias()
+        # Without a start: drawing one would move the global random state.
         merged: nn.Linear = nn.utils.skip_init(
             nn.Linear, self.in_features, self.out_features, bias=bias is not None, device=weight.device
         ).to(weight.dtype)

@@ -11,7 +11,7 @@ PEFT makes V at every step; here its norm comes from the factors, so nothing of 
 
     ||V||^2 = ||W0||^2 + 2 scaling <W0 A^T, B> + scaling^2 <B (A A^T), B>,    <,> the rows' inner products
 
-W0 A^T is what the base layer makes of A, so the base may be quantised. Dropout acts on the low-rank path alone;
+W0 A^T is what the base layer makes of A, so the base may be quantized. Dropout acts on the low-rank path alone;
 PEFT's drops out the input of the (m / ||V|| - 1) W0 x part as well, and runs the base layer twice for it.
 """
 
@@ -53,8 +53,8 @@ class DoRA(Adapter):
         """||W0 + scaling B A||, (out_features,), in float32 or wider."""
         weight = self.base_layer.weight
         with torch.autocast(self.lora_A.device.type, enabled=False):
-            given = self.lora_A.to(weight.dtype) if weight.is_floating_point() else self.lora_A
-            projected = self.base_layer(given)  # (rank, out_features)
+            factor = self.lora_A.to(weight.dtype) if weight.is_floating_point() else self.lora_A
+            projected = self.base_layer(factor)  # (rank, out_features)
             if self.base_layer.bias is not None:
                 projected = projected - self.base_layer.bias
             A, B = self.lora_A.to(self.base_squares.dtype), self.lora_B.to(self.base_squares.dtype)

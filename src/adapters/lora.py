@@ -21,7 +21,7 @@ class LoRA(Adapter):
     """Low-rank update of one linear layer, both factors trained.
 
     Args:
-        init: "gaussian" (the paper), or "kaiming" for the uniform initialisation of PEFT's default.
+        init: "gaussian" (the paper), or "kaiming" for the uniform initialization of PEFT's default.
         lr_ratio: LoRA+ (Hayou et al. 2024, https://arxiv.org/abs/2402.12354v2): B's learning rate over A's.
     """
 

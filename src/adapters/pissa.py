@@ -6,8 +6,8 @@ Trained: `lora_A` (rank, in_features) and `lora_B` (out_features, rank), which s
 singular triples of W0 with the singular values shared equally. Frozen: the bias and the residual W_res, written into
 the base layer, so the first output is the base model's up to rounding. A_0 and B_0 are stored as `initial_A` and
 `initial_B`: a saved adapter is loaded onto the plain base model, whose residual they give back bit for bit.
-The initialisation is PEFT's with an exact decomposition; the authors' and PEFT's faster, random one isn't used.
-A quantised base layer takes the residual in its own format, so there the first output differs by that rounding.
+The initialization is PEFT's with an exact decomposition; the authors' and PEFT's faster, random one isn't used.
+A quantized base layer takes the residual in its own format, so there the first output differs by that rounding.
 """
 
 import torch

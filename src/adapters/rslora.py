@@ -13,7 +13,7 @@ from src.adapters.lora import LoRA
 
 
 class RSLoRA(LoRA):
-    """LoRA with the rank-stabilised factor; everything else is LoRA's, its options too."""
+    """LoRA with the rank-stabilized factor; everything else is LoRA's, its options too."""
 
     @staticmethod
     def scaling_of(alpha: float, rank: int) -> float:

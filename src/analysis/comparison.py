@@ -134,7 +134,7 @@ def reported_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 def grouped(runs: pd.DataFrame) -> list[list[Run]]:
     """The runs of each cell, in the order of `CELL`; each run has `differs` beside the columns of `runs`."""
-    runs = _with_known_makers(runs.assign(differs=differing_settings(runs)))
+    runs = _with_makers(runs.assign(differs=differing_settings(runs)))
     # dropna=False: a method without a rank or a target set is a cell too.
     group_numbers = runs.groupby(CELL, dropna=False, sort=True).ngroup()
     groups: list[list[Run]] = [[] for _ in range(group_numbers.max() + 1)]
@@ -143,7 +143,7 @@ def grouped(runs: pd.DataFrame) -> list[list[Run]]:
     return groups
 
 
-def _with_known_makers(runs: pd.DataFrame) -> pd.DataFrame:
+def _with_makers(runs: pd.DataFrame) -> pd.DataFrame:
     """Count a run that isn't done, which doesn't say what it was made with, to the first cell that it was meant for."""
     first = runs.groupby(ASKED, dropna=False)[MADE_WITH].transform("first")
     return runs.assign(**{column: runs[column].fillna(first[column]) for column in MADE_WITH})

@@ -143,7 +143,7 @@ def task_config(values: dict[str, Any]) -> TaskConfig:
 
 @dataclass
 class TrainerConfig:
-    """Everything about the optimisation that all methods of a comparison share."""
+    """Everything about the optimization that all methods of a comparison share."""
 
     name: str = MISSING  # what `trainer=` takes
     max_steps: int | None = None  # optimizer steps; null where `epochs` says how long
@@ -271,7 +271,7 @@ class Config(AdaptedModel):
     """One run, complete."""
 
     task: TaskConfig = field(default_factory=TaskConfig)  # the data and the metric
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # the optimisation
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # the optimization
     tracking: TrackingConfig = field(default_factory=TrackingConfig)  # the mirror in W&B
     tuning: TuningConfig = field(default_factory=TuningConfig)  # for `src.tune` alone
     quantization: str = "none"  # of the base model's linear layers: none, nf4 or int8

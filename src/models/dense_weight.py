@@ -30,17 +30,18 @@ def replace_weight(layer: nn.Linear, weight: Tensor) -> None:
 
     The layer's parameter stays the same object. What `dense_weight` says afterwards is the rounded weight.
     """
-    own: Any = layer.weight
-    if own.is_floating_point():
-        own.copy_(weight)
+    parameter: Any = layer.weight
+    if parameter.is_floating_point():
+        parameter.copy_(weight)
         return
     import bitsandbytes as bnb
 
-    dense = weight.detach().to(own.device, torch.float32).contiguous()
-    if getattr(own, "quant_state", None) is not None:
-        state = own.quant_state
-        own.data, own.quant_state = bnb.functional.quantize_4bit(
+    dense = weight.detach().to(parameter.device, torch.float32).contiguous()
+    if getattr(parameter, "quant_state", None) is not None:
+        # Through .data here and below, since the parameter is known by its identity elsewhere.
+        state = parameter.quant_state
+        parameter.data, parameter.quant_state = bnb.functional.quantize_4bit(
             dense, blocksize=state.blocksize, compress_statistics=state.nested, quant_type=state.quant_type
         )
     else:
-        own.data, own.SCB, _ = bnb.functional.int8_vectorwise_quant(dense.half())
+        parameter.data, parameter.SCB, _ = bnb.functional.int8_vectorwise_quant(dense.half())

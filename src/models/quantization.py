@@ -1,7 +1,7 @@
 """Base models with weights in 4 or 8 bits: whether this machine can have them, and how a loaded model becomes one.
 
-A model is quantised after it is loaded, so pre-trained and drawn models, and those whose projections were fused,
-take the same way. transformers sees an ordinary model: its Trainer would refuse one that it quantised itself, since
+A model is quantized after it is loaded, so pre-trained and drawn models, and those whose projections were fused,
+take the same way. transformers sees an ordinary model: its Trainer would refuse one that it quantized itself, since
 it knows no adapters but PEFT's.
 """
 
@@ -44,12 +44,12 @@ def check_quantization(kind: str) -> None:
 
 
 def quantize(model: "PreTrainedModel", kind: str, keep: list[str]) -> None:
-    """Replace the linear layers of `model` by quantised ones.
+    """Replace the linear layers of `model` by quantized ones.
 
     Args:
         kind: "nf4" or "int8".
         keep: modules that stay as they are, such as the head. The output embedding stays too, and what
-            transformers keeps in float32 wherever it quantises.
+            transformers keeps in float32 wherever it quantizes.
     """
     from torch import nn
     from transformers.quantizers.quantizers_utils import should_convert_module
@@ -63,7 +63,7 @@ def quantize(model: "PreTrainedModel", kind: str, keep: list[str]) -> None:
 
 
 def dequantize(model: "PreTrainedModel") -> None:
-    """Replace the quantised linear layers of `model`, if any, by plain ones of the same weights in float32."""
+    """Replace the quantized linear layers of `model`, if any, by plain ones of the same weights in float32."""
     from torch import nn
 
     for name, module in list(model.named_modules()):

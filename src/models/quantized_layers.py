@@ -1,6 +1,6 @@
 """Frozen linear layers of bitsandbytes that compute like `nn.Linear`, and like themselves from call to call.
 
-    y = x W^T + bias,    W dequantised for the product, forward and backward, and never kept
+    y = x W^T + bias,    W dequantized for the product, forward and backward, and never kept
 
 The forward passes of bitsandbytes 0.50 do more. `Linear4bit` fixes the format of its first input for good, rounds
 its bias in place to that format, and on a CPU with AVX512-BF16 repacks its weight in place when it is evaluated: it
@@ -23,15 +23,15 @@ from src.models.dense_weight import dense_weight
 class NF4Linear(bnb.nn.Linear4bit):
     """4-bit NormalFloat (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314v1) with blocks of 64 weights.
 
-    The blocks' scales are float32: without the paper's double quantisation, which saves 0.37 bits a weight.
+    The blocks' scales are float32: without the paper's double quantization, which saves 0.37 bits a weight.
     """
 
     weight: Any
 
     @classmethod
     def of(cls, layer: nn.Linear) -> Self:
-        """Quantise a layer; its bias is taken over as it is."""
-        own = cls(
+        """Quantize a layer; its bias is taken over as it is."""
+        quantized = cls(
             layer.in_features,
             layer.out_features,
             bias=False,
@@ -41,9 +41,9 @@ class NF4Linear(bnb.nn.Linear4bit):
         )
         dense = layer.weight.detach().float().contiguous()
         rounded: Any = bnb.nn.Params4bit(dense, compress_statistics=False, quant_type="nf4")
-        own.weight = rounded.to(dense.device)  # rounds, on the device where it already is
-        own.bias = layer.bias
-        return own.requires_grad_(False)
+        quantized.weight = rounded.to(dense.device)  # rounds, on the device where it already is
+        quantized.bias = layer.bias
+        return quantized.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
@@ -63,12 +63,12 @@ class Int8Linear(bnb.nn.Linear8bitLt):
 
     @classmethod
     def of(cls, layer: nn.Linear) -> Self:
-        """Quantise a layer; its bias is taken over as it is."""
-        own = cls(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta")
+        """Quantize a layer; its bias is taken over as it is."""
+        quantized = cls(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta")
         rows, scales, _ = bnb.functional.int8_vectorwise_quant(layer.weight.detach().half())
-        own.weight = bnb.nn.Int8Params(rows, requires_grad=False, SCB=scales)
-        own.bias = layer.bias
-        return own.requires_grad_(False)
+        quantized.weight = bnb.nn.Int8Params(rows, requires_grad=False, SCB=scales)
+        quantized.bias = layer.bias
+        return quantized.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
@@ -86,7 +86,7 @@ class Int8Linear(bnb.nn.Linear8bitLt):
 
 
 class _Product(torch.autograd.Function):
-    """x W^T that dequantises W again in the backward pass."""
+    """x W^T that dequantizes W again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: nn.Linear) -> Tensor:
@@ -95,6 +95,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # Dequantized again: a dense weight kept from forward would cost the memory that 8 bits save.
         (gradient,) = gradients
         return gradient @ dense_weight(ctx.layer).to(gradient.dtype), None
 

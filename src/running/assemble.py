@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from src.adapters.base import Method, Setup
-from src.adapters.inject import Placed, find_targets, place
+from src.adapters.inject import InjectedModel, find_targets, inject
 from src.config.schema import AdaptedModel, Config
 from src.models.base_model import BaseModel
 from src.streams import stream_generator
@@ -32,16 +32,18 @@ def empty_setup(config: AdaptedModel, model: nn.Module) -> Setup:
         target_modules=find_targets(model, config.model, config.target_roles()),
         rank=config.rank,
         alpha=config.alpha or 1.0,
+        # An option that is null is off: the method isn't told of it.
         options={key: value for key, value in config.adapter.options.items() if value is not None},
+        # All roles, whatever the run's targets: a method of PEFT may name any of them.
         modules_of_role={role: find_targets(model, config.model, [role]) for role in config.model.roles},
         layers=layer_names(config, model),
         config=config.adapter.config,
     )
 
 
-def place_empty(config: AdaptedModel, model: nn.Module) -> Placed:
-    """Place the config's method on a model without initial values: to be counted, or to be loaded into."""
-    return place(model, method_of(config), empty_setup(config, model), config.model.head)
+def inject_empty(config: AdaptedModel, model: nn.Module) -> InjectedModel:
+    """Inject the config's method into a model without initial values: to be counted, or to be loaded into."""
+    return inject(model, method_of(config), empty_setup(config, model), config.model.head)
 
 
 def fresh_model(config: Config, base: BaseModel, device: str = "cpu") -> Any:
@@ -49,15 +51,16 @@ def fresh_model(config: Config, base: BaseModel, device: str = "cpu") -> Any:
     return base.fresh_copy(config.model.head, stream_generator(config.seed, "head_init")).to(device)  # type: ignore
 
 
-def restored(config: Config, base: BaseModel, adapter: Path, device: str = "cpu") -> Placed:
+def restored(config: Config, base: BaseModel, adapter: Path, device: str = "cpu") -> InjectedModel:
     """A run's model again: its saved adapter, read from a file, on a fresh copy of the base."""
-    placed = place_empty(config, fresh_model(config, base, device))
-    placed.load(load_file(adapter))
-    return placed
+    injected = inject_empty(config, fresh_model(config, base, device))
+    injected.load(load_file(adapter))
+    return injected
 
 
 def layer_names(config: AdaptedModel, model: nn.Module) -> list[str]:
     """Names of the model's blocks, first to last: what a role's module name says up to its `*`."""
+    # Roles lie in blocks, so what stands before the first number is the path of a stack of them.
     stacks = {name.split("*")[0] + "*" for role in config.model.roles.values() for name in role.module.split(" | ")}
     patterns = [re.compile(re.escape(stack).replace(r"\*", r"\d+")) for stack in sorted(stacks)]
     return [name for name, _ in model.named_modules() if any(pattern.fullmatch(name) for pattern in patterns)]

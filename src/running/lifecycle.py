@@ -28,11 +28,13 @@ def run(config: Config, plan: Plan) -> str:
         if not mine:
             line.end("another worker is running it")
             return "running"
+        # What an earlier attempt left, but for its adapter and fit, which needn't be trained again.
         for stale in (RESULT, TRACEBACK, PREDICTIONS):
             (folder / stale).unlink(missing_ok=True)
         write_json(folder / CONFIG, asdict(config))
         record = _attempt(config, folder, plan, line)
         write_json(folder / RESULT, record)
+        # The record has all that it says.
         if record["state"] == "done":
             (folder / FIT).unlink(missing_ok=True)
     line.end(_outcome(record), plan.seconds_left())
@@ -48,6 +50,7 @@ def _attempt(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
     line.show("loading")
     try:
         return _execute_tracked(config, folder, plan, line)
+    # Written here, since the interrupt goes on to end the sweep.
     except KeyboardInterrupt as error:
         write_json(folder / RESULT, _failure(config, folder, error))
         raise
@@ -61,6 +64,7 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
     from src.quiet import quiet_libraries
 
     quiet_libraries()
+    # Imported here, as a run that is done or taken needs none of it.
     from src.running.execute import execute
     from src.running.tracking import tracked
 
@@ -80,11 +84,12 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
 
         record = execute(config, folder, report)
         scores = {split: metric["value"] for split, metric in record["metrics"].items()}
-        tracker.summarise(scores | {"parameters": record["parameters"], "time": record["time"]})
+        tracker.summarize(scores | {"parameters": record["parameters"], "time": record["time"]})
     return record
 
 
 def _failure(config: Config, folder: Path, error: BaseException) -> Record:
+    # By name: the classes would have to be imported, and torch with them.
     states = {"Diverged": "diverged", "OutOfMemoryError": "out_of_memory", "MemoryError": "out_of_memory"}
     states["KeyboardInterrupt"] = "interrupted"
     kind = type(error).__name__

@@ -82,6 +82,7 @@ def _check_dtype(config: Config, device: Device) -> None:
 
 def _scoring(config: Config, base: BaseModel, device: Device, folder: Path) -> Scoring:
     options = dict(config.task.metric_options)
+    # Only for the metrics that take them: another one would refuse the keyword.
     if config.task.metric in RUNS_CODE:
         options["allow_code_execution"] = config.task.allow_code_execution
     if config.task.metric in ASKS_A_JUDGE:
@@ -98,6 +99,7 @@ def _scoring(config: Config, base: BaseModel, device: Device, folder: Path) -> S
 
 def _first_of_each_set(rows: list[Row], limit: int | None) -> list[int]:
     """Indices of the rows that are scored: all, or the first `limit` of each set that the split is made of."""
+    # A limit on all rows together would leave out the sets that come last.
     seen: Counter[str] = Counter()
     chosen = []
     for index, row in enumerate(rows):

@@ -50,6 +50,7 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
     ]
     table = pd.concat(frames, ignore_index=True).astype({"split": "category"})
     for name in ("prediction", "reference"):
+        # A column of a parquet file has one type.
         if table[name].map(type).nunique() > 1:  # validation and test have metrics of two kinds
             table[name] = table[name].map(str)
     with replacing(path) as partial:
@@ -122,6 +123,7 @@ def _metric(scored: Scored) -> SplitScore:
 
 def _data(run: Prepared) -> Data:
     longest = run.config.task.max_length
+    # A row that just fits is as long as one that was cut; the warning therefore says "may".
     cut = {
         split: sum(len(example["input_ids"]) >= longest for example in examples)
         for split, examples in run.examples.items()

@@ -91,6 +91,7 @@ def _finished(folder: Path) -> Record:
 def _config(record: Record) -> Config:
     """The run's config, in the precision that it was made in, as `auto` may be another one here."""
     config = config_of(record)
+    # The identity has what `auto` came to.
     precision = record["identity"]["trainer"]["precision"]
     return replace(config, trainer=replace(config.trainer, precision=precision))
 
@@ -116,6 +117,7 @@ def _values(record: Record, folder: Path) -> dict[str, dict[str, str]]:
     values: dict[str, Any] = {kind: record[kind] for kind in COMPARED if kind in record}  # type: ignore[literal-required]
     if (folder / PREDICTIONS).exists():
         values["predictions"] = prediction_digests(folder / PREDICTIONS)
+    # Lists by position, so that all kinds are compared in one way.
     for kind in ("history", "smaller_ranks"):
         values[kind] = {str(number): point for number, point in enumerate(values.get(kind, []))}
     return {kind: {name: digest(value) for name, value in named.items()} for kind, named in values.items() if named}
@@ -149,6 +151,7 @@ def _made_with(record: Record, again: Record) -> list[str]:
         texts.append(f"code of revision {older['revision'][:8]}")
     elif parts:
         texts.append(f"code of {', '.join(parts)}")
+    # A change that isn't committed is in no revision, so it is named as well.
     if stored.get("git_diff") and older != newer:
         texts.append(f"uncommitted changes to revision {(stored['git_revision'] or '')[:8]}, which its record has")
     for name in PACKAGES:

@@ -47,13 +47,15 @@ class Plan:
         """
         for config in configs:
             find_weights(config.model)
+        # Once a kind, as the check multiplies a layer.
         for kind in {config.quantization for config in configs}:
             check_quantization(kind)
         if any(config.task.allow_code_execution for config in configs):
             isolating_backend()
-        for judge in (own.task.judge for own in configs if own.task.metric in ASKS_A_JUDGE and own.trainer.score_test):
-            check_judge(judge)
-        for config in (own for own in configs if own.adapter.config):
+        for config in configs:
+            if config.task.metric in ASKS_A_JUDGE and config.trainer.score_test:
+                check_judge(config.task.judge)
+        for config in [bridged for bridged in configs if bridged.adapter.config]:
             from src.quiet import quiet_libraries
             from src.running.assemble import method_of  # heavy, and only a bridge to another library needs it
 
@@ -63,6 +65,7 @@ class Plan:
         folders = dict.fromkeys(folder_of(config) for config in configs)
         for results_dir in {config.results_dir for config in configs}:
             check_writable(Path(results_dir))
+        # The group comes from the runs alone: every start of the same sweep has the same one.
         names = [str(folder) for folder in folders]
         group = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:8]
         return cls(group, names, [str(folder) for folder in folders if not is_done(folder)])
@@ -125,5 +128,5 @@ class SweepCallback(Callback):
 
 def print_warnings(configs: list[Config]) -> None:
     """Say once what a reader of the scores should know of the data."""
-    for warning in dict.fromkeys(said for own in configs for said in load_task(own).warnings(own)):
+    for warning in dict.fromkeys(said for config in configs for said in load_task(config).warnings(config)):
         print(f"warning: {warning}", flush=True)

@@ -22,7 +22,7 @@ class Tracker:
         if self.run is not None:
             self.run.log(metrics, step=step)
 
-    def summarise(self, values: dict[str, Any]) -> None:
+    def summarize(self, values: dict[str, Any]) -> None:
         """Record the run's final values."""
         if self.run is not None:
             self.run.summary.update(values)
@@ -54,7 +54,9 @@ def tracked(
             "tracking=wandb_online needs a key.\nRun `wandb login`, set WANDB_API_KEY, or use tracking=none."
         )
     folder.mkdir(parents=True, exist_ok=True)
+    # The same id for the same run: W&B then replaces it, as the folder of results does.
     init = partial(wandb.init, project=settings.project, id=run_id, name=name, group=group, config=config)
+    # Silent, as the terminal is for the run's own line.
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True, init_timeout=30)
     init = partial(init, dir=str(folder), reinit="finish_previous", settings=quiet)
     try:
@@ -66,6 +68,7 @@ def tracked(
         run = init(mode="offline")
     try:
         yield Tracker(run)
+    # An interrupt too: in W&B such a run has failed.
     except BaseException:
         run.finish(exit_code=1)
         raise

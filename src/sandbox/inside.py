@@ -23,7 +23,7 @@ def main() -> NoReturn:
     job: dict[str, Any] = marshal.loads(sys.stdin.buffer.read())
     report = os.dup(1)
     if job["walls"] is not None:
-        enter_namespaces(own_user=job["user"] is None)
+        enter_namespaces(new_user_namespace=job["user"] is None)
         show_only(**job["walls"])
     become(job["user"])
     if job["walls"] is not None:
@@ -45,11 +45,11 @@ def call(name: str, *arguments: Any) -> None:
         raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
 
 
-def enter_namespaces(own_user: bool) -> None:
-    """Return as process 1 of new namespaces: nothing outside can be signalled or reached, and all ends with it."""
+def enter_namespaces(new_user_namespace: bool) -> None:
+    """Return as process 1 of new namespaces: nothing outside can be signaled or reached, and all ends with it."""
     user, group = os.geteuid(), os.getegid()
-    call("unshare", NAMESPACES | (USER_NAMESPACE if own_user else 0))
-    if own_user:
+    call("unshare", NAMESPACES | (USER_NAMESPACE if new_user_namespace else 0))
+    if new_user_namespace:
         for name, text in ("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1"):
             with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 - pathlib costs 10 ms
                 file.write(text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from src.config.schema import Config, TaskConfig, task_config
 from src.errors import UserError
-from src.tasks.overlap import Overlap, input_text, normalised, overlap
+from src.tasks.overlap import Overlap, input_text, normalized, overlap
 from src.tasks.source import Source
 
 SPLITS = ("train", "validation", "test")
@@ -49,10 +49,10 @@ class LoadedTask:
 
     def warnings(self, config: Config) -> list[str]:
         """What a reader of the scores should know of the data; validating on the test split is said by its name."""
-        found = [own.warning(config.task.name, split) for split, own in self.overlaps.items()]
+        leaks = [overlap.warning(config.task.name, split) for split, overlap in self.overlaps.items()]
         same = self.data.splits["validation"] is self.data.splits["test"]
         said = [f"task={config.task.name}: protocol=paper validates on the test split"] if same else []
-        return [*self.data.notes, *said, *(warning for warning in found if warning)]
+        return [*self.data.notes, *said, *(warning for warning in leaks if warning)]
 
 
 def load_task(config: Config) -> LoadedTask:
@@ -66,15 +66,18 @@ def load_task(config: Config) -> LoadedTask:
 
 @lru_cache(maxsize=8)
 def _load(task_json: str, cache_dir: str, protocol: str) -> LoadedTask:
+    # Passed as JSON, since a config with dicts in it can't be the key of a cache.
     task = task_config(json.loads(task_json))
     module, function = task.loader.rsplit(".", 1)
     loaded: TaskData = getattr(importlib.import_module(module), function)(Source(task, Path(cache_dir)), **task.options)
     data = TaskData(_three_splits(loaded.splits, task, protocol), loaded.label_names, loaded.notes)
     for split, rows in data.splits.items():
+        # Refused here, where it can be said which split of which task is empty.
         if not rows:
             raise UserError(f"task={task.name} has no rows for {split}.\nSee task.sources and task.validation_size.")
     train = data.splits["train"]
     overlaps = {split: overlap(train, data.splits[split]) for split in ("validation", "test")}
+    # Kept beside the data, as hashing all rows takes a while and every run asks for it.
     return LoadedTask(data, data.fingerprint, overlaps)
 
 
@@ -98,14 +101,15 @@ def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str)
             f"task.validation_size={task.validation_size} can't be held out of {len(train)} training rows.\n"
             f"Allowed: 1 to {len(train) - 1}."
         )
-    held_out = set(sorted(range(len(train)), key=lambda index: _place(train[index], index))[: task.validation_size])
+    held_out = set(sorted(range(len(train)), key=lambda index: _sort_key(train[index], index))[: task.validation_size])
     return {
+        # Both keep the order of the file: the hash decides on which side a row is, and nothing else.
         "train": [row for index, row in enumerate(train) if index not in held_out],
         "validation": [train[index] for index in sorted(held_out)],
         "test": test,
     }
 
 
-def _place(row: Row, index: int) -> tuple[bytes, int]:
+def _sort_key(row: Row, index: int) -> tuple[bytes, int]:
     """The row's place in an order that depends on its input text alone, so that equal texts stay together."""
-    return hashlib.sha256(f"validation {normalised(input_text(row))}".encode()).digest(), index
+    return hashlib.sha256(f"validation {normalized(input_text(row))}".encode()).digest(), index

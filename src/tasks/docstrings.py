@@ -74,8 +74,9 @@ def load(source: Source, *, train_per_class: int, validation_per_class: int, tes
     per_class = dict(zip(SPLITS, _sizes(asked, texts), strict=True))
     note = _note(texts, sum(asked), sum(per_class.values()))
     splits: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
-    for label, own in enumerate(texts.values()):
-        unused = iter(own)
+    for label, library_texts in enumerate(texts.values()):
+        # One iterator for all splits of a library, so that no text is in two of them.
+        unused = iter(library_texts)
         for split, count in per_class.items():
             splits[split] += [{"text": next(unused), "label": label} for _ in range(count)]
     for rows in splits.values():
@@ -127,6 +128,7 @@ def _cached_texts(cache_dir: Path) -> dict[str, list[str]]:
     print("task=docstrings: reading the docstrings of the installed libraries (once, about a minute)", flush=True)
     texts = distinct_texts({library: _first_paragraphs(_source_folder(library)) for library in LIBRARIES})
     cache_dir.mkdir(parents=True, exist_ok=True)
+    # Written beside and moved: another process may read at the same time.
     partial = cached.with_suffix(f".{os.getpid()}")
     with gzip.open(partial, "wt", encoding="utf-8") as file:
         json.dump(texts, file)
@@ -134,13 +136,15 @@ def _cached_texts(cache_dir: Path) -> dict[str, list[str]]:
     return texts
 
 
-def distinct_texts(found: dict[str, Iterator[str]]) -> dict[str, list[str]]:
+def distinct_texts(paragraphs_by_library: dict[str, Iterator[str]]) -> dict[str, list[str]]:
     """Keep each library's texts that no other library has, each once, in the order of their hashes."""
-    texts = {library: {text.lower(): text for text in paragraphs} for library, paragraphs in found.items()}
-    owners = Counter(key for own in texts.values() for key in own)
+    texts = {
+        library: {text.lower(): text for text in paragraphs} for library, paragraphs in paragraphs_by_library.items()
+    }
+    owners = Counter(key for library_texts in texts.values() for key in library_texts)
     return {
-        library: sorted((text for key, text in own.items() if owners[key] == 1), key=_hash)
-        for library, own in texts.items()
+        library: sorted((text for key, text in library_texts.items() if owners[key] == 1), key=_hash)
+        for library, library_texts in texts.items()
     }
 
 

@@ -9,7 +9,7 @@ The hub's stanfordnlp/imdb has the same texts and labels in another order and wi
 reviews before the first positive one, so that the first few hundred are of a single class. Rows therefore come in the
 order of a hash of their text: the same from both sources, the classes mixed.
 
-Papers report accuracy on the official test split. There is no validation split; the 50,000 unlabelled reviews aren't
+Papers report accuracy on the official test split. There is no validation split; the 50,000 unlabeled reviews aren't
 used. A few test reviews are in the training data too: the overlap report counts them.
 """
 
@@ -25,7 +25,7 @@ def load(source: Source) -> TaskData:
     """Read the official splits, train and test.
 
     Raises:
-        UserError: a file or a column isn't there, or a label is neither 0 nor 1, as those of the unlabelled reviews.
+        UserError: a file or a column isn't there, or a label is neither 0 nor 1, as those of the unlabeled reviews.
     """
     return TaskData({split: _rows(source, split) for split in ("train", "test")}, LABELS)
 
@@ -33,8 +33,8 @@ def load(source: Source) -> TaskData:
 def _rows(source: Source, split: str) -> list[Row]:
     records = source.records(split)
     rows = [{"text": record["text"], "label": record.label("label", LABELS)} for record in records]
-    return sorted(rows, key=_place)
+    return sorted(rows, key=_sort_key)
 
 
-def _place(row: Row) -> tuple[bytes, int]:
+def _sort_key(row: Row) -> tuple[bytes, int]:
     return hashlib.sha256(row["text"].encode()).digest(), row["label"]

@@ -10,11 +10,11 @@ BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of `items` inputs, how many occur in the training data character by character, and how many normalised."""
+    """Of `items` inputs, how many occur in the training data character by character, and how many normalized."""
 
     items: int
     exact: int
-    normalised: int
+    normalised: int  # spelled as in the records that have it
 
     def warning(self, task: str, split: str) -> str | None:
         """A sentence for people; None where there is nothing to warn of."""
@@ -28,13 +28,13 @@ class Overlap:
 
 def overlap(train: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> Overlap:
     """Count the held-out rows whose input is also the input of a training row; labels and answers have no part."""
-    known = {input_text(row) for row in train}
-    known_normalised = {normalised(text) for text in known}
+    train_texts = {input_text(row) for row in train}
+    normalized_train_texts = {normalized(text) for text in train_texts}
     texts = [input_text(row) for row in held_out]
     return Overlap(
         items=len(texts),
-        exact=sum(text in known for text in texts),
-        normalised=sum(normalised(text) in known_normalised for text in texts),
+        exact=sum(text in train_texts for text in texts),
+        normalised=sum(normalized(text) in normalized_train_texts for text in texts),
     )
 
 
@@ -44,6 +44,6 @@ def input_text(row: dict[str, Any]) -> str:
     return "\n".join(shown)
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """The text without case, punctuation, spacing and Unicode variants."""
     return BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()

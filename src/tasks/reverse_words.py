@@ -38,6 +38,7 @@ def load(
             f"task=reverse_words asks for {sum(sizes)} words, but {min_letters} to {max_letters} of the letters "
             f"'{letters}' make only {len(words)}.\nLower task.options.train_size or raise task.options.max_letters."
         )
+    # One draw without repetition for all splits, so that no word is in two of them.
     drawn = iter(random.Random(data_seed).sample(words, sum(sizes)))
     splits = {
         split: [{"prompt": f"{word}>", "answer": word[::-1]} for word in itertools.islice(drawn, size)]

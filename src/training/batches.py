@@ -1,4 +1,4 @@
-"""From rows to batches: tokenise once, bucket by length, pad to the longest of the batch."""
+"""From rows to batches: tokenize once, bucket by length, pad to the longest of the batch."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ Example = dict[str, Any]
 
 
 def encode(rows: list[Row], tokenizer: PreTrainedTokenizerBase, task: TaskConfig) -> list[Example]:
-    """Tokenise rows: `input_ids` and `labels` of each.
+    """Tokenize rows: `input_ids` and `labels` of each.
 
     A classifier's label is its class or number; a pair of texts has `token_type_ids` where the model tells them apart.
     A causal language model's labels are the answer and the end-of-text token, with the prompt masked out of the loss.
@@ -34,21 +34,23 @@ def _encode_texts(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_lengt
     texts = [[row["text"] for row in rows]]
     if "text_pair" in rows[0]:
         texts.append([row["text_pair"] for row in rows])
-    found = tokenizer(*texts, truncation=True, max_length=max_length)
-    keys = ["input_ids", *(["token_type_ids"] if len(texts) == 2 and "token_type_ids" in found else [])]
-    return [{**{key: found[key][index] for key in keys}, "labels": row["label"]} for index, row in enumerate(rows)]
+    encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+    # The types of a single text are all 0, which models take where none are given.
+    keys = ["input_ids", *(["token_type_ids"] if len(texts) == 2 and "token_type_ids" in encoded else [])]
+    return [{**{key: encoded[key][index] for key in keys}, "labels": row["label"]} for index, row in enumerate(rows)]
 
 
 def _encode_answers(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
     prompts = [row["prompt"] if "prompt" in row else row["turns"][0] for row in rows]
     answers = [row.get("answer", "") for row in rows]
+    # Alone too, since a model that answers is given the prompt's tokens and not those of the whole.
     asked = tokenizer(prompts)["input_ids"]
     whole = tokenizer([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])["input_ids"]
     examples = []
     for prompt, both, answer in zip(asked, whole, answers, strict=True):
         joined = both[: len(prompt)] == prompt  # else a token spans the border, which no prompt alone ends with
-        own = both[len(prompt) :] if joined else tokenizer(answer, add_special_tokens=False)["input_ids"]
-        learned = [*own, tokenizer.eos_token_id][: max_length - 1]
+        answer_ids = both[len(prompt) :] if joined else tokenizer(answer, add_special_tokens=False)["input_ids"]
+        learned = [*answer_ids, tokenizer.eos_token_id][: max_length - 1]
         before = shortened(prompt, max_length - len(learned), tokenizer)
         labels = [IGNORED] * len(before) + learned
         examples.append(
@@ -66,7 +68,8 @@ def shortened(prompt: list[int], length: int, tokenizer: PreTrainedTokenizerBase
 
 
 def encoded_splits(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
-    """All splits of a run's task, tokenised once per process and tokenizer."""
+    """All splits of a run's task, tokenized once per process and tokenizer."""
+    # As JSON, since a config with dicts in it can't be the key of a cache.
     return _encoded_splits(json.dumps(asdict(config.task), sort_keys=True), load_task(config), tokenizer)
 
 
@@ -81,7 +84,7 @@ def pad(sequences: list[list[int]], value: int, *, left: bool = False) -> Tensor
     longest = max(map(len, sequences))
     fills = [[value] * (longest - len(sequence)) for sequence in sequences]
     pairs = zip(fills, sequences, strict=True)
-    return torch.tensor([fill + own if left else own + fill for fill, own in pairs])
+    return torch.tensor([fill + sequence if left else sequence + fill for fill, sequence in pairs])
 
 
 def collate(examples: list[Example], pad_token_id: int) -> dict[str, Tensor]:
@@ -94,7 +97,7 @@ def collate(examples: list[Example], pad_token_id: int) -> dict[str, Tensor]:
     labels = [example["labels"] for example in examples]
     batch = {
         "input_ids": pad(ids, pad_token_id),
-        "attention_mask": pad([[1] * len(own) for own in ids], 0),
+        "attention_mask": pad([[1] * len(sequence) for sequence in ids], 0),
         "labels": pad(labels, IGNORED) if isinstance(labels[0], list) else torch.tensor(labels),
     }
     if "token_type_ids" in examples[0]:
@@ -135,6 +138,7 @@ class LengthBuckets(Sampler[list[int]]):
 
     def _epoch(self) -> Iterator[list[int]]:
         order = torch.randperm(len(self.lengths), generator=self.generator).tolist()
+        # Examples that fill no batch are left out; the next epoch's order leaves out others.
         usable = len(order) - len(order) % self.batch_size
         group = self.batch_size * BUCKET_BATCHES
         for start in range(0, usable, group):

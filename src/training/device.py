@@ -52,10 +52,12 @@ def _bf16_speedup(kind: str) -> float:
     ratios = []
     for _ in range(9):
         ratios.append(_seconds(lambda: left @ right, kind) / _seconds(lambda: left16 @ right16, kind))
+    # The median, as other processes disturb single measurements.
     return round(median(ratios), 2)
 
 
 def _seconds(product: Callable[[], torch.Tensor], kind: str) -> float:
+    # The first product pays for what is loaded and allocated once.
     product()
     if kind == "cuda":
         torch.cuda.synchronize()

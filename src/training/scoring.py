@@ -57,6 +57,7 @@ class Scoring:
                 tensors = collate([examples[index] for index in batch], self.tokenizer.pad_token_id)
                 with self.device.autocast():
                     logits, labels, rows = answer_logits(model, _moved(tensors, model))
+                # Outside autocast and in float32: bfloat16 would leave a loss two or three digits.
                 losses = F.cross_entropy(logits.float(), labels, reduction="none").tolist()
                 for row, loss in zip(rows.tolist(), losses, strict=True):
                     sums[batch[row]] += loss
@@ -84,17 +85,18 @@ class Scoring:
         scores = {
             name: score(
                 self.task.metric,
-                [predictions[index] for index in own],
-                [references[index] for index in own],
+                [predictions[index] for index in indices],
+                [references[index] for index in indices],
                 **self.metric_options,
             )
-            for name, own in members.items()
+            for name, indices in members.items()
         }
         first = next(iter(scores.values()))
         if len(scores) == 1:
             return first, {}
-        values = {name: own.value for name, own in scores.items()}
-        items = _in_order(members, {name: own.items for name, own in scores.items()})
+        # Each set counts the same, however many rows it has.
+        values = {name: set_score.value for name, set_score in scores.items()}
+        items = _in_order(members, {name: set_score.items for name, set_score in scores.items()})
         return Score(first.name, fmean(values.values()), first.higher_is_better, first.unit, items=items), values
 
     def _predict(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> list[Any]:
@@ -106,8 +108,10 @@ class Scoring:
 
     def _classify(self, model: PreTrainedModel, examples: list[Example]) -> list[Any]:
         batch = collate(examples, self.tokenizer.pad_token_id)
+        # With labels the model would compute a loss that nobody reads.
         batch.pop("labels")
         logits = model(**_moved(batch, model)).logits  # (batch, labels)
+        # A single output is a number to predict, not a class.
         predictions: list[Any] = logits[:, 0].float().tolist() if logits.shape[1] == 1 else logits.argmax(-1).tolist()
         return predictions
 
@@ -116,11 +120,15 @@ class Scoring:
         said = [""] * len(conversations)
         answers: list[list[str]] = [[] for _ in conversations]
         for turn in range(max(map(len, conversations))):
+            # Conversations may differ in their number of turns.
             going = [index for index, turns in enumerate(conversations) if turn < len(turns)]
             for index in going:
                 said[index] += conversations[index][turn]
+            # From the text: the tokens of an answer as it was written needn't be those of its text.
             prompts = [self.tokenizer(said[index])["input_ids"] for index in going]
-            written = self._generate(model, [shortened(own, self.task.max_length, self.tokenizer) for own in prompts])
+            written = self._generate(
+                model, [shortened(prompt, self.task.max_length, self.tokenizer) for prompt in prompts]
+            )
             for index, answer in zip(going, written, strict=True):
                 answers[index].append(answer.strip())
                 said[index] += f"{answer}\n\n"
@@ -139,9 +147,11 @@ class Scoring:
         texts = [_stopped(text, self.task.stop) for text in texts]
         if self.task.samples == 1:
             return texts
+        # transformers puts the samples of a prompt next to each other.
         return [texts[start : start + self.task.samples] for start in range(0, len(texts), self.task.samples)]
 
     def _decoding(self) -> GenerationConfig:
+        # From the whole distribution; by default transformers would draw from the 50 likeliest tokens.
         drawn = {"do_sample": True, "temperature": self.task.temperature, "top_k": 0, "top_p": 1.0}
         return GenerationConfig(
             max_new_tokens=self.task.max_new_tokens,
@@ -165,10 +175,10 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _drawing(seed: int, wanted: bool) -> Iterator[None]:
+def _drawing(seed: int, enabled: bool) -> Iterator[None]:
     """Let transformers' sampling, which knows only the global random state, draw from `seed`, and put that back."""
-    with torch.random.fork_rng(enabled=wanted):
-        if wanted:
+    with torch.random.fork_rng(enabled=enabled):
+        if enabled:
             torch.manual_seed(seed)
         yield
 
@@ -183,7 +193,8 @@ def _reference(row: Row) -> Any:
 
 def _in_order(members: dict[str, list[int]], items: dict[str, list[float]]) -> list[float]:
     """The items' numbers of all sets in the order of the rows; none where the metric has none."""
-    each = {index: item for name, own in items.items() if own for index, item in zip(members[name], own, strict=True)}
+    scored = [name for name, numbers in items.items() if numbers]
+    each = {index: item for name in scored for index, item in zip(members[name], items[name], strict=True)}
     return [each[index] for index in sorted(each)]
 
 

@@ -2,7 +2,7 @@
 
 Follows GLUE's evaluator as Hugging Face carries it (huggingface/evaluate, metrics/glue/glue.py, subset "cola"):
 scikit-learn's `matthews_corrcoef`. It is 0.0 where either side is one class throughout, which is what a model that
-learnt nothing gives. Tables show it times 100, as papers do.
+learned nothing gives. Tables show it times 100, as papers do.
 """
 
 from typing import Any
