@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from src.adapters.base import Setup
-from src.adapters.inject import place
+from src.adapters.inject import inject
 from src.adapters.lora import LoRA
 from src.quiet import quiet_libraries
 from src.training.batches import IGNORED
@@ -50,7 +50,7 @@ def adapted(device: Device) -> nn.Module:
     model: Any = LlamaForCausalLM(config)
     model.to(device.type)
     targets = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
-    return place(model, LoRA, Setup(targets, rank=8, alpha=16.0, generator=generator), head=[]).model
+    return inject(model, LoRA, Setup(targets, rank=8, alpha=16.0, generator=generator), head=[]).model
 
 
 def batch_of(answer: int, device: Device) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from src.adapters.base import Setup
-from src.adapters.inject import find_targets, place
+from src.adapters.inject import find_targets, inject
 from src.adapters.lora import LoRA
 from src.config.composition import CONF
 from src.config.schema import Config
@@ -32,7 +32,7 @@ def step_milliseconds(config: Config, device: Device, tokens: int) -> float:
     base = load_base(config.model, num_labels=10, attention=device.attention)
     model = base.fresh_copy(config.model.head, generator).to(device.type)  # type: ignore[arg-type]
     targets = find_targets(model, config.model, config.target_roles())
-    place(model, LoRA, Setup(targets, rank=8, alpha=16.0, generator=generator), config.model.head)
+    inject(model, LoRA, Setup(targets, rank=8, alpha=16.0, generator=generator), config.model.head)
     ids = torch.randint(1000, 20000, (BATCH, tokens), generator=generator).to(device.type)
     labels = torch.randint(0, 10, (BATCH,), generator=generator).to(device.type)
     times = []

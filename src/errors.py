@@ -8,8 +8,8 @@ class UserError(Exception):
     """A mistake in what was asked: the message says what was given, what is allowed and what to do."""
 
 
-def nearest_first(given: str, allowed: Iterable[str]) -> list[str]:
-    """Sort `allowed` so that the names most like `given` come first."""
+def nearest_first(name: str, allowed: Iterable[str]) -> list[str]:
+    """Sort `allowed` so that the names most like `name` come first."""
     names = sorted(allowed)
-    near = get_close_matches(given, names, n=len(names) or 1, cutoff=0.5)
+    near = get_close_matches(name, names, n=len(names) or 1, cutoff=0.5)
     return near + [name for name in names if name not in near]

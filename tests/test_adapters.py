@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.adapters.base import Adapter, Setup, UpdateDirection
-from src.adapters.inject import Placed, place
+from src.adapters.inject import InjectedModel, inject
 from src.errors import UserError
 
 YAMLS = sorted((Path(__file__).parents[1] / "conf" / "adapter").glob("*.yaml"))
@@ -170,11 +170,11 @@ def setup(*, seed: int | None = 0, rank: int = RANK, scaling: float = 2.0, **opt
     )
 
 
-def placement(name: str, method_setup: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Placed:
-    return place(base_model(dtype), method_class(name), method_setup or setup(), head=[])
+def placement(name: str, method_setup: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> InjectedModel:
+    return inject(base_model(dtype), method_class(name), method_setup or setup(), head=[])
 
 
-def placed(name: str, method_setup: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Any:
+def injected(name: str, method_setup: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> Any:
     return placement(name, method_setup, dtype=dtype).model
 
 
@@ -185,7 +185,7 @@ def adapter_at(model: nn.Module, name: str = "0") -> "AnyAdapter":
 
 
 def adapter_of(name: str, method_setup: Setup | None = None, *, dtype: torch.dtype = torch.float64) -> "AnyAdapter":
-    return adapter_at(placed(name, method_setup, dtype=dtype))
+    return adapter_at(injected(name, method_setup, dtype=dtype))
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -253,13 +253,13 @@ def test_every_linear_method_says_what_it_trains() -> None:
 
 @linear_method
 def test_a_method_takes_every_option_that_its_yaml_offers(name: str) -> None:
-    placed(name, setup(**options_of(name)))
+    injected(name, setup(**options_of(name)))
 
 
 @every_method
 def test_a_yaml_says_whether_weights_of_the_base_model_are_trained(row: Row) -> None:
     model = base_model()
-    place(model, method_class(row.name), setup(), head=[])
+    inject(model, method_class(row.name), setup(), head=[])
     layer = model[0]
     weight = (layer if isinstance(layer, nn.Linear) else adapter_at(model).base_layer).weight
     assert bool(yaml_of(row.name).get("trains_base")) == weight.requires_grad
@@ -272,13 +272,13 @@ def test_a_yaml_says_whether_the_rank_is_bound_by_the_matrix(name: str) -> None:
 
 @every_method
 def test_trained_parameters_are_as_many_as_the_closed_form_says(row: Row) -> None:
-    trained = sum(p.numel() for p in placed(row.name).parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in injected(row.name).parameters() if p.requires_grad)
     assert trained == row.trained_count(IN, OUT, RANK)
 
 
 @every_method
 def test_output_at_step_0_is_as_near_to_the_base_model_as_the_row_says(row: Row) -> None:
-    before, after = base_model()(inputs()), placed(row.name)(inputs())
+    before, after = base_model()(inputs()), injected(row.name)(inputs())
     deviation = (after - before).abs().max().item()
     assert {
         "exact": deviation == 0,
@@ -292,7 +292,7 @@ def test_output_at_step_0_is_as_near_to_the_base_model_as_the_row_says(row: Row)
 def test_a_method_can_be_counted_on_the_meta_device(row: Row) -> None:
     with torch.device("meta"):
         model = base_model()
-    parameters = list(place(model, method_class(row.name), setup(seed=None), head=[]).model.parameters())
+    parameters = list(inject(model, method_class(row.name), setup(seed=None), head=[]).model.parameters())
     assert all(p.is_meta for p in parameters)
     assert sum(p.numel() for p in parameters if p.requires_grad) == row.trained_count(IN, OUT, RANK)
 
@@ -367,7 +367,7 @@ def test_merge_leaves_the_adapter_as_it_is_and_shares_no_memory_with_it(name: st
 @merging_method
 def test_a_layer_without_bias_merges_to_one_without_bias(name: str) -> None:
     model = nn.Sequential(nn.Linear(IN, OUT, bias=False, dtype=torch.float64))
-    place(model, method_class(name), setup(), head=[])
+    inject(model, method_class(name), setup(), head=[])
     train(model)
     merged = adapter_at(model).merge()
     assert merged.bias is None
@@ -412,7 +412,9 @@ def test_saved_state_gives_an_empty_copy_of_layers_of_different_sizes_the_same_o
 ) -> None:
     first, second = setup(), setup(seed=None)
     first.target_modules = second.target_modules = ["0", "2"]
-    trained, copy = (place(two_layers(), method_class(name), method_setup, head=[]) for method_setup in (first, second))
+    trained, copy = (
+        inject(two_layers(), method_class(name), method_setup, head=[]) for method_setup in (first, second)
+    )
     train(trained.model)
     save_file(trained.state(), tmp_path / "adapter.safetensors")
     copy.load(load_file(tmp_path / "adapter.safetensors"))
@@ -456,7 +458,7 @@ def test_a_decomposition_draws_no_random_numbers(name: str) -> None:
 def test_the_global_random_state_is_as_it_was(name: str) -> None:
     model, method_setup = base_model(), setup()
     before = torch.get_rng_state()
-    place(model, method_class(name), method_setup, head=[])
+    inject(model, method_class(name), method_setup, head=[])
     if ROWS[name].merges:
         adapter_at(model).merge()
     assert torch.equal(torch.get_rng_state(), before)
@@ -469,16 +471,16 @@ def test_a_rank_that_does_not_fit_is_refused_with_the_allowed_range(name: str, r
     method_setup, bound = setup(seed=0), not method_class(name).any_rank
     method_setup.rank = rank
     if rank > 0 and not bound:
-        placed(name, method_setup)
+        injected(name, method_setup)
         return
     with pytest.raises(UserError, match=rf"rank={rank} .*5 x 7(.|\n)*1 {'to 5' if bound else 'or more'}"):
-        placed(name, method_setup)
+        injected(name, method_setup)
 
 
 @linear_method
 def test_a_module_that_is_not_linear_is_refused_by_name(name: str) -> None:
     with pytest.raises(UserError, match="0 is a Tanh"):
-        place(nn.Sequential(nn.Tanh()), method_class(name), setup(), head=[])
+        inject(nn.Sequential(nn.Tanh()), method_class(name), setup(), head=[])
 
 
 @pytest.mark.parametrize("name", [name for name in LINEAR if "dropout" in options_of(name)])
@@ -503,19 +505,19 @@ def test_more_than_one_batch_dimension_keeps_its_shape(name: str) -> None:
 @linear_method
 def test_an_option_that_a_method_does_not_have_is_refused_with_those_that_it_has(name: str) -> None:
     with pytest.raises(UserError, match=r"adapter.options.foo is no option of \w+.\nAllowed: ") as refusal:
-        placed(name, setup(foo=1))
+        injected(name, setup(foo=1))
     allowed = str(refusal.value).partition("Allowed: ")[2]
     assert set(allowed.rstrip(".").split(", ")) == set(yaml_of(name).get("options", {}) or ["none"])
 
 
 def test_an_unknown_initialization_of_lora_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"init=x (.|\n)*gaussian, kaiming"):
-        placed("lora", setup(init="x"))
+        injected("lora", setup(init="x"))
 
 
 def test_gaussian_lora_has_variance_1_over_in_features() -> None:
     model = nn.Sequential(nn.Linear(401, 211))
-    place(model, method_class("lora"), setup(rank=199), head=[])
+    inject(model, method_class("lora"), setup(rank=199), head=[])
     assert adapter_at(model).lora_A.std().item() * 401**0.5 == pytest.approx(1, abs=0.02)
 
 
@@ -746,11 +748,11 @@ def test_pissa_leaves_the_base_layer_what_the_best_approximation_lacks(scaling: 
 
 
 def test_pissa_writes_the_residual_once() -> None:
-    placed = placement("pissa", setup(seed=None))
-    weight, state = adapter_at(placed.model).base_layer.weight, placement("pissa").state()
+    injected = placement("pissa", setup(seed=None))
+    weight, state = adapter_at(injected.model).base_layer.weight, placement("pissa").state()
     writes = []
     for _ in range(3):
-        placed.load(state)
+        injected.load(state)
         writes.append(weight._version)
     assert writes == [1 + linear(IN, OUT).weight._version] * 3
 
@@ -785,7 +787,7 @@ def made_matrices(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_the_norm_of_dora_is_that_of_the_dense_product_which_is_never_made(bias: bool, dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(IN, OUT, bias=bias, dtype=dtype))
-    place(model, method_class("dora"), setup(), head=[])
+    inject(model, method_class("dora"), setup(), head=[])
     adapter = adapter_at(model)
     nn.init.normal_(adapter.lora_B, generator=torch.Generator().manual_seed(6))
     dense = adapter.base_layer.weight + 2.0 * adapter.lora_B @ adapter.lora_A
@@ -811,7 +813,7 @@ def test_the_norm_of_dora_is_computed_in_float32_under_autocast() -> None:
 def test_a_row_of_zeros_under_dora_gives_no_nan() -> None:
     model = base_model()
     nn.init.zeros_(model.get_parameter("0.weight")[1])
-    place(model, method_class("dora"), setup(), head=[])
+    inject(model, method_class("dora"), setup(), head=[])
     train(model)
     assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
 
@@ -887,18 +889,18 @@ def test_only_a_nested_method_can_be_cut(name: str) -> None:
             adapter_of(name).truncate(1)
 
 
-def vera_on_two_layers(seed: int | None = 0) -> Placed:
+def vera_on_two_layers(seed: int | None = 0) -> InjectedModel:
     method_setup = setup(seed=seed)
     method_setup.target_modules = ["0", "2"]
-    return place(two_layers(), method_class("vera"), method_setup, head=[])
+    return inject(two_layers(), method_class("vera"), method_setup, head=[])
 
 
 def test_vera_shares_one_pair_of_the_largest_size_and_stores_it_once() -> None:
-    placed = vera_on_two_layers()
-    first, second = adapter_at(placed.model, "0"), adapter_at(placed.model, "2")
+    injected = vera_on_two_layers()
+    first, second = adapter_at(injected.model, "0"), adapter_at(injected.model, "2")
     assert first.vera_A is second.vera_A
     assert first.vera_B is second.vera_B
-    shapes = {key: tuple(tensor.shape) for key, tensor in placed.state().items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in injected.state().items()}
     assert shapes == {
         "0.vera_A": (RANK, IN),
         "0.vera_B": (LAST, RANK),
@@ -909,9 +911,9 @@ def test_vera_shares_one_pair_of_the_largest_size_and_stores_it_once() -> None:
 
 
 def test_a_smaller_layer_under_vera_uses_the_first_columns_and_rows() -> None:
-    placed = vera_on_two_layers()
-    train(placed.model)
-    layer, x = adapter_at(placed.model, "2"), drawn(TOKENS, OUT, seed=5)
+    injected = vera_on_two_layers()
+    train(injected.model)
+    layer, x = adapter_at(injected.model, "2"), drawn(TOKENS, OUT, seed=5)
     A, B = array(layer.vera_A)[:, :OUT], array(layer.vera_B)[:LAST]
     d, b = array(layer.vera_lambda_d), array(layer.vera_lambda_b)
     expected = array(layer.base_layer(x)) + b * (d * (x.numpy() @ A.T) @ B.T)
@@ -938,7 +940,7 @@ def test_houlsby_is_a_bottleneck_after_the_layer() -> None:
 
 def test_houlsby_starts_within_two_standard_deviations_and_without_biases() -> None:
     model = nn.Sequential(nn.Linear(211, 199))
-    place(model, method_class("houlsby"), setup(rank=101), head=[])
+    inject(model, method_class("houlsby"), setup(rank=101), head=[])
     adapter = adapter_at(model)
     assert not adapter.down_bias.any()
     assert not adapter.up_bias.any()
@@ -949,7 +951,7 @@ def test_houlsby_starts_within_two_standard_deviations_and_without_biases() -> N
 
 def test_an_unknown_activation_of_houlsby_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"activation=x (.|\n)*gelu, relu"):
-        placed("houlsby", setup(activation="x"))
+        injected("houlsby", setup(activation="x"))
 
 
 class WithMask(nn.Module):
@@ -964,14 +966,14 @@ class WithMask(nn.Module):
 
 def test_bitfit_trains_the_biases_of_layers_and_norms_and_nothing_that_is_only_called_so() -> None:
     model = nn.Sequential(nn.Linear(IN, 4), WithMask(), nn.Linear(4, OUT, bias=False))
-    place(model, method_class("bitfit"), setup(), head=[])
+    inject(model, method_class("bitfit"), setup(), head=[])
     assert {key for key, p in model.named_parameters() if p.requires_grad} == {"0.bias", "1.norm.bias"}
     assert not model[1].bias.requires_grad
 
 
 def test_bitfit_refuses_a_model_without_biases() -> None:
     with pytest.raises(UserError, match=r"bitfit trains biases; this Sequential has none.\n"):
-        place(nn.Sequential(nn.Linear(IN, OUT, bias=False)), method_class("bitfit"), setup(), head=[])
+        inject(nn.Sequential(nn.Linear(IN, OUT, bias=False)), method_class("bitfit"), setup(), head=[])
 
 
 def blocks(count: int) -> tuple[nn.Sequential, Setup]:
@@ -984,7 +986,7 @@ def blocks(count: int) -> tuple[nn.Sequential, Setup]:
 def test_last_k_trains_the_last_blocks_whole_and_nothing_after_them(layers: int | None, trained: set[str]) -> None:
     model, method_setup = blocks(3)
     method_setup.options = {} if layers is None else {"layers": layers}
-    place(model, method_class("last_k"), method_setup, head=[])
+    inject(model, method_class("last_k"), method_setup, head=[])
     trainable = {key for key, p in model.named_parameters() if p.requires_grad}
     assert trainable == {f"{block}.{part}" for block in trained for part in ("weight", "bias")}
 
@@ -994,4 +996,4 @@ def test_last_k_refuses_more_or_fewer_blocks_than_there_are(layers: float) -> No
     model, method_setup = blocks(3)
     method_setup.options = {"layers": layers}
     with pytest.raises(UserError, match=rf"layers={layers} .*3 blocks(.|\n)*1 to 3"):
-        place(model, method_class("last_k"), method_setup, head=[])
+        inject(model, method_class("last_k"), method_setup, head=[])

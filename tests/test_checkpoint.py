@@ -17,19 +17,19 @@ from tests.conftest import composed
 
 def trained(config: Config, scores: list[float], *, higher_is_better: bool) -> tuple[Any, Any, list[Any]]:
     """Train with validations that give the scores one after the other; also the states that they saw."""
-    from src.running.fitting import _placed
+    from src.running.fitting import _injected
 
     run = prepare(replace(config, trainer=replace(config.trainer, precision="fp32")), Path(config.results_dir))
-    placed, examples = _placed(run), run.examples["train"]
+    injected, examples = _injected(run), run.examples["train"]
     recipe = Recipe(config.trainer, config.lr, run.base.tokenizer.pad_token_id, config.seed, run.device)
     remaining, seen = iter(scores), []
 
     def validate() -> Score:
-        seen.append({name: tensor.clone() for name, tensor in placed.state().items()})
+        seen.append({name: tensor.clone() for name, tensor in injected.state().items()})
         return Score("x", next(remaining), higher_is_better)
 
-    outcome, state = train(placed, examples, recipe, validate=validate, report=lambda step, metrics: None)
-    return outcome, state, [*seen, placed.state()]
+    outcome, state = train(injected, examples, recipe, validate=validate, report=lambda step, metrics: None)
+    return outcome, state, [*seen, injected.state()]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from src.errors import UserError
 from src.tasks.base import LoadedTask, load_task
 from src.tasks.commonsense import ORIGINALS, load
-from src.tasks.source import Record, Source
+from src.tasks.source import DataRecord, Source
 from tests.conftest import as_on_the_hub, composed, real_data
 
 PROMPT = (  # CERT-Lab/lora-sb, instruction_tuning_eval/commonsense_eval.py, without its last newline
@@ -182,11 +182,11 @@ def test_every_row_of_a_file_becomes_a_prompt_and_its_output(name: str, split: s
 @pytest.mark.parametrize(("name", "split"), PARTS)
 def test_the_original_columns_are_put_into_llm_adapters_words(name: str, split: str) -> None:
     for row in published(name, split):
-        assert ORIGINALS[name](Record(PARSERS[name](row), "here")) == (row["instruction"], row["answer"])
+        assert ORIGINALS[name](DataRecord(PARSERS[name](row), "here")) == (row["instruction"], row["answer"])
 
 
 def test_hellaswags_columns_are_put_into_llm_adapters_words() -> None:
-    assert ORIGINALS["hellaswag"](Record(HELLASWAG, "here")) == (HELLASWAG_TEXT, "ending4")
+    assert ORIGINALS["hellaswag"](DataRecord(HELLASWAG, "here")) == (HELLASWAG_TEXT, "ending4")
 
 
 @pytest.mark.parametrize("name", sorted(PARSERS))
@@ -308,7 +308,7 @@ def test_a_bad_file_is_refused_with_its_place(tmp_path: Path, test: str, message
 )
 def test_a_label_that_is_no_choice_is_refused(name: str, record: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"some place has {message}"):
-        ORIGINALS[name](Record(record, "some place"))
+        ORIGINALS[name](DataRecord(record, "some place"))
 
 
 def test_a_folder_without_the_set_is_refused(tmp_path: Path) -> None:

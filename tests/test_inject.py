@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from src.adapters.base import Adapter, Setup
-from src.adapters.inject import Placed, adapters, find_targets, place
+from src.adapters.inject import InjectedModel, adapters, find_targets, inject
 from src.adapters.lora import LoRA
 from src.adapters.lora_fa import LoRAFA
 from src.config.checks import ROLES
@@ -31,11 +31,11 @@ def tiny_llama() -> nn.Module:
     return base.fresh_copy([], torch.Generator().manual_seed(0))
 
 
-def with_adapter(method: type[Adapter], *, rank: int, roles: tuple[str, ...] = ("query", "value")) -> Placed:
+def with_adapter(method: type[Adapter], *, rank: int, roles: tuple[str, ...] = ("query", "value")) -> InjectedModel:
     model = tiny_llama()
     targets = find_targets(model, tiny_config(), list(roles))
     setup = Setup(targets, rank=rank, alpha=float(rank), generator=torch.Generator().manual_seed(0))
-    return place(model, method, setup, head=["lm_head"])
+    return inject(model, method, setup, head=["lm_head"])
 
 
 def test_query_and_value_are_found_in_both_layers_in_the_model_s_order() -> None:
@@ -105,7 +105,7 @@ def test_the_state_holds_the_head_and_both_trained_and_frozen_tensors_of_an_adap
 
 def test_loading_brings_over_adapters_and_head() -> None:
     source, copy, ids = with_adapter(LoRAFA, rank=3), with_adapter(LoRAFA, rank=3), torch.arange(22).reshape(2, 11)
-    for index, tensor in enumerate(source.own_tensors().values()):
+    for index, tensor in enumerate(source.saved_tensors().values()):
         nn.init.normal_(tensor, generator=torch.Generator().manual_seed(index))
     assert not torch.equal(copy.model(ids).logits, source.model(ids).logits)
     copy.load(source.state())
@@ -114,9 +114,9 @@ def test_loading_brings_over_adapters_and_head() -> None:
 
 @pytest.mark.parametrize("other", [{"rank": 2}, {"rank": 3, "roles": ("query",)}], ids=["rank", "target"])
 def test_a_state_of_another_rank_or_target_is_refused_and_changes_nothing(other: dict[str, Any]) -> None:
-    placed, state = with_adapter(LoRA, rank=3), with_adapter(LoRA, **other).state()
-    before = {name: tensor.clone() for name, tensor in placed.model.state_dict().items()}
+    injected, state = with_adapter(LoRA, rank=3), with_adapter(LoRA, **other).state()
+    before = {name: tensor.clone() for name, tensor in injected.model.state_dict().items()}
     state["lm_head.weight"] += 1
     with pytest.raises(UserError, match="doesn't fit"):
-        placed.load(state)
-    assert all(torch.equal(before[name], tensor) for name, tensor in placed.model.state_dict().items())
+        injected.load(state)
+    assert all(torch.equal(before[name], tensor) for name, tensor in injected.model.state_dict().items())

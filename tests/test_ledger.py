@@ -10,7 +10,7 @@ from torch import nn
 from src.adapters.base import Method, Setup
 from src.adapters.full import Full
 from src.adapters.head_only import HeadOnly
-from src.adapters.inject import find_targets, place
+from src.adapters.inject import find_targets, inject
 from src.adapters.ledger import Ledger, count
 from src.adapters.lora import LoRA
 from src.adapters.lora_fa import LoRAFA
@@ -33,7 +33,7 @@ def ledger_of(method: type[Method], roles: tuple[str, ...] = ROLES) -> Ledger:
     model = load_base(config, num_labels=0, attention="eager").fresh_copy([], torch.Generator())
     targets = find_targets(model, config, list(roles))
     setup = Setup(targets, rank=3, alpha=3.0, generator=torch.Generator())
-    return count(place(model, method, setup, head=["lm_head"]))
+    return count(inject(model, method, setup, head=["lm_head"]))
 
 
 def test_lora_on_every_role_counts_rank_times_the_sum_of_the_sides() -> None:
@@ -88,15 +88,15 @@ def test_the_denominator_is_the_same_for_every_method(method: type[Method]) -> N
 def test_a_base_layer_named_like_an_adapter_is_counted_as_the_base() -> None:
     model = nn.ModuleDict({"lora_A": nn.Linear(7, 5), "wrapped": nn.Linear(7, 5), "head": nn.Linear(5, 2)})
     setup = Setup(["wrapped"], rank=3, alpha=3.0, generator=torch.Generator())
-    ledger = count(place(model, LoRA, setup, head=["head"]))
+    ledger = count(inject(model, LoRA, setup, head=["head"]))
     assert (ledger.adapter_trained, ledger.head_trained, ledger.base_frozen) == (36, 12, 80)
 
 
 def test_a_model_is_counted_without_its_weights_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(70_000, 50_000), nn.Linear(50_000, 2))
-        placed = place(model, LoRA, Setup(["0"], rank=3, alpha=3.0), head=["1"])
-    ledger = count(placed)
+        injected = inject(model, LoRA, Setup(["0"], rank=3, alpha=3.0), head=["1"])
+    ledger = count(injected)
     assert ledger.adapter_trained == 3 * 120_000
     assert ledger.head_trained == 100_002
     assert ledger.total == 70_000 * 50_000 + 50_000 + 100_002

@@ -63,13 +63,13 @@ def test_the_model_gives_all_its_logits_again_afterwards() -> None:
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
 def test_what_a_method_puts_before_the_text_has_no_part_in_the_loss(method: str) -> None:
     from src.adapters.base import Setup
-    from src.adapters.inject import place
+    from src.adapters.inject import inject
     from src.running.assemble import method_of
 
     config = composed("model=tiny_llama", "task=reverse_words", f"adapter=peft/{method}", "rank=5")
     setup = Setup(rank=5, config=config.adapter.config, generator=torch.Generator().manual_seed(0))
     base: Any = load_base(config.model, num_labels=0, attention="eager")
-    model: Any = place(base.fresh_copy([], torch.Generator()), method_of(config), setup, []).model.eval()
+    model: Any = inject(base.fresh_copy([], torch.Generator()), method_of(config), setup, []).model.eval()
     batch = collate(EXAMPLES, pad_token_id=0)
     torch.testing.assert_close(mean_loss(model, batch), model(**batch).loss)
     assert mean_loss(model, batch) != mean_loss(base.module, batch)

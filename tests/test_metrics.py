@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from src.errors import UserError
-from src.metrics import FOLDER, known_metrics, score
+from src.metrics import FOLDER, metric_names, score
 from tests.conftest import real_data
 
 
@@ -29,12 +29,12 @@ def json_lines(path: str) -> list[dict[str, Any]]:
 
 def test_a_folder_with_a_module_of_its_name_is_a_metric_and_nothing_else_is() -> None:
     folders = {path.name for path in FOLDER.iterdir() if (path / f"{path.name}.py").is_file()}
-    assert set(known_metrics()) == folders
+    assert set(metric_names()) == folders
     assert {"accuracy", "bleu", "choice", "f1", "last_number", "logical_form", "math_equivalence"} <= folders
     assert "inputs" not in folders
 
 
-@pytest.mark.parametrize("name", known_metrics())
+@pytest.mark.parametrize("name", metric_names())
 def test_a_metric_says_what_it_is(name: str) -> None:
     import evaluate
 

@@ -25,7 +25,7 @@ from src.models.base_model import load_base
 from src.models.dense_weight import dense_weight, replace_weight
 from src.results.schema import Record
 from src.results.store import ADAPTER
-from src.running.assemble import place_empty
+from src.running.assemble import inject_empty
 from src.running.execute import execute
 from src.streams import stream_generator
 from src.training.batches import collate, encoded_splits
@@ -207,7 +207,7 @@ def test_the_ledger_counts_weights_and_not_bytes(kind: str) -> None:
     ledgers = []
     for quantized in ("none", kind):
         base = load_base(config.model, num_labels=0, attention="eager", quantization=quantized)
-        ledgers.append(count(place_empty(config, base.fresh_copy([], stream_generator(0, "head_init")))))
+        ledgers.append(count(inject_empty(config, base.fresh_copy([], stream_generator(0, "head_init")))))
     assert ledgers[0] == ledgers[1]
     assert ledgers[0].base_frozen > 80_000
 
@@ -272,16 +272,16 @@ def test_a_whole_run_trains_only_the_adapter_and_scores_what_it_saved(
     base = load_base(config.model, num_labels=0, attention="eager", quantization=kind)
     before = {name: tensor.clone() for name, tensor in base.module.state_dict().items()}
     trained: list[Any] = []
-    placed = fitting._placed
+    injected = fitting._injected
 
     def placing(run: Any) -> Any:
-        trained.append(placed(run))
+        trained.append(injected(run))
         return trained[0]
 
-    monkeypatch.setattr(fitting, "_placed", placing)
+    monkeypatch.setattr(fitting, "_injected", placing)
     record = run(config, tmp_path)
     assert all(torch.equal(before[name], tensor) for name, tensor in base.module.state_dict().items())
-    loaded = place_empty(config, base.fresh_copy([], stream_generator(0, "head_init")))
+    loaded = inject_empty(config, base.fresh_copy([], stream_generator(0, "head_init")))
     loaded.load(load_file(tmp_path / ADAPTER))
     ids = torch.tensor([[5, 9, 13, 4, 8]])
     with torch.inference_mode():

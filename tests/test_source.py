@@ -11,7 +11,7 @@ import pytest
 
 from src.config.schema import SourceConfig, TaskConfig
 from src.errors import UserError
-from src.tasks.source import READERS, Record, Source, read
+from src.tasks.source import READERS, DataRecord, Source, read
 from tests.conftest import as_on_the_hub, run_program
 
 RECORDS = [{"text": "one", "label": "0"}, {"text": 'two "2", a\ttab', "label": "1"}, {"text": "Café ☕", "label": "0"}]
@@ -36,7 +36,7 @@ def plain(records: Any) -> list[dict[str, Any]]:
 
 
 def places(records: Any) -> list[str]:
-    return [record.place.rpartition("/")[2] for record in records]
+    return [record.location.rpartition("/")[2] for record in records]
 
 
 def source(data_dir: Path | None, **parts: SourceConfig) -> Source:
@@ -80,8 +80,8 @@ def test_a_csv_file_keeps_quotes_commas_and_line_ends_inside_its_fields(tmp_path
 def test_the_place_in_a_csv_file_counts_the_lines_inside_fields(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", 'text,label\n"one\ntwo\nthree",0\nfour,1\n')
     spread, after = read(path)
-    assert spread.place in [f"{path}:{line}" for line in (2, 3, 4)]
-    assert after.place == f"{path}:5"
+    assert spread.location in [f"{path}:{line}" for line in (2, 3, 4)]
+    assert after.location == f"{path}:5"
 
 
 def test_a_csv_row_with_too_few_fields_lacks_the_last_columns(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_an_absolute_path_needs_no_place_under_the_data_folder(tmp_path: Path) -
 
 
 def test_a_missing_column_is_refused_with_those_there_are_the_likeliest_first() -> None:
-    record = Record({"id": 1, "summary": "s", "dialog": "d"}, "train.jsonl:17")
+    record = DataRecord({"id": 1, "summary": "s", "dialog": "d"}, "train.jsonl:17")
     with pytest.raises(UserError) as refused:
         record["dialogue"]
     assert str(refused.value) == (
@@ -255,24 +255,24 @@ def test_a_missing_column_is_refused_with_those_there_are_the_likeliest_first() 
 
 
 def test_the_first_column_that_a_record_has_is_taken_even_where_it_is_empty() -> None:
-    assert Record({"b": "2", "c": "3"}, "p").first("a | b | c") == "2"
-    assert Record({"a": "", "b": "2"}, "p").first("a | b") == ""
+    assert DataRecord({"b": "2", "c": "3"}, "p").first("a | b | c") == "2"
+    assert DataRecord({"a": "", "b": "2"}, "p").first("a | b") == ""
 
 
 def test_of_several_columns_that_are_missing_the_first_is_named() -> None:
     with pytest.raises(UserError, match=r"p has no column 'a'.\nIt has: c\."):
-        Record({"c": "3"}, "p").first("a | b")
+        DataRecord({"c": "3"}, "p").first("a | b")
 
 
 @pytest.mark.parametrize(("value", "index"), [("no", 0), ("yes", 1), ("0", 0), (1, 1)])
 def test_a_label_is_known_by_name_and_by_index(value: Any, index: int) -> None:
-    assert Record({"label": value}, "p").label("label", ["no", "yes"]) == index
+    assert DataRecord({"label": value}, "p").label("label", ["no", "yes"]) == index
 
 
 @pytest.mark.parametrize("value", ["2", -1, "-1", "", None, "Yes", 1.5, True, [0]])
 def test_a_label_outside_the_set_is_refused_with_the_set(value: Any) -> None:
     with pytest.raises(UserError) as refused:
-        Record({"label": value}, "dev.tsv:3").label("label", ["no", "yes"])
+        DataRecord({"label": value}, "dev.tsv:3").label("label", ["no", "yes"])
     assert str(refused.value) == f"dev.tsv:3 has the label '{value}' in column 'label'.\nAllowed: no (0), yes (1)."
 
 
@@ -287,7 +287,7 @@ def test_a_part_without_a_file_comes_from_the_hub_while_the_others_come_from_fil
     assert plain(mixed.records("train")) == [{"text": "of the file"}]
     records = mixed.records("test")
     assert plain(records) == [{"text": "of the hub"}, {"text": "again"}]
-    assert records[1].place == "someone/something test, row 1"
+    assert records[1].location == "someone/something test, row 1"
 
 
 def test_with_a_file_and_a_hub_id_the_folder_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def test_lora_plus_trains_b_at_its_own_rate(tiny: Make, tmp_path: Path, monkeypa
 
     def spy(self: Any, model: Any = None) -> Any:
         optimizer = create(self, model)
-        names = {id(parameter): name for name, parameter in self.placed.model.named_parameters()}
+        names = {id(parameter): name for name, parameter in self.injected.model.named_parameters()}
         for group in optimizer.param_groups:
             rates.update({names[id(parameter)].rpartition(".")[2]: group["lr"] for parameter in group["params"]})
         return optimizer

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Setup:
-    """What a method may need to place itself on a model.
+    """What a method may need to be injected into a model.
 
     `generator` None builds the same modules with empty tensors, for a state to be loaded into.
     `modules_of_role` has the names of the modules by role, `layers` those of the model's blocks, first to last;
@@ -72,7 +72,7 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Set up a frozen `model` so that exactly the method's parameters require gradients; return what to train."""
 
 
@@ -154,7 +154,7 @@ class Adapter(nn.Module, Method):
 
     @classmethod
     @final
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Replace each target module of `model` by this adapter around it.
 
         Raises:
@@ -171,18 +171,18 @@ class Adapter(nn.Module, Method):
     @classmethod
     def _check_options(cls, setup: Setup) -> None:
         keywords = inspect.signature(cls.create).parameters.values()
-        plain = [own.name for own in keywords if own.annotation in (bool, int, float, str)]
-        known = [name for name in plain if not hasattr(setup, name)] + ["dropout"] * cls.has_dropout
+        plain = [keyword.name for keyword in keywords if keyword.annotation in (bool, int, float, str)]
+        options = [name for name in plain if not hasattr(setup, name)] + ["dropout"] * cls.has_dropout
         for option in setup.options:
-            if option not in known:
-                allowed = ", ".join(nearest_first(option, known)) or "none"
+            if option not in options:
+                allowed = ", ".join(nearest_first(option, options)) or "none"
                 raise UserError(f"adapter.options.{option} is no option of {cls.__name__}.\nAllowed: {allowed}.")
 
     @classmethod
     def build(cls, base_layer: nn.Linear, name: str, setup: Setup, shared: dict[str, Any]) -> Self:
         """Make one adapter from what the setup holds for the module called `name`."""
-        given: dict[str, Any] = {"generator": setup.generator, **shared, **setup.options}
-        return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **given)
+        keywords: dict[str, Any] = {"generator": setup.generator, **shared, **setup.options}
+        return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **keywords)
 
     @classmethod
     def shared_tensors(cls, layers: dict[str, nn.Linear], setup: Setup) -> dict[str, Any]:

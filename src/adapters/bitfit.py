@@ -15,19 +15,19 @@ class BitFit(Method):
     """Train the biases of the base model."""
 
     @classmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Let every bias require gradients.
 
         Raises:
             UserError: the model has none.
         """
         biases = [module._parameters.get("bias") for module in model.modules()]
-        found = [bias for bias in biases if bias is not None]
-        if not found:
+        trained = [bias for bias in biases if bias is not None]
+        if not trained:
             raise UserError(
                 f"bitfit trains biases; this {type(model).__name__} has none.\n"
                 "Choose a model with biases, as BERT has them, or another method."
             )
-        for bias in found:
+        for bias in trained:
             bias.requires_grad_(True)
         return model

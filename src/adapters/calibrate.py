@@ -20,7 +20,7 @@ Take = Callable[[Tensor], None]
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 
-def own_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def model_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """The mean loss that the model itself returns for a batch."""
     loss: Tensor = model(**batch).loss
     return loss
@@ -31,7 +31,7 @@ def update_directions(
     targets: list[str],
     batches: Iterable[dict[str, Tensor]],
     *,
-    loss: Loss = own_loss,
+    loss: Loss = model_loss,
     keep: int | None = None,
 ) -> dict[str, UpdateDirection]:
     """Decompose -sign(G) of every target, G the gradient of the loss summed over all samples.
@@ -46,7 +46,7 @@ def update_directions(
     batches = list(batches)
     mode = model.training
     model.eval().requires_grad_(False)
-    found: dict[str, UpdateDirection] = {}
+    directions: dict[str, UpdateDirection] = {}
     weights = {name: _weight(model, name) for name in targets}
     dense = {name: weight for name, weight in weights.items() if weight.is_floating_point()}
     for weight in dense.values():
@@ -54,14 +54,14 @@ def update_directions(
     sums = {name: _Sum(model.get_submodule(name)) for name in targets if name not in dense}
     for batch in batches[:-1]:
         _backward(model, batch, loss)
-    hooks = [weight.register_post_accumulate_grad_hook(_take(name, found, keep)) for name, weight in dense.items()]
-    for name, own in sums.items():
-        own.when_complete = _decompose_into(found, name, keep)
+    hooks = [weight.register_post_accumulate_grad_hook(_take(name, directions, keep)) for name, weight in dense.items()]
+    for name, total in sums.items():
+        total.when_complete = _decompose_into(directions, name, keep)
     _backward(model, batches[-1], loss)
-    for hook in [*hooks, *(own.hook for own in sums.values())]:
+    for hook in [*hooks, *(total.hook for total in sums.values())]:
         hook.remove()
     model.requires_grad_(False).train(mode)
-    return {name: found[name] for name in targets}
+    return {name: directions[name] for name in targets}
 
 
 class _Sum:
@@ -98,8 +98,8 @@ def _weight(model: nn.Module, name: str) -> nn.Parameter:
     return weight
 
 
-def _take(name: str, found: dict[str, UpdateDirection], keep: int | None) -> Take:
-    decompose = _decompose_into(found, name, keep)
+def _take(name: str, directions: dict[str, UpdateDirection], keep: int | None) -> Take:
+    decompose = _decompose_into(directions, name, keep)
 
     def hook(weight: Tensor) -> None:
         assert weight.grad is not None
@@ -109,9 +109,11 @@ def _take(name: str, found: dict[str, UpdateDirection], keep: int | None) -> Tak
     return hook
 
 
-def _decompose_into(found: dict[str, UpdateDirection], name: str, keep: int | None) -> Take:
+def _decompose_into(directions: dict[str, UpdateDirection], name: str, keep: int | None) -> Take:
     def decompose(gradient: Tensor) -> None:
         U, S, Vh = torch.linalg.svd(-gradient.float().sign(), full_matrices=False)
-        found[name] = UpdateDirection(*(factor.cpu().contiguous() for factor in (U[:, :keep], S[:keep], Vh[:keep])))
+        directions[name] = UpdateDirection(
+            *(factor.cpu().contiguous() for factor in (U[:, :keep], S[:keep], Vh[:keep]))
+        )
 
     return decompose

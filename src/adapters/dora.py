@@ -53,8 +53,8 @@ class DoRA(Adapter):
         """||W0 + scaling B A||, (out_features,), in float32 or wider."""
         weight = self.base_layer.weight
         with torch.autocast(self.lora_A.device.type, enabled=False):
-            given = self.lora_A.to(weight.dtype) if weight.is_floating_point() else self.lora_A
-            projected = self.base_layer(given)  # (rank, out_features)
+            lora_A = self.lora_A.to(weight.dtype) if weight.is_floating_point() else self.lora_A
+            projected = self.base_layer(lora_A)  # (rank, out_features)
             if self.base_layer.bias is not None:
                 projected = projected - self.base_layer.bias
             A, B = self.lora_A.to(self.base_squares.dtype), self.lora_B.to(self.base_squares.dtype)

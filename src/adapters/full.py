@@ -9,6 +9,6 @@ class Full(Method):
     """Train all weights."""
 
     @classmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Let every parameter require gradients."""
         return model.requires_grad_(True)

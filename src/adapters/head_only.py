@@ -9,6 +9,6 @@ class HeadOnly(Method):
     """Train nothing of the base model; the runner trains the head with every method."""
 
     @classmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Leave the model frozen."""
         return model

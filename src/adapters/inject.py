@@ -21,9 +21,9 @@ def find_targets(model: nn.Module, config: "ModelConfig", roles: list[str]) -> l
         UserError: the model has no such module, or one of another size than its yaml says.
     """
     modules = dict(model.named_modules())
-    found: set[str] = set()
-    wanted = [(role, module) for role in roles for module in config.roles[role].module.split(" | ")]
-    for role, module in wanted:
+    targets: set[str] = set()
+    patterns = [(role, module) for role in roles for module in config.roles[role].module.split(" | ")]
+    for role, module in patterns:
         pattern = re.compile(re.escape(module).replace(r"\*", r"\d+"))
         matches = [name for name in modules if pattern.fullmatch(name)]
         if len(matches) != config.layers:
@@ -34,8 +34,8 @@ def find_targets(model: nn.Module, config: "ModelConfig", roles: list[str]) -> l
             )
         for name in matches:
             _check_size(modules[name], name, config, role)
-        found.update(matches)
-    return [name for name in modules if name in found]
+        targets.update(matches)
+    return [name for name in modules if name in targets]
 
 
 def _check_size(module: nn.Module, name: str, config: "ModelConfig", role: str) -> None:
@@ -49,7 +49,7 @@ def _check_size(module: nn.Module, name: str, config: "ModelConfig", role: str) 
 
 
 @dataclass(frozen=True)
-class Placed:
+class InjectedModel:
     """A model with a method on it.
 
     `head` names the parameters of the head, `added` the tensors that the base model doesn't have: trained ones and
@@ -60,14 +60,14 @@ class Placed:
     head: frozenset[str]
     added: frozenset[str]
 
-    def own_tensors(self) -> dict[str, Tensor]:
+    def saved_tensors(self) -> dict[str, Tensor]:
         """All that must be saved to have the model again: what is added, and what is trained of the base model."""
         tensors = stored_tensors(self.model)
-        return {name: own for name, own in sorted(tensors.items()) if own.requires_grad or name in self.added}
+        return {name: tensor for name, tensor in sorted(tensors.items()) if tensor.requires_grad or name in self.added}
 
     def state(self) -> dict[str, Tensor]:
         """The model's own tensors as they are saved: on the CPU, without gradients."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.own_tensors().items()}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.saved_tensors().items()}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
@@ -76,34 +76,34 @@ class Placed:
         Raises:
             UserError: the state is of another method, rank or target set.
         """
-        own = self.own_tensors()
-        wanted = {name: tensor.shape for name, tensor in own.items()}
-        given = {name: tensor.shape for name, tensor in state.items()}
-        if wanted != given:
-            differing = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+        tensors = self.saved_tensors()
+        expected = {name: tensor.shape for name, tensor in tensors.items()}
+        saved = {name: tensor.shape for name, tensor in state.items()}
+        if expected != saved:
+            differing = sorted(name for name in expected.keys() | saved.keys() if expected.get(name) != saved.get(name))
             raise UserError(
                 f"The saved adapter doesn't fit: {len(differing)} tensors differ, {differing[0]} among them "
-                f"(saved {given.get(differing[0])}, wanted {wanted.get(differing[0])}).\n"
+                f"(saved {saved.get(differing[0])}, expected {expected.get(differing[0])}).\n"
                 "Load it with the method, rank and target it was trained with."
             )
         for name, tensor in state.items():
-            own[name].copy_(tensor)
+            tensors[name].copy_(tensor)
         for adapter in adapters(self.model).values():
             adapter.restored()
 
 
-def place(model: nn.Module, method: type[Method], setup: Setup, head: list[str]) -> Placed:
+def inject(model: nn.Module, method: type[Method], setup: Setup, head: list[str]) -> InjectedModel:
     """Freeze `model`, apply `method`, and let the modules named in `head` train, as they do with every method."""
     before = stored_tensors(model)  # kept alive, so that no new tensor can have an old one's id
     base = {id(tensor) for tensor in before.values()}
     heads = {id(parameter): parameter for name in head for parameter in model.get_submodule(name).parameters()}
     model.requires_grad_(False)
-    placed = method.place_on(model, setup)
+    injected = method.inject_into(model, setup)
     for parameter in heads.values():
         parameter.requires_grad_(True)
-    tensors = stored_tensors(placed)
-    return Placed(
-        placed,
+    tensors = stored_tensors(injected)
+    return InjectedModel(
+        injected,
         head=frozenset(name for name, tensor in tensors.items() if id(tensor) in heads),
         added=frozenset(name for name, tensor in tensors.items() if id(tensor) not in base),
     )

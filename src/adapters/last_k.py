@@ -15,18 +15,18 @@ class LastK(Method):
     """Train the last blocks; option `layers` says how many, by default 1."""
 
     @classmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Let every parameter of the last blocks require gradients.
 
         Raises:
             UserError: the model doesn't have so many.
         """
-        blocks, wanted = setup.layers, setup.options.get("layers", 1)
-        if not isinstance(wanted, int) or not 1 <= wanted <= len(blocks):
+        blocks, count = setup.layers, setup.options.get("layers", 1)
+        if not isinstance(count, int) or not 1 <= count <= len(blocks):
             raise UserError(
-                f"adapter.options.layers={wanted} doesn't fit a model of {len(blocks)} blocks.\n"
+                f"adapter.options.layers={count} doesn't fit a model of {len(blocks)} blocks.\n"
                 f"Allowed: 1 to {len(blocks)}."
             )
-        for name in blocks[-wanted:]:
+        for name in blocks[-count:]:
             model.get_submodule(name).requires_grad_(True)
         return model

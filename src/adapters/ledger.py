@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
-from src.adapters.inject import Placed, adapters, stored_tensors
+from src.adapters.inject import InjectedModel, adapters, stored_tensors
 
 ADAM_BYTES_PER_PARAMETER = 8  # two float32 moments
 
@@ -57,11 +57,11 @@ class Ledger:
         return asdict(self) | {"trained": self.trained}
 
 
-def count(placed: Placed) -> Ledger:
+def count(injected: InjectedModel) -> Ledger:
     """Count the parameters of a model with a method on it; works on the meta device, and logical shapes in 4 bits."""
     sums = dict.fromkeys(("adapter_trained", "head_trained", "other_trained", "adapter_frozen", "base_frozen"), 0)
-    for name, tensor in stored_tensors(placed.model).items():
-        owner = "head" if name in placed.head else "adapter" if name in placed.added else "other"
+    for name, tensor in stored_tensors(injected.model).items():
+        owner = "head" if name in injected.head else "adapter" if name in injected.added else "other"
         if tensor.requires_grad:
             sums[f"{owner}_trained"] += tensor.numel()
         elif owner == "adapter":
@@ -72,7 +72,7 @@ def count(placed: Placed) -> Ledger:
     return Ledger(
         **sums,
         total=sums["base_frozen"] + sums["head_trained"] + sums["other_trained"],
-        adapter_bytes=sum(tensor.numel() * tensor.element_size() for tensor in placed.own_tensors().values()),
+        adapter_bytes=sum(tensor.numel() * tensor.element_size() for tensor in injected.saved_tensors().values()),
         optimizer_bytes=trained * ADAM_BYTES_PER_PARAMETER,
     )
 
@@ -83,9 +83,9 @@ def logical_size(parameter: Tensor) -> int:
     return parameter.numel() if state is None else math.prod(state.shape)
 
 
-def closed_form(placed: Placed) -> int:
+def closed_form(injected: InjectedModel) -> int:
     """What the linear adapters of a model say they train, by their papers' formulas."""
     return sum(
         adapter.expected_trainable(adapter.in_features, adapter.out_features, adapter.rank)
-        for adapter in adapters(placed.model).values()
+        for adapter in adapters(injected.model).values()
     )

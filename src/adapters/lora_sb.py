@@ -41,8 +41,8 @@ class LoRASB(Adapter):
     def build(cls, base_layer: nn.Linear, name: str, setup: Setup, shared: dict[str, Any]) -> Self:
         """Make one adapter from its layer's update direction; the method draws no random numbers."""
         direction = setup.update_directions.get(name)
-        given: dict[str, Any] = {"direction": direction, "step_size": setup.step_size, **setup.options}
-        return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **given)
+        keywords: dict[str, Any] = {"direction": direction, "step_size": setup.step_size, **setup.options}
+        return cls(base_layer, rank=setup.rank, alpha=setup.alpha, **keywords)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Nothing is drawn: the start is the direction's."""

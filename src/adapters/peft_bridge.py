@@ -51,7 +51,7 @@ class PeftBridge(Method):
     @classmethod
     def check(cls, config: "AdaptedModel") -> None:
         """Build PEFT's config from what the yamls say, and compare the method's axes with what it takes."""
-        roles = {role: own.module.split(" | ") for role, own in config.model.roles.items()}
+        roles = {role: role_config.module.split(" | ") for role, role_config in config.model.roles.items()}
         setup = Setup(
             target_modules=[name for role in config.target_roles() for name in roles[role]],
             rank=config.rank,
@@ -64,26 +64,26 @@ class PeftBridge(Method):
         _check_axes(config, _arguments(setup))
 
     @classmethod
-    def place_on(cls, model: nn.Module, setup: Setup) -> nn.Module:
+    def inject_into(cls, model: nn.Module, setup: Setup) -> nn.Module:
         """Let PEFT put its method on the model, and see that it did what was asked and no more."""
         task_type = _task_type(model)
         config = peft_config(setup, task_type)
         name, before = type(config).__name__, _versions(model)
-        weightless = " without its weights" if any(own.is_meta for own in model.parameters()) else ""
+        weightless = " without its weights" if any(parameter.is_meta for parameter in model.parameters()) else ""
         with _drawing_from(setup.generator), _refusals(f"peft.{name} can't be put on this model{weightless}"):
             if config.is_prompt_learning:
                 _fill_in_sizes(config, model)
-            placed = peft.get_peft_model(model, config)
-        _unwrap_head(placed)
-        _check_base(name, before, _versions(placed))
-        _check_method(name, placed, setup)
+            injected = peft.get_peft_model(model, config)
+        _unwrap_head(injected)
+        _check_base(name, before, _versions(injected))
+        _check_method(name, injected, setup)
         if config.is_prompt_learning and task_type == TASK_TYPES["causal_lm"]:
             _check_cache(name, model)
             _keep_positions(model)
         if setup.generator is not None:
             with _drawing_from(setup.generator), _refusals(f"peft.{name} doesn't run on this model"):
-                _try(placed, model)
-        return placed
+                _try(injected, model)
+        return injected
 
 
 def peft_config(setup: Setup, task_type: str | None) -> peft.PeftConfig:
@@ -93,11 +93,11 @@ def peft_config(setup: Setup, task_type: str | None) -> peft.PeftConfig:
         UserError: the class or one of its arguments doesn't exist, or PEFT refuses a value.
     """
     kind = _config_class(setup)
-    given = {name: _resolved(value, setup) for name, value in _arguments(setup).items()}
+    arguments = {name: _resolved(value, setup) for name, value in _arguments(setup).items()}
     if issubclass(kind, peft.PromptLearningConfig):
-        given.setdefault("task_type", task_type)
+        arguments.setdefault("task_type", task_type)
     with _refusals(f"peft.{kind.__name__} can't be made"):
-        return kind(**given)
+        return kind(**arguments)
 
 
 def _config_class(setup: Setup) -> type[peft.PeftConfig]:
@@ -109,18 +109,18 @@ def _config_class(setup: Setup) -> type[peft.PeftConfig]:
     target = setup.config.get("_target_") or ""
     owner, _, name = target.rpartition(".")
     try:
-        found: Any = getattr(importlib.import_module(owner), name)
+        kind: Any = getattr(importlib.import_module(owner), name)
     except (ImportError, AttributeError, ValueError):
-        found = None
+        kind = None
     abstract = (peft.PeftConfig, peft.PromptLearningConfig)
-    if _is_config_class(found) and found not in abstract:
-        chosen: type[peft.PeftConfig] = found
+    if _is_config_class(kind) and kind not in abstract:
+        chosen: type[peft.PeftConfig] = kind
         return chosen
-    known = [f"peft.{own}" for own, value in vars(peft).items() if _is_config_class(value) and value not in abstract]
-    wrong = "is no config class of PEFT" if found else "is not known" if target else "names no method"
+    names = [f"peft.{key}" for key, value in vars(peft).items() if _is_config_class(value) and value not in abstract]
+    wrong = "is no config class of PEFT" if kind else "is not known" if target else "names no method"
     raise UserError(
         f"adapter.config._target_={target} {wrong}.\n"
-        f"Allowed: {_nearest(f'peft.{name}', known)}.\nSet it to one of PEFT's config classes."
+        f"Allowed: {_nearest(f'peft.{name}', names)}.\nSet it to one of PEFT's config classes."
     )
 
 
@@ -135,23 +135,23 @@ def _arguments(setup: Setup) -> dict[str, Any]:
         UserError: one isn't an argument of the class, or names modules to train whole.
     """
     kind = _config_class(setup)
-    known = {own.name for own in fields(kind) if own.init}
-    given = {name: value for name, value in (setup.options | setup.config).items() if name != "_target_"}
-    for name in given:
-        if name not in known:
+    allowed = {argument.name for argument in fields(kind) if argument.init}
+    arguments = {name: value for name, value in (setup.options | setup.config).items() if name != "_target_"}
+    for name in arguments:
+        if name not in allowed:
             raise UserError(
-                f"adapter.config.{name} is no argument of peft.{kind.__name__}.\nAllowed: {_nearest(name, known)}."
+                f"adapter.config.{name} is no argument of peft.{kind.__name__}.\nAllowed: {_nearest(name, allowed)}."
             )
-    if given.get("modules_to_save"):
+    if arguments.get("modules_to_save"):
         raise UserError(
-            f"adapter.config.modules_to_save={given['modules_to_save']} would train a copy of these modules.\n"
+            f"adapter.config.modules_to_save={arguments['modules_to_save']} would train a copy of these modules.\n"
             "Name modules to train whole in model.head=[...], as for every method."
         )
-    return {name: value for name, value in DEFAULTS.items() if name in known} | given
+    return {name: value for name, value in DEFAULTS.items() if name in allowed} | arguments
 
 
-def _nearest(given: str, names: Iterable[str]) -> str:
-    ordered = nearest_first(given, names)
+def _nearest(name: str, names: Iterable[str]) -> str:
+    ordered = nearest_first(name, names)
     others = len(ordered) - NAMES_SHOWN
     return ", ".join(ordered[:NAMES_SHOWN]) + (f" or {others} others" if others > 0 else "")
 
@@ -159,15 +159,15 @@ def _nearest(given: str, names: Iterable[str]) -> str:
 def _resolved(value: Any, setup: Setup) -> Any:
     """An argument with the references in it replaced by what they stand for."""
     if isinstance(value, list):
-        nested = [_resolved(own, setup) if _is_reference(own, "role") else [_resolved(own, setup)] for own in value]
-        return [own for part in nested for own in part]
+        nested = [_resolved(part, setup) if _is_reference(part, "role") else [_resolved(part, setup)] for part in value]
+        return [part for part in nested for part in part]
     if _is_reference(value, "role"):
         return _looked_up(value, setup.modules_of_role)
     if _is_reference(value, "run"):
         exactly = "|".join(re.escape(name) for name in setup.target_modules)
-        known = {"rank": setup.rank, "alpha": setup.alpha, "target": exactly, "seed": None}
-        found = _looked_up(value, known)
-        return _drawn(setup.generator) if value == "run:seed" else found
+        facts = {"rank": setup.rank, "alpha": setup.alpha, "target": exactly, "seed": None}
+        fact = _looked_up(value, facts)
+        return _drawn(setup.generator) if value == "run:seed" else fact
     return value
 
 
@@ -175,20 +175,20 @@ def _is_reference(value: Any, kind: str) -> bool:
     return isinstance(value, str) and value.startswith(f"{kind}:")
 
 
-def _looked_up(reference: str, known: dict[str, Any]) -> Any:
+def _looked_up(reference: str, facts: dict[str, Any]) -> Any:
     kind, _, name = reference.partition(":")
-    if name not in known:
-        allowed = ", ".join(f"{kind}:{own}" for own in nearest_first(name, known))
+    if name not in facts:
+        allowed = ", ".join(f"{kind}:{fact}" for fact in nearest_first(name, facts))
         raise UserError(f"adapter.config names {reference}, which this run doesn't have.\nAllowed: {allowed}.")
-    return known[name]
+    return facts[name]
 
 
 def _check_axes(config: "AdaptedModel", arguments: dict[str, Any]) -> None:
     """Make sure that the axes in the yaml are those that change the method, since they make runs differ."""
     taken = [axis for axis in AXES if f"run:{axis}" in arguments.values()]
-    own = ["target"] if config.adapter.roles else []
-    if taken != [axis for axis in AXES if axis in [*config.adapter.axes, *own]]:
-        right = [*(axis for axis in taken if axis not in own), "lr"]
+    unused = ["target"] if config.adapter.roles else []
+    if taken != [axis for axis in AXES if axis in [*config.adapter.axes, *unused]]:
+        right = [*(axis for axis in taken if axis not in unused), "lr"]
         raise UserError(
             f"{config.adapter.config['_target_']} with this config takes {', '.join(taken) or 'none'} of "
             f"{', '.join(AXES)}; adapter.axes=[{','.join(config.adapter.axes)}] says otherwise.\n"
@@ -241,37 +241,37 @@ def _fill_in_sizes(config: Any, model: Any) -> None:
             setattr(config, field, getattr(model.config, common, None))
 
 
-def _unwrap_head(placed: nn.Module) -> None:
+def _unwrap_head(injected: nn.Module) -> None:
     """Put the modules back that PEFT trains a copy of."""
-    for name, module in list(placed.named_modules()):
+    for name, module in list(injected.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):
-            placed.set_submodule(name, module.original_module)
+            injected.set_submodule(name, module.original_module)
 
 
 def _versions(model: nn.Module) -> dict[int, tuple[Tensor, int, int]]:
     """The model's tensors by identity, each with its place in memory and the number of changes made to it."""
-    return {id(own): (own, own.data_ptr(), own._version) for own in stored_tensors(model).values()}
+    return {id(tensor): (tensor, tensor.data_ptr(), tensor._version) for tensor in stored_tensors(model).values()}
 
 
 def _check_base(name: str, before: dict[int, Any], after: dict[int, Any]) -> None:
     """Make sure that the base model's tensors are all there and unchanged."""
-    if any(after.get(key, (None,))[1:] != own[1:] for key, own in before.items()):
+    if any(after.get(key, (None,))[1:] != tensor[1:] for key, tensor in before.items()):
         raise UserError(
             f"peft.{name} with these arguments changes weights of the base model.\n"
             "Choose an initialisation that leaves them as they are, or another method."
         )
 
 
-def _check_method(name: str, placed: Any, setup: Setup) -> None:
+def _check_method(name: str, injected: Any, setup: Setup) -> None:
     """Make sure that PEFT took the rank as it was given, and that the method needs nothing between steps."""
-    if getattr(placed.base_model, "update_and_allocate", None):
+    if getattr(injected.base_model, "update_and_allocate", None):
         raise UserError(
             f"peft.{name} has its parameters allotted anew between steps, which this runner doesn't do.\n"
             "Choose another method."
         )
     asked = [field for field, value in _arguments(setup).items() if value == "run:rank"]
-    sizes = [getattr(module, field, None) for module in placed.modules() for field in asked]
-    taken = {rank for own in sizes if isinstance(own, dict) for rank in own.values()} - {setup.rank}
+    sizes = [getattr(module, field, None) for module in injected.modules() for field in asked]
+    taken = {rank for size in sizes if isinstance(size, dict) for rank in size.values()} - {setup.rank}
     if taken and not setup.config.get("rank_pattern"):
         raise UserError(
             f"rank={setup.rank} doesn't fit peft.{name} on these modules: PEFT would take {sorted(taken)} instead.\n"
@@ -310,11 +310,11 @@ def _keep_positions(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _try(placed: nn.Module, model: Any) -> None:
+def _try(injected: nn.Module, model: Any) -> None:
     """Run the model on the few tokens that transformers has for this, to meet errors before training does."""
-    was_training, device = placed.training, next(model.parameters()).device
+    was_training, device = injected.training, next(model.parameters()).device
     inputs = {name: tensor.to(device) for name, tensor in model.dummy_inputs.items()}
     inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-    placed.eval()
-    placed(**inputs)
-    placed.train(was_training)
+    injected.eval()
+    injected(**inputs)
+    injected.train(was_training)

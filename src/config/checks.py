@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.errors import UserError, nearest_first
-from src.metrics import RUNS_CODE, check_known
+from src.metrics import RUNS_CODE, check_metric
 
 if TYPE_CHECKING:
     from src.config.schema import AdaptedModel, Config, TaskConfig, TrainerConfig
@@ -23,17 +23,17 @@ LOSS = "loss"  # the one validation metric that isn't computed from texts
 FORMATS = ("table", "csv", "json")
 
 
-def check_choice(key: str, given: str, allowed: Iterable[str]) -> None:
+def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """Refuse a value that is none of those allowed."""
-    if given not in allowed:
-        raise UserError(f"{key}={given} is not known.\nAllowed: {', '.join(nearest_first(given, allowed))}.")
+    if value not in allowed:
+        raise UserError(f"{key}={value} is not known.\nAllowed: {', '.join(nearest_first(value, allowed))}.")
 
 
 def check_least(smallest: dict[str, tuple[float, float]]) -> None:
     """Refuse numbers below their least; by key, the number and the least."""
-    for key, (given, least) in smallest.items():
-        if given < least:
-            raise UserError(f"{key}={given} is too small.\nAllowed: {least} or more.")
+    for key, (value, least) in smallest.items():
+        if value < least:
+            raise UserError(f"{key}={value} is too small.\nAllowed: {least} or more.")
 
 
 def check_choices(config: "Config") -> None:
@@ -46,7 +46,7 @@ def check_choices(config: "Config") -> None:
     check_choice("protocol", config.protocol, PROTOCOLS)
     check_choice("model.dtype", config.model.dtype, DTYPES)
     for metric in (config.task.metric, *config.task.more_metrics):
-        check_known(metric)
+        check_metric(metric)
     if config.task.validation_metric is not None:
         check_choice("task.validation_metric", config.task.validation_metric, [LOSS])
         if config.task.architecture != "causal_lm":
@@ -97,11 +97,11 @@ def check_sampling(task: "TaskConfig") -> None:
         raise UserError(f"task.metric_options.k={k} can't be had of task.samples={task.samples}.\nAllowed: 1 to that.")
 
 
-def check_text(given: str) -> None:
+def check_text(text: str) -> None:
     """Refuse a text for forgetting that isn't there."""
-    if given not in ("none", GENERAL_TEXT) and not Path(given).is_file():
+    if text not in ("none", GENERAL_TEXT) and not Path(text).is_file():
         raise UserError(
-            f"forgetting={given} is no file.\nAllowed: {GENERAL_TEXT} (text that comes with Python), a text file, none."
+            f"forgetting={text} is no file.\nAllowed: {GENERAL_TEXT} (text that comes with Python), a text file, none."
         )
 
 
@@ -118,9 +118,9 @@ def check_permissions(config: "Config") -> None:
 def check_duration(trainer: "TrainerConfig") -> None:
     """Refuse a length of training that is given twice, or not at all."""
     if (trainer.max_steps is None) == (trainer.epochs is None):
-        given = "neither says" if trainer.epochs is None else "both say"
+        verb = "neither says" if trainer.epochs is None else "both say"
         raise UserError(
-            f"trainer.max_steps={_shown(trainer.max_steps)} and trainer.epochs={_shown(trainer.epochs)}: {given} how "
+            f"trainer.max_steps={_shown(trainer.max_steps)} and trainer.epochs={_shown(trainer.epochs)}: {verb} how "
             "long to train.\nAllowed: one of the two, and null for the other.\n"
             "Set trainer.epochs=null to train for trainer.max_steps, or trainer.max_steps=null to train for "
             "trainer.epochs."

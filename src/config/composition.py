@@ -115,10 +115,11 @@ def explain(error: Exception, schema: type = Config) -> str:
 def _unknown_key(message: str, key: str, schema: type) -> str:
     """The message for an option that doesn't exist, with those that do where the dataclasses know them."""
     override = re.search(r"Could not override '([\w.]+)'", message)
-    given = override.group(1) if override else key
-    owner, _, name = given.rpartition(".")
+    key_path = override.group(1) if override else key
+    owner, _, name = key_path.rpartition(".")
     schemas: dict[str, Any] = {"": schema, **{field.name: field.default_factory for field in fields(schema)}}
     if owner not in schemas:
-        return f"'{given}' is not an option.\nAllowed: what the yaml in conf/{owner.partition('.')[0]} has under it."
+        return f"'{key_path}' is not an option.\nAllowed: what the yaml in conf/{owner.partition('.')[0]} has under it."
     allowed = nearest_first(name, (field.name for field in fields(schemas[owner])))
-    return f"'{given}' is not an option.\nAllowed: {', '.join(f'{owner}.{own}' if owner else own for own in allowed)}."
+    names = ", ".join(f"{owner}.{name}" if owner else name for name in allowed)
+    return f"'{key_path}' is not an option.\nAllowed: {names}."

@@ -63,7 +63,7 @@ def export(run: Path, kind: str, target: Path | None = None) -> Export:
     with torch.random.fork_rng(), _appearing(target) as partial:
         source = _source(config, run)
         rows = load_task(config).data.splits["validation"][:ITEMS]
-        expected = _logits(source.placed.model, source, rows)
+        expected = _logits(source.injected.model, source, rows)
         written = form.write(source, partial, target)
         deviation = _deviation(_logits(form.load(source, partial, rows), source, rows), expected)
         write_json(partial / FACTS, _facts(record, kind, written, len(rows), deviation))
@@ -116,20 +116,20 @@ def _logits(model: Any, source: Source, rows: list[Row]) -> Tensor:
     batch.pop("labels")
     device = find_device("fp32").type
     module: nn.Module = model.eval().to(device)
-    logits: Tensor = module(**{name: own.to(device) for name, own in batch.items()}).logits.float().cpu()
+    logits: Tensor = module(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float().cpu()
     if task.architecture == "classifier":
         return logits
     length = batch["input_ids"].shape[1]  # virtual tokens of a prompt come before the text
     return logits[:, -length:][batch["attention_mask"].bool()]
 
 
-def _deviation(found: Tensor, expected: Tensor) -> float:
+def _deviation(computed: Tensor, expected: Tensor) -> float:
     """The largest difference between two models' logits.
 
     Raises:
         UserError: it is more than rounding explains.
     """
-    deviation = (found - expected).abs().max().item()
+    deviation = (computed - expected).abs().max().item()
     if not deviation <= TOLERANCE * max(1.0, expected.abs().max().item()):
         raise UserError(
             f"The export doesn't compute what the run's model does: logits differ by up to {deviation:.2g}.\n"

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import nn
 
-from src.adapters.inject import Placed
+from src.adapters.inject import InjectedModel
 from src.config.schema import Config
 from src.models.base_model import AUTO_CLASSES, BaseModel
 from src.tasks.base import Row
@@ -20,7 +20,7 @@ class Source:
 
     config: Config
     base: BaseModel
-    placed: Placed
+    injected: InjectedModel
     label_names: list[str]
 
 
@@ -39,7 +39,7 @@ class Format(Protocol):
         """Raise a UserError for a run that its config alone rules out."""
 
     def write(self, source: Source, folder: Path, target: Path) -> Written:
-        """Write to `folder`, which will be moved to `target`; the placed model may be used up."""
+        """Write to `folder`, which will be moved to `target`; the injected model may be used up."""
 
     def load(self, source: Source, folder: Path, rows: list[Row]) -> nn.Module:
         """Read the model back as its user will."""

@@ -7,13 +7,13 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer
 
-from src.adapters.inject import Placed, adapters
+from src.adapters.inject import InjectedModel, adapters
 from src.config.schema import Config
 from src.errors import UserError
 from src.exporting.format import Source, Written, auto_class, plain_model
 from src.models.quantization import dequantize
 from src.models.unfuse import fused_state_dict
-from src.running.assemble import fresh_model, place_empty
+from src.running.assemble import fresh_model, inject_empty
 from src.tasks.base import Row
 from src.training.batches import encode
 
@@ -58,22 +58,22 @@ def _merged(source: Source) -> Any:
     Raises:
         UserError: the method adds what no weight of the base model can hold.
     """
-    model: Any = source.placed.model
+    model: Any = source.injected.model
     if isinstance(model, PeftModel):
         model = _merged_by_peft(source)
     for name, adapter in adapters(model).items():
         model.set_submodule(name, adapter.merge())
     dequantize(model)
-    own, plain = (dict(module.named_parameters()).keys() for module in (model, source.base.module))
-    if own != plain:
-        raise UserError(_unmergeable(source, f"it adds {min(own - plain, default='nothing that merges')}"))
+    adapted, plain = (dict(module.named_parameters()).keys() for module in (model, source.base.module))
+    if adapted != plain:
+        raise UserError(_unmergeable(source, f"it adds {min(adapted - plain, default='nothing that merges')}"))
     return model
 
 
 def _merged_by_peft(source: Source) -> Any:
     """Merge one of PEFT's methods its own way, on weights that aren't quantised: PEFT would round the result again."""
-    placed = _on_dense_base(source) if source.config.quantization != "none" else source.placed
-    model: Any = placed.model
+    injected = _on_dense_base(source) if source.config.quantization != "none" else source.injected
+    model: Any = injected.model
     if model.active_peft_config.is_prompt_learning:
         raise UserError(_unmergeable(source, "it learns a prompt, which no weight can hold"))
     try:
@@ -82,13 +82,13 @@ def _merged_by_peft(source: Source) -> Any:
         raise UserError(_unmergeable(source, str(error).splitlines()[0][:200])) from error
 
 
-def _on_dense_base(source: Source) -> Placed:
+def _on_dense_base(source: Source) -> InjectedModel:
     config = source.config
     model = fresh_model(config, source.base)
     dequantize(model)
-    placed = place_empty(config, model)
-    placed.load(source.placed.state())
-    return placed
+    injected = inject_empty(config, model)
+    injected.load(source.injected.state())
+    return injected
 
 
 def _unmergeable(source: Source, reason: str) -> str:

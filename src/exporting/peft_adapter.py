@@ -51,8 +51,8 @@ def write(source: Source, folder: Path, target: Path) -> Written:
     rank = f", rank {settings.r}" if getattr(settings, "r", None) else ""
     weights = "" if config.quantization == "none" else f" with {config.quantization} weights"
     pinned = [f'revision="{revision}"'] if revision else []
-    given = [f'"{where}"', *pinned, *_loading_options(source)]
-    base = f"{auto_class(config).__name__}.from_pretrained({', '.join(given)})"
+    arguments = [f'"{where}"', *pinned, *_loading_options(source)]
+    base = f"{auto_class(config).__name__}.from_pretrained({', '.join(arguments)})"
     return Written(
         f"an adapter of PEFT ({kind}{rank}) on {where}{weights}", f'PeftModel.from_pretrained({base}, "{target}")'
     )
@@ -94,20 +94,20 @@ def _base_of(source: Source, folder: Path, target: Path) -> tuple[str, str | Non
 
 def _peft_model(source: Source) -> PeftModel:
     """PEFT's model of the run's adapter and head, on a copy of the base."""
-    bridged = source.placed.model if isinstance(source.placed.model, PeftModel) else None
+    bridged = source.injected.model if isinstance(source.injected.model, PeftModel) else None
     factors = {} if bridged else _factors(source)
     settings: Any = copy.deepcopy(bridged.active_peft_config) if bridged else _lora_config(factors, source.config)
     settings.task_type = TASK_TYPES[source.config.model.architecture]
     settings.modules_to_save = list(source.config.model.head) or None
     model: Any = peft.get_peft_model(fresh_model(source.config, source.base), settings)
-    for name, own in factors.items():
-        _fill(model.get_base_model().get_submodule(name), own)
+    for name, factor in factors.items():
+        _fill(model.get_base_model().get_submodule(name), factor)
     for name in source.config.model.head:
-        head = (bridged.get_base_model() if bridged else source.placed.model).get_submodule(name)
+        head = (bridged.get_base_model() if bridged else source.injected.model).get_submodule(name)
         copied = model.get_base_model().get_submodule(name).modules_to_save[ADAPTER_NAME]
         copied.load_state_dict(head.state_dict())
     if bridged:
-        state = [get_peft_model_state_dict(own, save_embedding_layers=False) for own in (model, bridged)]
+        state = [get_peft_model_state_dict(module, save_embedding_layers=False) for module in (model, bridged)]
         set_peft_model_state_dict(model, state[0] | state[1])
     exported: PeftModel = model
     return exported
@@ -119,13 +119,15 @@ def _factors(source: Source) -> dict[str, LoRAFactors]:
     Raises:
         UserError: the method isn't made of such updates, or changed what PEFT would load unchanged.
     """
-    placed, name = source.placed, source.config.adapter.name
-    own = adapters(placed.model)
-    factors = {module: factors for module, adapter in own.items() if (factors := adapter.lora_factors())}
-    beside = [key for key in placed.own_tensors() if key not in placed.head and not key.startswith(_prefixes(factors))]
+    injected, name = source.injected, source.config.adapter.name
+    linear = adapters(injected.model)
+    factors = {module: factors for module, adapter in linear.items() if (factors := adapter.lora_factors())}
+    beside = [
+        key for key in injected.saved_tensors() if key not in injected.head and not key.startswith(_prefixes(factors))
+    ]
     if not factors or beside:
-        raise UserError(f"PEFT has no adapter that is what adapter={name} is.\n{_remedy(own)}")
-    for module, adapter in own.items():
+        raise UserError(f"PEFT has no adapter that is what adapter={name} is.\n{_remedy(linear)}")
+    for module, adapter in linear.items():
         before: Any = source.base.module.get_submodule(module)
         weights = [dense_weight(layer).cpu() for layer in (before, adapter.base_layer)]
         if source.config.quantization != "none" and not torch.equal(*weights):
@@ -136,9 +138,9 @@ def _factors(source: Source) -> dict[str, LoRAFactors]:
     return factors
 
 
-def _remedy(own: dict[str, Adapter]) -> str:
+def _remedy(linear: dict[str, Adapter]) -> str:
     try:
-        for adapter in own.values():
+        for adapter in linear.values():
             adapter.merged_weight()
     except UserError as error:
         return str(error)
@@ -151,17 +153,17 @@ def _prefixes(names: dict[str, LoRAFactors]) -> tuple[str, ...]:
 
 def _lora_config(factors: dict[str, LoRAFactors], config: Config) -> peft.LoraConfig:
     """The config of a LoRA with these factors, the modules that differ from most in patterns of their own."""
-    ranks = {name: len(own.A) for name, own in factors.items()}
-    alphas = {name: own.scaling * ranks[name] for name, own in factors.items()}
+    ranks = {name: len(value.A) for name, value in factors.items()}
+    alphas = {name: value.scaling * ranks[name] for name, value in factors.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     return peft.LoraConfig(
         r=int(rank),
         lora_alpha=alpha,  # type: ignore[arg-type]  # a float does as well
-        rank_pattern={name: own for name, own in ranks.items() if own != rank},
-        alpha_pattern={name: own for name, own in alphas.items() if own != alpha},
+        rank_pattern={name: value for name, value in ranks.items() if value != rank},
+        alpha_pattern={name: value for name, value in alphas.items() if value != alpha},
         target_modules=sorted(factors),
         lora_dropout=config.adapter.options.get("dropout") or 0.0,
-        use_dora=any(own.magnitude is not None for own in factors.values()),
+        use_dora=any(value.magnitude is not None for value in factors.values()),
     )
 
 

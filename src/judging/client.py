@@ -54,9 +54,9 @@ def check_judge(config: JudgeConfig) -> None:
     if not _is_address(config.base_url):
         raise UserError(f"task.judge.base_url={config.base_url} is no address.\nAllowed: http://... or https://....")
     least = {"workers": (config.workers, 1), "retries": (config.retries, 0)}
-    for name, (given, smallest) in least.items():
-        if given < smallest:
-            raise UserError(f"task.judge.{name}={given} is too small.\nAllowed: {smallest} or more.")
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise UserError(f"task.judge.{name}={value} is too small.\nAllowed: {smallest} or more.")
     if not config.timeout_seconds > 0:
         raise UserError(f"task.judge.timeout_seconds={config.timeout_seconds} can't be.\nAllowed: more than 0.")
     _read_key(config)

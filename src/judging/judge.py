@@ -205,8 +205,8 @@ def _ask(client: Client, key: str, prompt: JudgePrompt, model_id: str) -> Judgme
 
 def read_rating(text: str) -> float | None:
     """The rating in a judge's answer, `[[7]]` or else `[7]`; None where there is none or it is out of range."""
-    found = RATING.search(text) or ONE_BRACKET_RATING.search(text)
-    rating = float(found.group(1)) if found else 0.0
+    match = RATING.search(text) or ONE_BRACKET_RATING.search(text)
+    rating = float(match.group(1)) if match else 0.0
     return rating if LOWEST <= rating <= HIGHEST else None
 
 

@@ -29,19 +29,19 @@ class Score:
     items: list[float] = field(default_factory=list)
 
 
-def known_metrics() -> list[str]:
+def metric_names() -> list[str]:
     """Names of the metrics that have a folder here."""
     return sorted(path.parent.name for path in FOLDER.glob("*/*.py") if path.stem == path.parent.name)
 
 
-def check_known(name: str) -> None:
+def check_metric(name: str) -> None:
     """Make sure that there is a metric of that name.
 
     Raises:
         UserError: there is none.
     """
-    if name not in known_metrics():
-        allowed = ", ".join(nearest_first(name, known_metrics()))
+    if name not in metric_names():
+        allowed = ", ".join(nearest_first(name, metric_names()))
         raise UserError(f"task.metric={name} is not known.\nAllowed: {allowed}.")
 
 
@@ -52,7 +52,7 @@ def score(name: str, predictions: list[Any], references: list[Any], **options: A
         UserError: there is no metric of that name.
         TypeError: the folder of that name has something else.
     """
-    check_known(name)
+    check_metric(name)
     import evaluate
 
     from src.metrics.base import ITEMS, Metric  # heavy, and names are checked without

@@ -12,4 +12,4 @@ def best_f1(kind: str, predictions: Iterable[str], references: Iterable[Any]) ->
     """Each item's best F1 over its references, words stemmed; `kind` is as in "rouge1"."""
     scorer = RougeScorer([kind], use_stemmer=True)
     pairs = zip(predictions, reference_lists(references), strict=True)
-    return [scorer.score_multi(right, given)[kind].fmeasure for given, right in pairs]
+    return [scorer.score_multi(right, text)[kind].fmeasure for text, right in pairs]

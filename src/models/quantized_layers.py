@@ -31,7 +31,7 @@ class NF4Linear(bnb.nn.Linear4bit):
     @classmethod
     def of(cls, layer: nn.Linear) -> Self:
         """Quantise a layer; its bias is taken over as it is."""
-        own = cls(
+        quantized = cls(
             layer.in_features,
             layer.out_features,
             bias=False,
@@ -41,9 +41,9 @@ class NF4Linear(bnb.nn.Linear4bit):
         )
         dense = layer.weight.detach().float().contiguous()
         rounded: Any = bnb.nn.Params4bit(dense, compress_statistics=False, quant_type="nf4")
-        own.weight = rounded.to(dense.device)  # rounds, on the device where it already is
-        own.bias = layer.bias
-        return own.requires_grad_(False)
+        quantized.weight = rounded.to(dense.device)  # rounds, on the device where it already is
+        quantized.bias = layer.bias
+        return quantized.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
@@ -64,11 +64,11 @@ class Int8Linear(bnb.nn.Linear8bitLt):
     @classmethod
     def of(cls, layer: nn.Linear) -> Self:
         """Quantise a layer; its bias is taken over as it is."""
-        own = cls(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta")
+        quantized = cls(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta")
         rows, scales, _ = bnb.functional.int8_vectorwise_quant(layer.weight.detach().half())
-        own.weight = bnb.nn.Int8Params(rows, requires_grad=False, SCB=scales)
-        own.bias = layer.bias
-        return own.requires_grad_(False)
+        quantized.weight = bnb.nn.Int8Params(rows, requires_grad=False, SCB=scales)
+        quantized.bias = layer.bias
+        return quantized.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""

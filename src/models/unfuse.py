@@ -44,23 +44,23 @@ def unfuse(model: nn.Module, fused: dict[str, list[str]]) -> None:
     Raises:
         UserError: `fused` names a module that the model doesn't have.
     """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, Conv1D)}
-    names_of = _names_by_module(list(found), fused)
-    for name, module in found.items():
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, Conv1D)}
+    names_of = _names_by_module(list(modules), fused)
+    for name, module in modules.items():
         weight, bias = module.weight.detach().T, module.bias.detach()
         plain = Split(weight, bias, names_of[name]) if name in names_of else _linear(weight, bias)
         model.set_submodule(name, plain.requires_grad_(module.weight.requires_grad).train(module.training))
 
 
-def _names_by_module(found: list[str], fused: dict[str, list[str]]) -> dict[str, list[str]]:
+def _names_by_module(module_names: list[str], fused: dict[str, list[str]]) -> dict[str, list[str]]:
     names_of: dict[str, list[str]] = {}
-    for given, names in fused.items():
-        pattern = re.compile(re.escape(given).replace(r"\*", r"\d+"))
-        matches = [name for name in found if pattern.fullmatch(name)]
+    for fused_name, names in fused.items():
+        pattern = re.compile(re.escape(fused_name).replace(r"\*", r"\d+"))
+        matches = [name for name in module_names if pattern.fullmatch(name)]
         if not matches:
-            near = ", ".join(nearest_first(given, found)[:5])
+            near = ", ".join(nearest_first(fused_name, module_names)[:5])
             raise UserError(
-                f"fused names {given}; the model has no such Conv1D.\nNearest names: {near or 'it has no Conv1D'}."
+                f"fused names {fused_name}; the model has no such Conv1D.\nNearest names: {near or 'it has no Conv1D'}."
             )
         names_of |= dict.fromkeys(matches, names)
     return names_of
@@ -73,11 +73,13 @@ def fused_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
     """
     with torch.device("meta"):
         original = type(model)(model.config)
-    state, own = {}, model.state_dict()
+    state, tensors = {}, model.state_dict()
     for key in original.state_dict():
         name, _, kind = key.rpartition(".")
         was, module = original.get_submodule(name), model.get_submodule(name)
-        state[key] = own[key] if key in own else torch.cat([own[f"{part}.{kind}"] for part in _parts(name, module)])
+        state[key] = (
+            tensors[key] if key in tensors else torch.cat([tensors[f"{part}.{kind}"] for part in _parts(name, module)])
+        )
         if kind == "weight" and isinstance(was, Conv1D) and not isinstance(module, Conv1D):
             state[key] = state[key].T.contiguous()
     return state

@@ -22,7 +22,7 @@ ORIGIN = {"_name_or_path", "name_or_path", "transformers_version", "_commit_hash
 
 def weight_files(folder: Path) -> list[Path]:
     """The files with a model's weights, in the order of their names; none where the folder has none."""
-    return next((found for pattern in PATTERNS if (found := sorted(folder.glob(pattern)))), [])
+    return next((files for pattern in PATTERNS if (files := sorted(folder.glob(pattern)))), [])
 
 
 def local_checksum(name: str, path: str) -> str:
@@ -35,7 +35,7 @@ def local_checksum(name: str, path: str) -> str:
     needed = {"config.json": (folder / "config.json").is_file(), " or ".join(PATTERNS): bool(weight_files(folder))}
     missing = [what for what, there in needed.items() if not there]
     if missing:
-        has = ", ".join(sorted(own.name for own in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        has = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
         raise UserError(
             f"model.path={path} has no {' and no '.join(missing)} (it has: {has or 'nothing'}).\n"
             f"Give the folder where {name} was saved by transformers' save_pretrained or downloaded from the hub."

@@ -67,8 +67,8 @@ def is_done(folder: Path) -> bool:
 
 def run_folders(results_dir: Path) -> list[Path]:
     """The folders of all runs under `results_dir/runs`, also of those without a record yet, in order."""
-    found = os.walk(results_dir / "runs")
-    return sorted(Path(folder) for folder, _, files in found if not {RESULT, CONFIG, CLAIM}.isdisjoint(files))
+    walk = os.walk(results_dir / "runs")
+    return sorted(Path(folder) for folder, _, files in walk if not {RESULT, CONFIG, CLAIM}.isdisjoint(files))
 
 
 def read_all(results_dir: Path) -> list[Record]:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from src.adapters.base import Method, Setup
-from src.adapters.inject import Placed, find_targets, place
+from src.adapters.inject import InjectedModel, find_targets, inject
 from src.config.schema import AdaptedModel, Config
 from src.models.base_model import BaseModel
 from src.streams import stream_generator
@@ -39,9 +39,9 @@ def empty_setup(config: AdaptedModel, model: nn.Module) -> Setup:
     )
 
 
-def place_empty(config: AdaptedModel, model: nn.Module) -> Placed:
+def inject_empty(config: AdaptedModel, model: nn.Module) -> InjectedModel:
     """Place the config's method on a model without initial values: to be counted, or to be loaded into."""
-    return place(model, method_of(config), empty_setup(config, model), config.model.head)
+    return inject(model, method_of(config), empty_setup(config, model), config.model.head)
 
 
 def fresh_model(config: Config, base: BaseModel, device: str = "cpu") -> Any:
@@ -49,11 +49,11 @@ def fresh_model(config: Config, base: BaseModel, device: str = "cpu") -> Any:
     return base.fresh_copy(config.model.head, stream_generator(config.seed, "head_init")).to(device)  # type: ignore
 
 
-def restored(config: Config, base: BaseModel, adapter: Path, device: str = "cpu") -> Placed:
+def restored(config: Config, base: BaseModel, adapter: Path, device: str = "cpu") -> InjectedModel:
     """A run's model again: its saved adapter, read from a file, on a fresh copy of the base."""
-    placed = place_empty(config, fresh_model(config, base, device))
-    placed.load(load_file(adapter))
-    return placed
+    injected = inject_empty(config, fresh_model(config, base, device))
+    injected.load(load_file(adapter))
+    return injected
 
 
 def layer_names(config: AdaptedModel, model: nn.Module) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from src.adapters.inject import Placed, adapters
+from src.adapters.inject import InjectedModel, adapters
 from src.config.memo import kept
 from src.config.schema import Config
 from src.results.schema import Forgetting, Record
@@ -36,14 +36,14 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
         training = fit(run, report, start)
         training.write(folder)
     before = _loss_before(run)  # after training, so that an estimate and the bare model never share the memory
-    placed = restored(config, run.base, folder / ADAPTER, run.device.type)
-    model: Any = placed.model
+    injected = restored(config, run.base, folder / ADAPTER, run.device.type)
+    model: Any = injected.model
     scored = {split: run.score(model, split) for split in run.splits}
     write_predictions(folder / PREDICTIONS, scored)
     evaluation = Evaluation(
         scored=scored,
         forgetting=_forgetting(before, general_loss(config, run.base, model, run.device)),
-        smaller_ranks=_smaller_ranks(run, placed),
+        smaller_ranks=_smaller_ranks(run, injected),
         run_seconds=time.perf_counter() - start,
     )
     return finished_record(run, training, evaluation)
@@ -75,13 +75,13 @@ def _forgetting(before: dict[str, Any] | None, after: dict[str, Any] | None) -> 
     }
 
 
-def _smaller_ranks(run: Prepared, placed: Placed) -> list[dict[str, float]]:
+def _smaller_ranks(run: Prepared, injected: InjectedModel) -> list[dict[str, float]]:
     """The scores of the smaller ranks that a nested method's one training gives too, each with its own size.
 
     Powers of two, the ranks that tables have: each costs a whole evaluation.
     """
-    nested = [adapter for adapter in adapters(placed.model).values() if adapter.nested]
-    model: Any = placed.model
+    nested = [adapter for adapter in adapters(injected.model).values() if adapter.nested]
+    model: Any = injected.model
     rows: list[dict[str, float]] = []
     largest = max((adapter.rank for adapter in nested), default=1)
     for rank in (2**power for power in range(largest.bit_length()) if 2**power < largest):

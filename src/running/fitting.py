@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from src.adapters.base import UpdateDirection
 from src.adapters.calibrate import update_directions
-from src.adapters.inject import Placed, adapters, place
+from src.adapters.inject import InjectedModel, adapters, inject
 from src.adapters.ledger import Ledger, closed_form, count
 from src.config.memo import kept
 from src.errors import UserError
@@ -65,8 +65,8 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
         Diverged: the loss became infinite or NaN.
     """
     config = run.config
-    placed = _placed(run)
-    ledger = _counted(run, placed)
+    injected = _injected(run)
+    ledger = _counted(run, injected)
     setup_seconds = time.perf_counter() - start
     recipe = Recipe(
         settings=config.trainer,
@@ -75,9 +75,9 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
         seed=config.seed,
         device=run.device,
     )
-    model: Any = placed.model
+    model: Any = injected.model
     training, state = train(
-        placed, run.examples["train"], recipe, validate=lambda: run.score(model, "validation").score, report=report
+        injected, run.examples["train"], recipe, validate=lambda: run.score(model, "validation").score, report=report
     )
     scalings = {adapter.scaling for adapter in adapters(model).values()} if config.has_axis("alpha") else set()
     with replacing(run.folder / ADAPTER) as partial:
@@ -85,7 +85,7 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
     return Fit(training, ledger.as_dict(), next(iter(scalings), None), setup_seconds)
 
 
-def _placed(run: Prepared) -> Placed:
+def _injected(run: Prepared) -> InjectedModel:
     """The method on a fresh copy of the model, with its initial values."""
     config, model = run.config, fresh_model(run.config, run.base, run.device.type)
     method, setup = method_of(config), empty_setup(config, model)
@@ -94,19 +94,19 @@ def _placed(run: Prepared) -> Placed:
     if method.needs_gradient:
         keep = max(config.rank, KEPT_DIRECTIONS)
         setup.update_directions = _directions(run, model, tuple(setup.target_modules), keep)
-    return place(model, method, setup, config.model.head)
+    return inject(model, method, setup, config.model.head)
 
 
-def _counted(run: Prepared, placed: Placed) -> Ledger:
+def _counted(run: Prepared, injected: InjectedModel) -> Ledger:
     """The run's ledger, held against the papers' closed forms where the method is made of linear adapters."""
-    ledger, config = count(placed), run.config
+    ledger, config = count(injected), run.config
     if ledger.trained == 0:
         raise UserError(
             f"adapter={config.adapter.name} trains nothing of model={config.model.name}, which has no head to train.\n"
             "Choose a method that adds parameters, or name modules to train in model.head=[...]."
         )
-    if adapters(placed.model):
-        assert ledger.adapter_trained == closed_form(placed), (ledger.adapter_trained, closed_form(placed))
+    if adapters(injected.model):
+        assert ledger.adapter_trained == closed_form(injected), (ledger.adapter_trained, closed_form(injected))
     return ledger
 
 

@@ -5,10 +5,10 @@ import time
 
 
 class RunLine:
-    """Shows a run's place in its sweep, its metrics as they come and the time left."""
+    """Shows a run's position in its sweep, its metrics as they come and the time left."""
 
-    def __init__(self, place: str, label: str, max_steps: int) -> None:
-        self.head = f"{place:>7} {label:<28}"
+    def __init__(self, position: str, label: str, max_steps: int) -> None:
+        self.head = f"{position:>7} {label:<28}"
         self.max_steps = max_steps
         self.metrics: dict[str, float] = {}
         self.first: tuple[int, float] | None = None
@@ -23,8 +23,8 @@ class RunLine:
         """Show the metrics known so far and the time that the remaining steps will take."""
         self.metrics |= metrics
         self.first = self.first or (step, time.monotonic())
-        known = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
-        self.show(f"step {step}/{self.max_steps}  {known}  {self._left(step)}")
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        self.show(f"step {step}/{self.max_steps}  {shown}  {self._left(step)}")
 
     def end(self, outcome: str, seconds_left: float | None = None) -> None:
         """Print the line for good, with the time left for the sweep."""

@@ -1,4 +1,4 @@
-"""What a sweep adds to its runs: the plan made and checked before the first, the place and time left, the end.
+"""What a sweep adds to its runs: the plan made and checked before the first, the position and time left, the end.
 
 Hydra runs the jobs, with whichever launcher is configured. `SweepCallback` stands at both ends of that: it composes
 and checks every run first, so that a mistake anywhere stops the sweep before it starts, and closes with the table.
@@ -51,9 +51,11 @@ class Plan:
             check_quantization(kind)
         if any(config.task.allow_code_execution for config in configs):
             isolating_backend()
-        for judge in (own.task.judge for own in configs if own.task.metric in ASKS_A_JUDGE and own.trainer.score_test):
+        for judge in (
+            config.task.judge for config in configs if config.task.metric in ASKS_A_JUDGE and config.trainer.score_test
+        ):
             check_judge(judge)
-        for config in (own for own in configs if own.adapter.config):
+        for config in (config for config in configs if config.adapter.config):
             from src.quiet import quiet_libraries
             from src.running.assemble import method_of  # heavy, and only a bridge to another library needs it
 
@@ -125,5 +127,5 @@ class SweepCallback(Callback):
 
 def print_warnings(configs: list[Config]) -> None:
     """Say once what a reader of the scores should know of the data."""
-    for warning in dict.fromkeys(said for own in configs for said in load_task(own).warnings(own)):
+    for warning in dict.fromkeys(said for config in configs for said in load_task(config).warnings(config)):
         print(f"warning: {warning}", flush=True)

@@ -87,16 +87,16 @@ def cells(configs: Iterable[Config]) -> list[Cell]:
     Raises:
         UserError: the sweep varies the learning rate itself, or has a run with the trials' seed.
     """
-    found: dict[str, dict[str, Config]] = {}
+    cells_by_key: dict[str, dict[str, Config]] = {}
     for config in configs:
         if config.seed == config.tuning.seed:
             raise UserError(
                 f"seed={config.seed} is the seed of the trials, and a run that chose its rate can't be reported.\n"
                 "Choose other seeds, or another tuning.seed."
             )
-        own = found.setdefault(_key(at_rate(config, 1.0)), {})
-        own.setdefault(_key(config, with_seed=True), config)
-    return [_checked(Cell(list(own.values()))) for own in found.values()]
+        runs = cells_by_key.setdefault(_key(at_rate(config, 1.0)), {})
+        runs.setdefault(_key(config, with_seed=True), config)
+    return [_checked(Cell(list(runs.values()))) for runs in cells_by_key.values()]
 
 
 def _key(config: Config, *, with_seed: bool = False) -> str:
@@ -108,7 +108,7 @@ def _checked(cell: Cell) -> Cell:
     rates = sorted({rate(config) for config in cell.configs})
     if len(rates) > 1:
         raise UserError(
-            f"{cell.axis}={','.join(f'{own:g}' for own in rates)} sweeps what src.tune chooses.\n"
+            f"{cell.axis}={','.join(f'{value:g}' for value in rates)} sweeps what src.tune chooses.\n"
             "Give one value, the middle of the grid, or none for the method's own."
         )
     return cell
@@ -135,21 +135,25 @@ def best(trials: list[Trial], prior: float, *, higher_is_better: bool) -> Trial 
     return max((trial for trial in trials if trial.validation is not None), key=merit, default=None)
 
 
-def further(cell: Cell, trials: list[Trial], found: Trial | None) -> float | None:
+def further(cell: Cell, trials: list[Trial], best_trial: Trial | None) -> float | None:
     """The rate to try next where the best one is at the edge of the grid and may be extended, else None."""
     tuning = cell.configs[0].tuning
-    if found is None or len(trials) >= tuning.trials + tuning.extensions:
+    if best_trial is None or len(trials) >= tuning.trials + tuning.extensions:
         return None
     values = sorted(trial.value for trial in trials)
-    steps = {values[0]: -1, values[-1]: 1}.get(found.value)
-    return None if steps is None else scaled(found.value, steps)
+    steps = {values[0]: -1, values[-1]: 1}.get(best_trial.value)
+    return None if steps is None else scaled(best_trial.value, steps)
 
 
 def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]:
     """What the trials of a cell gave, as far as they were run, and the best of them."""
     records = [record_of(cell.trial(value)) for value in values]
     trials = [_trial(value, record) for value, record in zip(values, records, strict=True)]
-    directions = [own["metrics"]["validation"]["higher_is_better"] for own in records if own and own["state"] == "done"]
+    directions = [
+        record["metrics"]["validation"]["higher_is_better"]
+        for record in records
+        if record and record["state"] == "done"
+    ]
     return trials, best(trials, cell.prior, higher_is_better=all(directions))
 
 

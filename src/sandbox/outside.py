@@ -163,13 +163,13 @@ MACHINES = {"x86_64": (0xC000003E, 0, 56, 41), "aarch64": (0xC00000B7, 1, 220, 1
 @functools.cache
 def _filter() -> bytes:
     """A seccomp program that refuses the calls above, new namespaces and all sockets but local ones."""
-    audit, place, clone, local_socket = MACHINES[platform.machine()]
+    audit, column, clone, local_socket = MACHINES[platform.machine()]
     load, equal, at_least, any_bit, end = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, unknown = 0x7FFF0000, 0x00050001, 0x00050026  # as if EPERM, as if ENOSYS
     code = [(load, 0, 0, 4), (equal, 1, 0, audit), (end, 0, 0, refuse), (load, 0, 0, 0)]
     code += [(at_least, 0, 1, 0x40000000), (end, 0, 0, refuse)]  # x86_64's second set of numbers
     for numbers in REFUSED_CALLS.values():
-        code += [(equal, 0, 1, numbers[place]), (end, 0, 0, refuse)]
+        code += [(equal, 0, 1, numbers[column]), (end, 0, 0, refuse)]
     code += [(equal, 0, 1, 435), (end, 0, 0, unknown)]  # clone3, whose flags a filter cannot see: libc takes clone
     code += [(equal, 0, 4, clone), (load, 0, 0, 16), (any_bit, 0, 1, 0x7E020080)]  # CLONE_NEW*
     code += [(end, 0, 0, refuse), (end, 0, 0, allow)]

@@ -52,14 +52,14 @@ def ledger_of(config: CountConfig, *, keep_model: bool = True) -> "Ledger":
 
     import_modelling()
     from src.adapters.ledger import count
-    from src.running.assemble import place_empty
+    from src.running.assemble import inject_empty
 
     if keep_model:
         # A copy, because counting injects the method into the model.
         model = copy.deepcopy(_kept_model(json.dumps(asdict(config.model), sort_keys=True), config.num_labels))
     else:
         model = empty_model(config.model, num_labels=config.num_labels)
-    return count(place_empty(config, model))
+    return count(inject_empty(config, model))
 
 
 @lru_cache(maxsize=1)

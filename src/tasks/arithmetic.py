@@ -23,7 +23,7 @@ is trained on the prompt that it is asked with. lora-sb's lengths and stop words
 from src.errors import UserError
 from src.metrics.boxed import last_boxed
 from src.tasks.base import Row, TaskData
-from src.tasks.source import Record, Source
+from src.tasks.source import DataRecord, Source
 
 METAMATH_MARK = "The answer is: "
 GSM8K_MARK = "####"
@@ -43,7 +43,7 @@ def _rows(source: Source, part: str) -> list[Row]:
     return [_row(record, source, needs_answer=split == "test") | named for record in source.records(part)]
 
 
-def _row(record: Record, source: Source, *, needs_answer: bool) -> Row:
+def _row(record: DataRecord, source: Source, *, needs_answer: bool) -> Row:
     """One question; a training row whose solution has no final answer is scored, if ever, by the whole solution.
 
     Raises:
@@ -51,13 +51,13 @@ def _row(record: Record, source: Source, *, needs_answer: bool) -> Row:
     """
     solution = record.first(source.task.columns["solution"])
     prompt = source.task.prompt.format_map(
-        Record({"question": record.first(source.task.columns["question"])}, record.place)
+        DataRecord({"question": record.first(source.task.columns["question"])}, record.location)
     )
     row = {"prompt": prompt, "answer": f" {solution}"}
     answer = final_answer(solution)
     if answer is None and needs_answer:
         raise UserError(
-            f"{record.place} has no final answer: '{solution[-60:]}'.\n"
+            f"{record.location} has no final answer: '{solution[-60:]}'.\n"
             f"Allowed: '{METAMATH_MARK}...', '{GSM8K_MARK} ...' or '\\boxed{{...}}' in its solution.\n"
             f"If that is not the solution, set task.columns.solution to its column."
         )

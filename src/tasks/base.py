@@ -49,10 +49,10 @@ class LoadedTask:
 
     def warnings(self, config: Config) -> list[str]:
         """What a reader of the scores should know of the data; validating on the test split is said by its name."""
-        found = [own.warning(config.task.name, split) for split, own in self.overlaps.items()]
+        overlaps = [overlap.warning(config.task.name, split) for split, overlap in self.overlaps.items()]
         same = self.data.splits["validation"] is self.data.splits["test"]
         said = [f"task={config.task.name}: protocol=paper validates on the test split"] if same else []
-        return [*self.data.notes, *said, *(warning for warning in found if warning)]
+        return [*self.data.notes, *said, *(warning for warning in overlaps if warning)]
 
 
 def load_task(config: Config) -> LoadedTask:
@@ -98,7 +98,7 @@ def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str)
             f"task.validation_size={task.validation_size} can't be held out of {len(train)} training rows.\n"
             f"Allowed: 1 to {len(train) - 1}."
         )
-    held_out = set(sorted(range(len(train)), key=lambda index: _place(train[index], index))[: task.validation_size])
+    held_out = set(sorted(range(len(train)), key=lambda index: _sort_key(train[index], index))[: task.validation_size])
     return {
         "train": [row for index, row in enumerate(train) if index not in held_out],
         "validation": [train[index] for index in sorted(held_out)],
@@ -106,6 +106,6 @@ def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str)
     }
 
 
-def _place(row: Row, index: int) -> tuple[bytes, int]:
-    """The row's place in an order that depends on its input text alone, so that equal texts stay together."""
+def _sort_key(row: Row, index: int) -> tuple[bytes, int]:
+    """The row's key in an order that depends on its input text alone, so that equal texts stay together."""
     return hashlib.sha256(f"validation {normalised(input_text(row))}".encode()).digest(), index

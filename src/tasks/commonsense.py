@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from src.errors import UserError, nearest_first
 from src.tasks.base import Row, TaskData
-from src.tasks.source import Record, Source
+from src.tasks.source import DataRecord, Source
 
 QUESTION = "Please choose the correct answer to the question: "
 FORMAT = "Answer format: "
@@ -43,85 +43,87 @@ def load(source: Source, *, set_name: str | None = None) -> TaskData:
 
 
 def _rows(source: Source, part: str, set_name: str | None) -> list[Row]:
-    split, _, own_name = part.partition("_")
-    name = own_name or set_name
+    split, _, set_of_part = part.partition("_")
+    name = set_of_part or set_name
     if name is not None and name not in ORIGINALS:
         allowed = ", ".join(nearest_first(name, ORIGINALS))
         raise UserError(f"task={source.task.name} asks for the commonsense set '{name}'.\nAllowed: {allowed}.")
     read = as_published if source.has_file(part) or name is None else ORIGINALS[name]
-    named = {"set": own_name} if split == "test" and own_name else {}
+    named = {"set": set_of_part} if split == "test" and set_of_part else {}
     rows = []
     for record in source.records(part):
         instruction, answer = read(record)
-        prompt = source.task.prompt.format_map(Record({"instruction": instruction}, record.place))
+        prompt = source.task.prompt.format_map(DataRecord({"instruction": instruction}, record.location))
         rows.append({"prompt": prompt, "answer": f"\nthe correct answer is {answer}", "reference": answer} | named)
     return rows
 
 
-def as_published(record: Record) -> tuple[str, str]:
+def as_published(record: DataRecord) -> tuple[str, str]:
     """The instruction and the answer of a record of LLM-Adapters.
 
     Raises:
         UserError: its answer is none of those that the instruction allows, or its output says otherwise.
     """
     instruction, output = record["instruction"], record["output"]
-    _, found, choices = instruction.rpartition(FORMAT)
-    if not found:
-        raise UserError(f"{record.place} has an instruction without '{FORMAT}...' at its end: '{instruction[-60:]}'.")
+    _, marker, choices = instruction.rpartition(FORMAT)
+    if not marker:
+        raise UserError(
+            f"{record.location} has an instruction without '{FORMAT}...' at its end: '{instruction[-60:]}'."
+        )
     names = choices.split("/")
     answer = names[record.label("answer", names)]
     if output != f"the correct answer is {answer}":
-        raise UserError(f"{record.place} has the answer '{answer}', but the output '{output}'.\nOne must be wrong.")
+        raise UserError(f"{record.location} has the answer '{answer}', but the output '{output}'.\nOne must be wrong.")
     return instruction, answer
 
 
-def _boolq(record: Record) -> tuple[str, str]:
+def _boolq(record: DataRecord) -> tuple[str, str]:
     asked = f"Please answer the following question with true or false, question: {record['question']}?"
     return f"{asked}\n\n{FORMAT}true/false", ("false", "true")[_right(record, "answer", ["False", "True"])]
 
 
-def _piqa(record: Record) -> tuple[str, str]:
+def _piqa(record: DataRecord) -> tuple[str, str]:
     asked = f"Please choose the correct solution to the question: {record['goal']}"
     solutions = [record["sol1"], record["sol2"]]
     return _choose(asked, "Solution", solutions, _right(record, "label", ["0", "1"]), between="\n\n")
 
 
-def _social_i_qa(record: Record) -> tuple[str, str]:
+def _social_i_qa(record: DataRecord) -> tuple[str, str]:
     asked = f"{QUESTION}{record['context']} {record['question']}"
     answers = [record["answerA"], record["answerB"], record["answerC"]]
     return _choose(asked, "Answer", answers, _right(record, "label", ["1", "2", "3"]))
 
 
-def _hellaswag(record: Record) -> tuple[str, str]:
+def _hellaswag(record: DataRecord) -> tuple[str, str]:
     sentence = f"{record['activity_label']}: {record['ctx']}"
     asked = f"Please choose the correct ending to complete the given sentence: {sentence}"
     return _choose(asked, "Ending", record["endings"], _right(record, "label", ["0", "1", "2", "3"]))
 
 
-def _winogrande(record: Record) -> tuple[str, str]:
+def _winogrande(record: DataRecord) -> tuple[str, str]:
     sentence = record["sentence"]
     asked = f"Please choose the correct answer to fill in the blank to complete the given sentence: {sentence}"
     options = [record["option1"], record["option2"]]
     return _choose(asked, "Option", options, _right(record, "answer", ["1", "2"]), before_format=" ")
 
 
-def _arc(record: Record) -> tuple[str, str]:
+def _arc(record: DataRecord) -> tuple[str, str]:
     return _lettered(record, record["question"])
 
 
-def _openbookqa(record: Record) -> tuple[str, str]:
+def _openbookqa(record: DataRecord) -> tuple[str, str]:
     return _lettered(record, record["question_stem"])
 
 
-def _lettered(record: Record, question: str) -> tuple[str, str]:
+def _lettered(record: DataRecord, question: str) -> tuple[str, str]:
     """A question of AI2's, whose choices are labelled A, B, C, D or 1, 2, 3, 4."""
     choices = record["choices"]
     return _choose(QUESTION + question, "Answer", choices["text"], _right(record, "answerKey", choices["label"]))
 
 
-def _right(record: Record, column: str, names: list[str]) -> int:
+def _right(record: DataRecord, column: str, names: list[str]) -> int:
     """The right choice's index; labels are strings, numbers or booleans, depending on who published the set."""
-    return Record({column: str(record[column]).strip()}, record.place).label(column, names)
+    return DataRecord({column: str(record[column]).strip()}, record.location).label(column, names)
 
 
 def _choose(
@@ -133,7 +135,7 @@ def _choose(
     return f"{asked}\n\n{listed}{before_format}{FORMAT}{allowed}", names[right].lower()
 
 
-ORIGINALS: dict[str, Callable[[Record], tuple[str, str]]] = {
+ORIGINALS: dict[str, Callable[[DataRecord], tuple[str, str]]] = {
     "boolq": _boolq,
     "piqa": _piqa,
     "social_i_qa": _social_i_qa,

@@ -74,8 +74,8 @@ def load(source: Source, *, train_per_class: int, validation_per_class: int, tes
     per_class = dict(zip(SPLITS, _sizes(asked, texts), strict=True))
     note = _note(texts, sum(asked), sum(per_class.values()))
     splits: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
-    for label, own in enumerate(texts.values()):
-        unused = iter(own)
+    for label, paragraphs in enumerate(texts.values()):
+        unused = iter(paragraphs)
         for split, count in per_class.items():
             splits[split] += [{"text": next(unused), "label": label} for _ in range(count)]
     for rows in splits.values():
@@ -134,13 +134,15 @@ def _cached_texts(cache_dir: Path) -> dict[str, list[str]]:
     return texts
 
 
-def distinct_texts(found: dict[str, Iterator[str]]) -> dict[str, list[str]]:
+def distinct_texts(paragraphs_by_library: dict[str, Iterator[str]]) -> dict[str, list[str]]:
     """Keep each library's texts that no other library has, each once, in the order of their hashes."""
-    texts = {library: {text.lower(): text for text in paragraphs} for library, paragraphs in found.items()}
-    owners = Counter(key for own in texts.values() for key in own)
+    texts = {
+        library: {text.lower(): text for text in paragraphs} for library, paragraphs in paragraphs_by_library.items()
+    }
+    owners = Counter(key for by_key in texts.values() for key in by_key)
     return {
-        library: sorted((text for key, text in own.items() if owners[key] == 1), key=_hash)
-        for library, own in texts.items()
+        library: sorted((text for key, text in by_key.items() if owners[key] == 1), key=_hash)
+        for library, by_key in texts.items()
     }
 
 

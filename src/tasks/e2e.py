@@ -21,7 +21,7 @@ import re
 
 from src.errors import UserError
 from src.tasks.base import Row, TaskData
-from src.tasks.source import Record, Source
+from src.tasks.source import DataRecord, Source
 
 FIELD = re.compile(r"(\w[\w ]*)\[([^\]]*)\](?:, |$)")
 NAMES = {"eatType": "Type", "familyFriendly": "family friendly", "priceRange": "price"}
@@ -44,7 +44,7 @@ def load(source: Source) -> TaskData:
 
 
 def _row(source: Source, mr: str, references: list[str]) -> Row:
-    prompt = source.task.prompt.format_map(Record({"mr": mr}, f"task={source.task.name}"))
+    prompt = source.task.prompt.format_map(DataRecord({"mr": mr}, f"task={source.task.name}"))
     return {"prompt": prompt, "answer": f" {references[0]}", "reference": references}
 
 
@@ -59,18 +59,18 @@ def _pairs(source: Source, split: str) -> list[tuple[str, str]]:
         else:
             mr, ref = as_lora_writes(record, columns["mr"]), record[columns["ref"]]
         if not ref.strip():
-            raise UserError(f"{record.place} has no description.\nIs it another set's file, or cut off?")
+            raise UserError(f"{record.location} has no description.\nIs it another set's file, or cut off?")
         pairs.append((mr.strip(), ref.strip()))
     return pairs
 
 
-def as_lora_writes(record: Record, column: str) -> str:
+def as_lora_writes(record: DataRecord, column: str) -> str:
     """`name[Cocum], priceRange[£20-25]` as `name : Cocum | price : £ 20 - 25`."""
-    given = record[column]
-    fields = FIELD.findall(given)
-    if not fields or FIELD.sub("", given):
+    text = record[column]
+    fields = FIELD.findall(text)
+    if not fields or FIELD.sub("", text):
         raise UserError(
-            f"{record.place} has '{given}' in column '{column}'.\nIt should be as in name[Cocum], area[...]."
+            f"{record.location} has '{text}' in column '{column}'.\nIt should be as in name[Cocum], area[...]."
         )
     return " | ".join(f"{NAMES.get(name, name)} : {_value(name, value)}" for name, value in fields)
 

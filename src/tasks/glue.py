@@ -18,7 +18,7 @@ arXiv:2106.04647), a tenth of a small one.
 
 from src.errors import UserError
 from src.tasks.base import Row, TaskData
-from src.tasks.source import Record, Source
+from src.tasks.source import DataRecord, Source
 
 LARGEST_SCORE = 5.0
 MOST_BROKEN = 0.01
@@ -55,29 +55,29 @@ def load(
     return TaskData(splits, labels)
 
 
-def _row(record: Record, columns: dict[str, str], labels: list[str]) -> Row:
+def _row(record: DataRecord, columns: dict[str, str], labels: list[str]) -> Row:
     texts = {key: record[column] for key, column in columns.items() if key != "label"}
     if len(labels) == 1:
         return {**texts, "label": _score(record, columns["label"])}
     return {**texts, "label": record.label(columns["label"], labels)}
 
 
-def _score(record: Record, column: str) -> float:
+def _score(record: DataRecord, column: str) -> float:
     """A similarity with the files' three decimals; the hub has the nearest float32."""
-    given = record[column]
+    value = record[column]
     try:
-        score = round(float(given), 3)
+        score = round(float(value), 3)
     except (TypeError, ValueError):
         score = -1.0
     if not 0 <= score <= LARGEST_SCORE:
         raise UserError(
-            f"{record.place} has the score '{given}' in column '{column}'.\n"
+            f"{record.location} has the score '{value}' in column '{column}'.\n"
             f"Allowed: a number from 0 to {LARGEST_SCORE:g}; the official test set's scores are hidden."
         )
     return score
 
 
-def _unbroken(records: list[Record], columns: dict[str, str]) -> list[Record]:
+def _unbroken(records: list[DataRecord], columns: dict[str, str]) -> list[DataRecord]:
     """The records that have everything, or all of them where too many don't: then the file is no official one."""
     whole = [record for record in records if set(columns.values()) <= record.keys() and record[columns["label"]] != ""]
     return whole if len(whole) >= (1 - MOST_BROKEN) * len(records) else records

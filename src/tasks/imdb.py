@@ -33,8 +33,8 @@ def load(source: Source) -> TaskData:
 def _rows(source: Source, split: str) -> list[Row]:
     records = source.records(split)
     rows = [{"text": record["text"], "label": record.label("label", LABELS)} for record in records]
-    return sorted(rows, key=_place)
+    return sorted(rows, key=_sort_key)
 
 
-def _place(row: Row) -> tuple[bytes, int]:
+def _sort_key(row: Row) -> tuple[bytes, int]:
     return hashlib.sha256(row["text"].encode()).digest(), row["label"]

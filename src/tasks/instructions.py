@@ -17,14 +17,14 @@ later. These can hold test problems in other words, which the overlap report can
 import json
 
 from src.tasks.base import Row, TaskData
-from src.tasks.source import Record, Source
+from src.tasks.source import DataRecord, Source
 
 
 def load_humaneval(source: Source, *, instruction: str) -> TaskData:
     """Read instructions and problems; `instruction` is what is asked of a problem's {prompt}."""
     problems = []
     for record in source.records("test"):
-        asked = instruction.format_map(Record({"prompt": record["prompt"].strip()}, record.place))
+        asked = instruction.format_map(DataRecord({"prompt": record["prompt"].strip()}, record.location))
         reference = {key: record[key] for key in ("prompt", "test", "entry_point")}
         answer = f"\n{record['prompt']}{record['canonical_solution']}"
         prompt = _prompt(source, asked, record)
@@ -44,7 +44,7 @@ def load_mt_bench(source: Source, *, next_turn: str) -> TaskData:
             "reference": answers.get(record["question_id"]),
         }
         first, *others = record["turns"]
-        later = [next_turn.format_map(Record({"instruction": turn}, record.place)) for turn in others]
+        later = [next_turn.format_map(DataRecord({"instruction": turn}, record.location)) for turn in others]
         conversations.append({"turns": [_prompt(source, first, record), *later], "reference": json.dumps(reference)})
     return TaskData({"train": _instructions(source), "test": conversations}, label_names=[])
 
@@ -57,5 +57,5 @@ def _instructions(source: Source) -> list[Row]:
     ]
 
 
-def _prompt(source: Source, instruction: str, record: Record) -> str:
-    return source.task.prompt.format_map(Record({"instruction": instruction}, record.place))
+def _prompt(source: Source, instruction: str, record: DataRecord) -> str:
+    return source.task.prompt.format_map(DataRecord({"instruction": instruction}, record.location))

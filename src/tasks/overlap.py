@@ -28,13 +28,13 @@ class Overlap:
 
 def overlap(train: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> Overlap:
     """Count the held-out rows whose input is also the input of a training row; labels and answers have no part."""
-    known = {input_text(row) for row in train}
-    known_normalised = {normalised(text) for text in known}
+    trained = {input_text(row) for row in train}
+    trained_normalized = {normalised(text) for text in trained}
     texts = [input_text(row) for row in held_out]
     return Overlap(
         items=len(texts),
-        exact=sum(text in known for text in texts),
-        normalised=sum(normalised(text) in known_normalised for text in texts),
+        exact=sum(text in trained for text in texts),
+        normalised=sum(normalised(text) in trained_normalized for text in texts),
     )
 
 

@@ -11,7 +11,7 @@ sixth of them have. A row without a dialogue is left out; the training data are 
 
 from src.errors import UserError
 from src.tasks.base import SPLITS, Row, TaskData
-from src.tasks.source import Record, Source
+from src.tasks.source import DataRecord, Source
 
 
 def load(source: Source) -> TaskData:
@@ -28,13 +28,13 @@ def _rows(source: Source, split: str) -> list[Row]:
     for record in source.records(split):
         dialogue, summary = _text(record, columns["dialogue"]), _text(record, columns["summary"]).strip()
         if not summary:
-            raise UserError(f"{record.place} has an empty summary.\nIs it another set's file, or cut off?")
+            raise UserError(f"{record.location} has an empty summary.\nIs it another set's file, or cut off?")
         if dialogue.strip():
-            prompt = template.format_map(Record({**record, "dialogue": dialogue}, record.place))
+            prompt = template.format_map(DataRecord({**record, "dialogue": dialogue}, record.location))
             rows.append({"prompt": prompt, "answer": f" {summary}"})
     return rows
 
 
-def _text(record: Record, columns: str) -> str:
+def _text(record: DataRecord, columns: str) -> str:
     """The text in the first of the columns that the record has; "" where it is null."""
     return (record.first(columns) or "").replace("\r\n", "\n")

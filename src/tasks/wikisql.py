@@ -24,7 +24,7 @@ from typing import Any
 
 from src.errors import UserError
 from src.tasks.base import SPLITS, Row, TaskData
-from src.tasks.source import Record, Source
+from src.tasks.source import DataRecord, Source
 
 AGGREGATIONS = ["", "MAX", "MIN", "COUNT", "SUM", "AVG"]
 OPERATORS = ["=", ">", "<"]
@@ -51,24 +51,24 @@ def _rows(source: Source, split: str, headers: bool) -> list[Row]:
     return [_row(record, columns, source.task.prompt) for record in records]
 
 
-def _row(record: Record, columns: dict[str, list[str]], template: str) -> Row:
+def _row(record: DataRecord, columns: dict[str, list[str]], template: str) -> Row:
     table = _table_id(record)
     if table not in columns:
-        raise UserError(f"{record.place} is about the table '{table}', which isn't among the split's tables.")
+        raise UserError(f"{record.location} is about the table '{table}', which isn't among the split's tables.")
     shown = {"question": record["question"].strip(), "columns": " | ".join(columns[table])}
-    prompt = template.format_map(Record(shown, record.place))
+    prompt = template.format_map(DataRecord(shown, record.location))
     return {"prompt": prompt, "answer": f" {_sql(record, columns[table])}"}
 
 
-def _table_id(record: Record) -> str:
-    table: str = Record(record["table"], record.place)["id"] if "table" in record else record["table_id"]
+def _table_id(record: DataRecord) -> str:
+    table: str = DataRecord(record["table"], record.location)["id"] if "table" in record else record["table_id"]
     return table
 
 
-def _headers(source: Source, split: str, records: list[Record]) -> dict[str, list[str]]:
+def _headers(source: Source, split: str, records: list[DataRecord]) -> dict[str, list[str]]:
     """The names of each table's columns: from the tables' own file, or from each record where it is the hub's."""
     if not source.has_file(split):
-        tables = [Record(record["table"], record.place) for record in records]
+        tables = [DataRecord(record["table"], record.location) for record in records]
     else:
         try:
             tables = source.records(f"tables_{split}")
@@ -80,7 +80,7 @@ def _headers(source: Source, split: str, records: list[Record]) -> dict[str, lis
     }
 
 
-def _numbered(records: list[Record]) -> dict[str, list[str]]:
+def _numbered(records: list[DataRecord]) -> dict[str, list[str]]:
     last: dict[str, int] = {}
     for record in records:
         _, selected, conditions = _query(record)
@@ -89,32 +89,32 @@ def _numbered(records: list[Record]) -> dict[str, list[str]]:
     return {table: [f"col{index}" for index in range(number + 1)] for table, number in last.items()}
 
 
-def _query(record: Record) -> tuple[int, int, list[Condition]]:
+def _query(record: DataRecord) -> tuple[int, int, list[Condition]]:
     """Aggregation, selected column and conditions; the hub keeps these as one list a field, the files as triples."""
-    sql = Record(record["sql"], f"{record.place}, sql")
-    given: Any = sql["conds"]
-    if isinstance(given, dict):
-        fields = Record(given, f"{sql.place}.conds")
-        given = zip(fields["column_index"], fields["operator_index"], fields["condition"], strict=True)
-    return sql["agg"], sql["sel"], [(column, operator, str(value)) for column, operator, value in given]
+    sql = DataRecord(record["sql"], f"{record.location}, sql")
+    conditions: Any = sql["conds"]
+    if isinstance(conditions, dict):
+        fields = DataRecord(conditions, f"{sql.location}.conds")
+        conditions = zip(fields["column_index"], fields["operator_index"], fields["condition"], strict=True)
+    return sql["agg"], sql["sel"], [(column, operator, str(value)) for column, operator, value in conditions]
 
 
-def _sql(record: Record, columns: Sequence[str]) -> str:
+def _sql(record: DataRecord, columns: Sequence[str]) -> str:
     aggregation, selected, conditions = _query(record)
 
     def named(names: Sequence[str], index: int, what: str) -> str:
         if not 0 <= index < len(names):
             raise UserError(
-                f"{record.place} asks for {what} {index}, but there are only {len(names)}: {', '.join(names)}."
+                f"{record.location} asks for {what} {index}, but there are only {len(names)}: {', '.join(names)}."
             )
         return names[index]
 
     parts = ["SELECT", named(AGGREGATIONS, aggregation, "aggregation"), named(columns, selected, "column")]
-    wanted = [
+    clauses = [
         f"{named(columns, column, 'column')} {named(OPERATORS, operator, 'operator')} {_literal(value)}"
         for column, operator, value in conditions
     ]
-    return " ".join(filter(None, parts)) + " FROM table" + (f" WHERE {' AND '.join(wanted)}" if wanted else "")
+    return " ".join(filter(None, parts)) + " FROM table" + (f" WHERE {' AND '.join(clauses)}" if clauses else "")
 
 
 def _literal(value: str) -> str:

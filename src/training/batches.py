@@ -34,9 +34,9 @@ def _encode_texts(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_lengt
     texts = [[row["text"] for row in rows]]
     if "text_pair" in rows[0]:
         texts.append([row["text_pair"] for row in rows])
-    found = tokenizer(*texts, truncation=True, max_length=max_length)
-    keys = ["input_ids", *(["token_type_ids"] if len(texts) == 2 and "token_type_ids" in found else [])]
-    return [{**{key: found[key][index] for key in keys}, "labels": row["label"]} for index, row in enumerate(rows)]
+    encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+    keys = ["input_ids", *(["token_type_ids"] if len(texts) == 2 and "token_type_ids" in encoded else [])]
+    return [{**{key: encoded[key][index] for key in keys}, "labels": row["label"]} for index, row in enumerate(rows)]
 
 
 def _encode_answers(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
@@ -47,8 +47,8 @@ def _encode_answers(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_len
     examples = []
     for prompt, both, answer in zip(asked, whole, answers, strict=True):
         joined = both[: len(prompt)] == prompt  # else a token spans the border, which no prompt alone ends with
-        own = both[len(prompt) :] if joined else tokenizer(answer, add_special_tokens=False)["input_ids"]
-        learned = [*own, tokenizer.eos_token_id][: max_length - 1]
+        answer_ids = both[len(prompt) :] if joined else tokenizer(answer, add_special_tokens=False)["input_ids"]
+        learned = [*answer_ids, tokenizer.eos_token_id][: max_length - 1]
         before = shortened(prompt, max_length - len(learned), tokenizer)
         labels = [IGNORED] * len(before) + learned
         examples.append(
@@ -81,7 +81,7 @@ def pad(sequences: list[list[int]], value: int, *, left: bool = False) -> Tensor
     longest = max(map(len, sequences))
     fills = [[value] * (longest - len(sequence)) for sequence in sequences]
     pairs = zip(fills, sequences, strict=True)
-    return torch.tensor([fill + own if left else own + fill for fill, own in pairs])
+    return torch.tensor([fill + sequence if left else sequence + fill for fill, sequence in pairs])
 
 
 def collate(examples: list[Example], pad_token_id: int) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ def collate(examples: list[Example], pad_token_id: int) -> dict[str, Tensor]:
     labels = [example["labels"] for example in examples]
     batch = {
         "input_ids": pad(ids, pad_token_id),
-        "attention_mask": pad([[1] * len(own) for own in ids], 0),
+        "attention_mask": pad([[1] * len(sequence) for sequence in ids], 0),
         "labels": pad(labels, IGNORED) if isinstance(labels[0], list) else torch.tensor(labels),
     }
     if "token_type_ids" in examples[0]:

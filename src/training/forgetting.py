@@ -86,10 +86,10 @@ def general_text(config: Config, base: BaseModel) -> GeneralText:
     return GeneralText(name, fingerprint, masked, *(_masked(inputs, tokenizer) if masked else (inputs, inputs)))
 
 
-def _read(given: str) -> tuple[str, str]:
+def _read(source: str) -> tuple[str, str]:
     """A text's name and content: CPython's own language reference, English prose and some code, or a file."""
-    if given != GENERAL_TEXT:
-        return Path(given).name, Path(given).read_text(encoding="utf-8")
+    if source != GENERAL_TEXT:
+        return Path(source).name, Path(source).read_text(encoding="utf-8")
     from pydoc_data.topics import topics
 
     return f"pydoc_data of CPython {platform.python_version()}", "\n\n".join(topics[key] for key in sorted(topics))
@@ -109,10 +109,10 @@ def text_loss(model: nn.Module, text: GeneralText, device: Device) -> float:
     model.eval()
     with torch.inference_mode(), device.autocast():
         for start in range(0, len(text.inputs), BATCH):
-            inputs, labels = (own[start : start + BATCH].to(device.type) for own in (text.inputs, text.labels))
+            inputs, labels = (tensor[start : start + BATCH].to(device.type) for tensor in (text.inputs, text.labels))
             batch = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs), "labels": labels}
-            logits, wanted = _masked_logits(model, batch) if text.masked else answer_logits(model, batch)[:2]
-            total += F.cross_entropy(logits.float(), wanted, reduction="sum").item()
+            logits, targets = _masked_logits(model, batch) if text.masked else answer_logits(model, batch)[:2]
+            total += F.cross_entropy(logits.float(), targets, reduction="sum").item()
     model.train(was_training)
     return total / text.tokens
 
@@ -149,20 +149,20 @@ def _masked_model(config_json: str) -> PreTrainedModel | None:
         return None
     dtype = getattr(torch, config.dtype)
     with torch.random.fork_rng():  # transformers draws a missing head from the global random state
-        model, found = AutoModelForMaskedLM.from_pretrained(
+        model, loading = AutoModelForMaskedLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True, **config.config
         )
-    return None if found["missing_keys"] else model
+    return None if loading["missing_keys"] else model
 
 
 @contextmanager
 def _body(whole: PreTrainedModel, body: nn.Module) -> Iterator[None]:
     """Put another encoder below a head, whose output layer is tied to its embeddings, and take it off again."""
-    own = whole.base_model
+    original = whole.base_model
     try:
         setattr(whole, whole.base_model_prefix, body)
         whole.tie_weights()
         yield
     finally:
-        setattr(whole, whole.base_model_prefix, own)
+        setattr(whole, whole.base_model_prefix, original)
         whole.tie_weights()

@@ -84,17 +84,17 @@ class Scoring:
         scores = {
             name: score(
                 self.task.metric,
-                [predictions[index] for index in own],
-                [references[index] for index in own],
+                [predictions[index] for index in indices],
+                [references[index] for index in indices],
                 **self.metric_options,
             )
-            for name, own in members.items()
+            for name, indices in members.items()
         }
         first = next(iter(scores.values()))
         if len(scores) == 1:
             return first, {}
-        values = {name: own.value for name, own in scores.items()}
-        items = _in_order(members, {name: own.items for name, own in scores.items()})
+        values = {name: score.value for name, score in scores.items()}
+        items = _in_order(members, {name: score.items for name, score in scores.items()})
         return Score(first.name, fmean(values.values()), first.higher_is_better, first.unit, items=items), values
 
     def _predict(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> list[Any]:
@@ -120,7 +120,9 @@ class Scoring:
             for index in going:
                 said[index] += conversations[index][turn]
             prompts = [self.tokenizer(said[index])["input_ids"] for index in going]
-            written = self._generate(model, [shortened(own, self.task.max_length, self.tokenizer) for own in prompts])
+            written = self._generate(
+                model, [shortened(prompt, self.task.max_length, self.tokenizer) for prompt in prompts]
+            )
             for index, answer in zip(going, written, strict=True):
                 answers[index].append(answer.strip())
                 said[index] += f"{answer}\n\n"
@@ -165,10 +167,10 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _drawing(seed: int, wanted: bool) -> Iterator[None]:
+def _drawing(seed: int, drawn: bool) -> Iterator[None]:
     """Let transformers' sampling, which knows only the global random state, draw from `seed`, and put that back."""
-    with torch.random.fork_rng(enabled=wanted):
-        if wanted:
+    with torch.random.fork_rng(enabled=drawn):
+        if drawn:
             torch.manual_seed(seed)
         yield
 
@@ -183,7 +185,12 @@ def _reference(row: Row) -> Any:
 
 def _in_order(members: dict[str, list[int]], items: dict[str, list[float]]) -> list[float]:
     """The items' numbers of all sets in the order of the rows; none where the metric has none."""
-    each = {index: item for name, own in items.items() if own for index, item in zip(members[name], own, strict=True)}
+    each = {
+        index: item
+        for name, values in items.items()
+        if values
+        for index, item in zip(members[name], values, strict=True)
+    }
     return [each[index] for index in sorted(each)]
 
 

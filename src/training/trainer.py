@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from src.adapters.inject import Placed, adapters
+from src.adapters.inject import InjectedModel, adapters
 from src.config.schema import TrainerConfig
 from src.metrics import Score
 from src.streams import stream_generator, stream_seed
@@ -69,14 +69,14 @@ class Recipe:
 
 
 def train(
-    placed: Placed,
+    injected: InjectedModel,
     examples: list[Example],
     recipe: Recipe,
     *,
     validate: Callable[[], Score],
     report: Callable[[int, dict[str, float]], None],
 ) -> tuple[Training, dict[str, Tensor]]:
-    """Train what requires gradients in the placed model, in place; returns the state to keep as well.
+    """Train what requires gradients in the injected model, in place; returns the state to keep as well.
 
     Args:
         validate: scores the model as it is; called every `settings.eval_every` steps but the last, and after the last
@@ -88,10 +88,10 @@ def train(
     """
     outcome, best = Training(checkpoint_step=recipe.settings.steps), None
     if recipe.settings.checkpoint == "best_validation":
-        best = _Best(placed)
+        best = _Best(injected)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _AdapterTrainer(placed, examples, recipe, outcome, scratch)
-        trainer.add_callback(_AdapterHooks(placed.model, stream_generator(recipe.seed, "step_draw")))
+        trainer = _AdapterTrainer(injected, examples, recipe, outcome, scratch)
+        trainer.add_callback(_AdapterHooks(injected.model, stream_generator(recipe.seed, "step_draw")))
         trainer.add_callback(_Watch(outcome, recipe.settings, validate, report, best))
         trainer.remove_callback(PrinterCallback)
         if recipe.device.type == "cuda":
@@ -100,7 +100,7 @@ def train(
         trainer.train()
         outcome.train_seconds = time.perf_counter() - start - outcome.eval_seconds
     if best is None:
-        return outcome, placed.state()
+        return outcome, injected.state()
     outcome.checkpoint_step = best.step
     return outcome, best.state
 
@@ -108,8 +108,8 @@ def train(
 class _Best:
     """The state with the best validation score so far, the earlier of equal ones."""
 
-    def __init__(self, placed: Placed) -> None:
-        self.placed, self.step, self.state = placed, 0, dict[str, Tensor]()
+    def __init__(self, injected: InjectedModel) -> None:
+        self.injected, self.step, self.state = injected, 0, dict[str, Tensor]()
         self.merit = -math.inf
 
     def see(self, step: int, score: Score) -> None:
@@ -117,16 +117,16 @@ class _Best:
         merit = score.value if score.higher_is_better else -score.value
         if merit > self.merit:
             self.merit, self.step = merit, step
-            self.state = {name: tensor.clone() for name, tensor in self.placed.state().items()}
+            self.state = {name: tensor.clone() for name, tensor in self.injected.state().items()}
 
 
 class _AdapterTrainer(Trainer):
     """The Trainer with this project's batches, its two learning rates and a measured first step."""
 
     def __init__(
-        self, placed: Placed, examples: list[Example], recipe: Recipe, outcome: Training, scratch: str
+        self, injected: InjectedModel, examples: list[Example], recipe: Recipe, outcome: Training, scratch: str
     ) -> None:
-        self.placed, self.recipe, self.outcome, settings = placed, recipe, outcome, recipe.settings
+        self.injected, self.recipe, self.outcome, settings = injected, recipe, outcome, recipe.settings
         arguments = TrainingArguments(
             output_dir=scratch,
             max_steps=settings.steps,
@@ -145,7 +145,7 @@ class _AdapterTrainer(Trainer):
             seed=stream_seed(recipe.seed, "dropout") % 2**32,
         )
         arguments._n_gpu = min(1, arguments.n_gpu)  # with more, the Trainer would split every batch over all GPUs
-        model: Any = placed.model
+        model: Any = injected.model
         super().__init__(model=model, args=arguments, train_dataset=examples)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -169,17 +169,19 @@ class _AdapterTrainer(Trainer):
         """AdamW with the head at its own rate and everything else at the method's, times the adapter's own ratio."""
         groups: dict[float, list[nn.Parameter]] = {}
         ratios = {
-            f"{name}.{own}": ratio
-            for name, adapter in adapters(self.placed.model).items()
-            for own, ratio in adapter.lr_ratios.items()
+            f"{name}.{part}": ratio
+            for name, adapter in adapters(self.injected.model).items()
+            for part, ratio in adapter.lr_ratios.items()
         }
-        for name, parameter in self.placed.model.named_parameters():
+        for name, parameter in self.injected.model.named_parameters():
             if parameter.requires_grad:
-                in_head = name in self.placed.head
+                in_head = name in self.injected.head
                 rate = self.recipe.settings.head_lr if in_head else (self.recipe.lr or 0.0) * ratios.get(name, 1.0)
                 groups.setdefault(rate, []).append(parameter)
-        given = [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
-        self.optimizer = torch.optim.AdamW(given, weight_decay=self.recipe.settings.weight_decay, fused=True)
+        groups_with_rates = [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+        self.optimizer = torch.optim.AdamW(
+            groups_with_rates, weight_decay=self.recipe.settings.weight_decay, fused=True
+        )
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -17,4 +17,4 @@ class Accuracy(MeanOfItems):
 
     def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         pairs = zip(predictions, references, strict=True)
-        return (given == right for given, right in pairs)
+        return (answer == right for answer, right in pairs)

@@ -40,8 +40,8 @@ def kind_of(reference: str) -> re.Pattern[str]:
 
 def named(text: str, reference: str) -> str | None:
     """The first choice of the reference's kind in a text."""
-    found = kind_of(reference).search(text)
-    return found and found.group()
+    match = kind_of(reference).search(text)
+    return match and match.group()
 
 
 class Choice(MeanOfItems):
@@ -54,4 +54,4 @@ class Choice(MeanOfItems):
 
     def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         pairs = zip(predictions, references, strict=True)
-        return (named(given, right) == right for given, right in pairs)
+        return (named(answer, right) == right for answer, right in pairs)

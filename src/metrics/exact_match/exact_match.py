@@ -20,4 +20,4 @@ class ExactMatch(MeanOfItems):
 
     def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         pairs = zip(predictions, references, strict=True)
-        return (given.strip() == right.strip() for given, right in pairs)
+        return (answer.strip() == right.strip() for answer, right in pairs)

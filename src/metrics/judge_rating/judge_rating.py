@@ -34,14 +34,16 @@ class JudgeRating(Metric):
         self, predictions: Any, references: Any, judge_config: JudgeConfig, folder: Path, model_id: str
     ) -> dict[str, float]:
         questions = [json.loads(reference) for reference in references]
-        answers = {own["question_id"]: turns for own, turns in zip(questions, predictions, strict=True)}
+        answers = {question["question_id"]: turns for question, turns in zip(questions, predictions, strict=True)}
         write_answers(folder / ANSWERS, answers, model_id)
         judgments = judge(
             questions,
             answers,
             config=judge_config,
-            prompts={name: prompt for own in questions for name, prompt in own["prompts"].items()},
-            references={own["question_id"]: own["reference"] for own in questions if own["reference"]},
+            prompts={name: prompt for question in questions for name, prompt in question["prompts"].items()},
+            references={
+                question["question_id"]: question["reference"] for question in questions if question["reference"]
+            },
             folder=folder,
             model_id=model_id,
         )

@@ -28,7 +28,7 @@ from src.metrics.inputs import TEXTS
 
 # A minus behind a digit is a subtraction's or a range's.
 NUMBER = re.compile(r"(?P<sign>(?<!\d)-\$?)?(?P<size>\d[\d,]*(?:\.\d+)?|\.\d+)(?:/(?P<divisor>\d+))?", re.ASCII)
-OWN_MARK = re.compile(r"####\s*(.*)")
+GSM8K_MARK = re.compile(r"####\s*(.*)")
 METAMATH_MARK = re.compile(r"the answer is\s*:?\s*", re.IGNORECASE)
 
 
@@ -46,9 +46,9 @@ def value(match: re.Match[str]) -> Decimal | None:
 def final_number(text: str) -> Decimal | None:
     """A text's final number, by the rule above; None without one."""
     _, *behind = METAMATH_MARK.split(text)
-    for marked in OWN_MARK.findall(text)[:1] + behind[-1:]:
-        if found := NUMBER.search(marked.partition("\n")[0]):
-            return value(found)
+    for marked in GSM8K_MARK.findall(text)[:1] + behind[-1:]:
+        if match := NUMBER.search(marked.partition("\n")[0]):
+            return value(match)
     numbers = list(NUMBER.finditer(text))
     return value(numbers[-1]) if numbers else None
 
@@ -66,4 +66,4 @@ class LastNumber(MeanOfItems):
         if None in right:
             raise ValueError(f"The reference {references[right.index(None)]!r} holds no number.")
         pairs = zip(predictions, right, strict=True)
-        return (final_number(given) == number for given, number in pairs)
+        return (final_number(answer) == number for answer, number in pairs)

@@ -61,4 +61,4 @@ class LogicalForm(MeanOfItems):
         if None in right:
             raise ValueError(f"The reference {references[right.index(None)]!r} is no query of WikiSQL's form.")
         pairs = zip(predictions, right, strict=True)
-        return (parsed(given) == query for given, query in pairs)
+        return (parsed(answer) == query for answer, query in pairs)

@@ -39,14 +39,14 @@ def final_answer(text: str) -> str:
     return DROPPED.sub("", answer).strip().rstrip(".").strip()
 
 
-def equivalent(given: str, right: str) -> bool:
+def equivalent(answer: str, right: str) -> bool:
     """Whether two answers are equal, as text or as mathematics."""
-    if "".join(given.split()) == "".join(right.split()):
+    if "".join(answer.split()) == "".join(right.split()):
         return True
-    if len(given) > LIMIT_CHARACTERS or not re.search(r"\w", given):  # "((((" would take all the time allowed
+    if len(answer) > LIMIT_CHARACTERS or not re.search(r"\w", answer):  # "((((" would take all the time allowed
         return False
     latex = [LatexExtractionConfig()]  # alone: else a number is picked out of prose
-    read = [parse(f"${answer}$", latex, parsing_timeout=LIMIT_SECONDS) for answer in (right, given)]
+    read = [parse(f"${answer}$", latex, parsing_timeout=LIMIT_SECONDS) for answer in (right, answer)]
     return bool(verify(*read, timeout_seconds=LIMIT_SECONDS))
 
 
@@ -60,5 +60,5 @@ class MathEquivalence(MeanOfItems):
 
     def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         pairs = zip(predictions, references, strict=True)
-        hits = (equivalent(final_answer(given), final_answer(right)) for given, right in pairs)
+        hits = (equivalent(final_answer(answer), final_answer(right)) for answer, right in pairs)
         return hits

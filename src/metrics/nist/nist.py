@@ -54,10 +54,10 @@ def nist(outputs: list[list[str]], references: list[list[list[str]]]) -> float:
     for order in ORDERS:
         gained, length = 0.0, 0
         for words, item in zip(outputs, references, strict=True):
-            given = ngrams(words, order)
+            counted = ngrams(words, order)
             allowed = reduce(or_, (ngrams(reference, order) for reference in item))  # the largest count in any
-            gained += sum(hits * information(counts, ngram) for ngram, hits in (given & allowed).items())
-            length += given.total()
+            gained += sum(hits * information(counts, ngram) for ngram, hits in (counted & allowed).items())
+            length += counted.total()
         total += gained / length if length else 0.0
     mean_length = sum(sum(map(len, item)) / len(item) for item in references)
     return total * penalty(sum(map(len, outputs)) / mean_length)

@@ -24,8 +24,8 @@ from src.sandbox.outside import isolating_backend, run_isolated
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```")
 KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 FORMS = [  # several completions of a problem, or one
-    datasets.Features(predictions=own, references=datasets.Value("string"))
-    for own in (datasets.Sequence(datasets.Value("string")), datasets.Value("string"))
+    datasets.Features(predictions=form, references=datasets.Value("string"))
+    for form in (datasets.Sequence(datasets.Value("string")), datasets.Value("string"))
 ]
 HEAD = re.compile(r"(async |def |class |from |import |@|\w+ *=)")
 
@@ -51,7 +51,7 @@ class PassAtK(MeanOfItems):
         allow_code_execution: bool = False,
         workers: int | None = None,
     ) -> list[float]:
-        samples = [[given] if isinstance(given, str) else list(given) for given in predictions]
+        samples = [[programs] if isinstance(programs, str) else list(programs) for programs in predictions]
         check_allowed(allow_code_execution)
         check_enough(samples, k)
         programs = [

@@ -37,12 +37,12 @@ def common_length(first: list[str], second: list[str]) -> int:
     return row[-1]
 
 
-def rouge_l(given: list[str], references: list[list[str]]) -> float:
+def rouge_l(answer: list[str], references: list[list[str]]) -> float:
     """F-beta of the best precision and the best recall; 0.0 without a common word."""
-    common = [common_length(given, right) for right in references]
+    common = [common_length(answer, right) for right in references]
     if not any(common):
         return 0.0
-    precision = max(common) / len(given)
+    precision = max(common) / len(answer)
     recall = max(length / len(right) for length, right in zip(common, references, strict=True) if right)
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
 
@@ -57,5 +57,5 @@ class RougeLCoco(MeanOfItems):
 
     def _items(self, predictions: Any, references: Any) -> Iterable[float]:
         pairs = zip(predictions, reference_lists(references), strict=True)
-        values = (rouge_l(tokens(given), [tokens(text) for text in right]) for given, right in pairs)
+        values = (rouge_l(tokens(answer), [tokens(text) for text in right]) for answer, right in pairs)
         return values

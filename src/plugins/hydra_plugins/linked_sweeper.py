@@ -39,6 +39,6 @@ class LinkedSweeper(BasicSweeper):
     ) -> list[list[list[str]]]:
         """The overrides of every job, in batches."""
         assert self.hydra_context is not None
-        given = [str(override.input_line) for override in overrides]
-        jobs = sweep_jobs(self.hydra_context.config_loader, given, self.params, self.blocks)
+        arguments = [str(override.input_line) for override in overrides]
+        jobs = sweep_jobs(self.hydra_context.config_loader, arguments, self.params, self.blocks)
         return list(self.split_overrides_to_chunks(jobs, max_batch_size))
