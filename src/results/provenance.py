@@ -19,7 +19,9 @@ PACKAGES = (
     "plotly", "statsmodels",
 )  # fmt: skip
 CODE_FOLDERS = ("src", "conf")
-LONGEST_DIFF = 500_000  # characters; a longer one is another code base rather than a change
+LONGEST_DIFF = 500_000  # characters; a longer one is another code base rather than a change, and isn't kept
+# Whatever the user's settings for people to read are, `git apply` must take it.
+DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--binary", "--src-prefix=a/", "--dst-prefix=b/")
 
 
 def provenance(device: dict[str, Any], code: Code) -> Provenance:
@@ -29,7 +31,7 @@ def provenance(device: dict[str, Any], code: Code) -> Provenance:
         "code": code,
         "git_revision": revision,
         "git_dirty": None if diff is None else bool(diff),
-        **({"git_diff": diff[:LONGEST_DIFF]} if diff else {}),  # type: ignore[typeddict-item]
+        **({"git_diff": diff} if diff and len(diff) <= LONGEST_DIFF else {}),  # type: ignore[typeddict-item]
         "packages": _versions(),
         "cuda": _cuda(),
         "python": platform.python_version(),
@@ -38,6 +40,12 @@ def provenance(device: dict[str, Any], code: Code) -> Provenance:
         "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def note_code() -> None:
+    """Take down revision and changes now: somebody may edit the code while it runs."""
+    _revision()
+    uncommitted_diff()
 
 
 @lru_cache(maxsize=1)
@@ -50,11 +58,11 @@ def _revision() -> str | None:
 @lru_cache(maxsize=1)
 def uncommitted_diff() -> str | None:
     """What `src` and `conf` differ in from the commit, new files too, for `git apply`; None outside of git."""
-    changed = _git("diff", "HEAD", "--", *CODE_FOLDERS)
+    changed = _git(*DIFF, "HEAD", "--", *CODE_FOLDERS)
     untracked = _git("ls-files", "--others", "--exclude-standard", "--", *CODE_FOLDERS)
     if changed is None or untracked is None:
         return None
-    added = [_git("diff", "--no-index", "--", "/dev/null", name, expected=1) for name in untracked.splitlines()]
+    added = [_git(*DIFF, "--no-index", "--", "/dev/null", name, expected=1) for name in untracked.splitlines()]
     return changed + "".join(text or "" for text in added)
 
 

@@ -17,17 +17,24 @@ def inputs_of(config: Config) -> Inputs:
     Raises:
         UserError: the data or the weights can't be had.
     """
-    from src.training.device import find_device  # imports torch, which checks before this one do without
-
     # First what is checked without loading anything: a path of the method or the loader that names nothing.
     code = code_of(config.adapter.method, config.task.loader, [config.task.metric, *config.task.more_metrics])
     weights = find_weights(config.model)
     return Inputs(
         data=load_task(config).fingerprint,
         model_files=description_digests(weights) if weights else {},
-        precision=find_device(config.trainer.precision).precision,
+        precision=_precision(config.trainer.precision),
         code=code,
     )
+
+
+def _precision(asked: str) -> str:
+    """What `auto` stands for on this machine; only to find that is torch imported."""
+    if asked != "auto":
+        return asked
+    from src.training.device import find_device
+
+    return find_device(asked).precision
 
 
 def with_steps(config: Config) -> Config:

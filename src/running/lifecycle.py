@@ -8,6 +8,7 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.files import write_json
 from src.results.identity import identity, run_folder
+from src.results.provenance import note_code
 from src.results.schema import SCHEMA_VERSION, Record
 from src.results.store import CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, claimed, is_done
 from src.running.inputs import inputs_of, with_steps
@@ -24,6 +25,7 @@ def run(config: Config, plan: Plan) -> str:
         return "done"
     trial = "" if config.trainer.score_test else f" at {rate(config):g}"
     line = RunLine(plan.position(folder), _label(folder) + trial, config.trainer.steps)
+    note_code()
     with claimed(folder) as mine:
         if not mine:
             line.end("another worker is running it")

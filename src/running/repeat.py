@@ -73,7 +73,7 @@ def repeat(folder: Path) -> Repetition:
         task=config.task.name,
         older=record["provenance"]["code"],
         newer=inputs.code,
-        equal={kind: _equal(stored[kind], repeated.get(kind, {})) for kind in COMPARED if kind in stored},
+        equal=_equal(record, stored, repeated),
         different=_different(stored, repeated),
         made_with=_made_with(record, again),
         proof=_proof(folder, record, stored),
@@ -128,8 +128,16 @@ def _text(record: Record) -> str | None:
     return record["forgetting"]["fingerprint"] if "forgetting" in record else None
 
 
-def _equal(stored: dict[str, str], repeated: dict[str, str]) -> int:
-    return sum(repeated.get(name) == value for name, value in stored.items())
+def _equal(record: Record, stored: dict[str, dict[str, str]], repeated: dict[str, dict[str, str]]) -> dict[str, int]:
+    """By kind how many of the stored values came out the same; of predictions each item counts."""
+    same = {kind: [name for name, value in values.items() if repeated.get(kind, {}).get(name) == value]
+            for kind, values in stored.items()}  # fmt: skip
+    items = {split: metric["n"] for split, metric in record["metrics"].items()}
+    return {
+        kind: sum(items[name] for name in same[kind]) if kind == "predictions" else len(same[kind])
+        for kind in COMPARED
+        if kind in same
+    }
 
 
 def _different(stored: dict[str, dict[str, str]], repeated: dict[str, dict[str, str]]) -> dict[str, list[str]]:

@@ -14,7 +14,6 @@ The walls are bubblewrap's where `bwrap` is installed, else Linux namespaces ent
 """
 
 import contextlib
-import functools
 import itertools
 import marshal
 import os
@@ -30,6 +29,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def _interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
-@functools.cache
+@lru_cache(maxsize=1)
 def _view() -> tuple[list[str], dict[str, str]]:
     """The paths that a program sees, none inside another, and the links to them: Python and the system's libraries."""
     python = [_interpreter(), sysconfig.get_path("stdlib"), f"{sys.base_prefix}/lib", f"{sys.base_exec_prefix}/lib"]
@@ -160,7 +160,7 @@ REFUSED_CALLS = {
 MACHINES = {"x86_64": (0xC000003E, 0, 56, 41), "aarch64": (0xC00000B7, 1, 220, 198)}
 
 
-@functools.cache
+@lru_cache(maxsize=1)
 def _filter() -> bytes:
     """A seccomp program that refuses the calls above, new namespaces and all sockets but local ones."""
     audit, column, clone, local_socket = MACHINES[platform.machine()]
@@ -306,7 +306,7 @@ assert not os.path.exists("/proc/self") and not os.environ.keys() & NAMES
 """
 
 
-@functools.cache
+@lru_cache(maxsize=8)
 def why_not_isolating(backend: str) -> str:
     """Try out a backend: empty if it isolates, else the reason why not."""
     if sys.platform != "linux":

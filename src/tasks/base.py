@@ -3,12 +3,12 @@
 import hashlib
 import importlib
 import json
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from src.config.schema import Config, TaskConfig, task_config
+from src.config.memo import kept
+from src.config.schema import Config, TaskConfig
 from src.errors import UserError
 from src.tasks.overlap import Overlap, input_text, normalized, overlap
 from src.tasks.source import Source
@@ -55,22 +55,21 @@ class LoadedTask:
         return [*self.data.notes, *said, *(warning for warning in leaks if warning)]
 
 
+def _decides_data(config: Config) -> tuple[TaskConfig, str, str]:
+    return config.task, config.cache_dir, config.protocol
+
+
+@kept(8, key=_decides_data)
 def load_task(config: Config) -> LoadedTask:
-    """Load a run's data once per process.
+    """Load a run's data, once per process.
 
     Raises:
         UserError: the task's data can't be had or its options don't fit; from the task's own loader.
     """
-    return _load(json.dumps(asdict(config.task)), config.cache_dir, config.protocol)
-
-
-@lru_cache(maxsize=8)
-def _load(task_json: str, cache_dir: str, protocol: str) -> LoadedTask:
-    # Passed as JSON, since a config with dicts in it can't be the key of a cache.
-    task = task_config(json.loads(task_json))
+    task, source = config.task, Source(config.task, Path(config.cache_dir))
     module, function = task.loader.rsplit(".", 1)
-    loaded: TaskData = getattr(importlib.import_module(module), function)(Source(task, Path(cache_dir)), **task.options)
-    data = TaskData(_three_splits(loaded.splits, task, protocol), loaded.label_names, loaded.notes)
+    loaded: TaskData = getattr(importlib.import_module(module), function)(source, **task.options)
+    data = TaskData(_three_splits(loaded.splits, task, config.protocol), loaded.label_names, loaded.notes)
     for split, rows in data.splits.items():
         # Refused here, where it can be said which split of which task is empty.
         if not rows:

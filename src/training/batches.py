@@ -1,9 +1,6 @@
 """From rows to batches: tokenize once, bucket by length, pad to the longest of the batch."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,8 +8,9 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
-from src.config.schema import Config, TaskConfig, task_config
-from src.tasks.base import LoadedTask, Row, load_task
+from src.config.memo import kept
+from src.config.schema import Config, TaskConfig
+from src.tasks.base import Row, load_task
 
 IGNORED = -100  # label of a token that has no part in the loss
 BUCKET_BATCHES = 50  # batches whose examples are sorted by length together
@@ -67,16 +65,14 @@ def shortened(prompt: list[int], length: int, tokenizer: PreTrainedTokenizerBase
     return first + prompt[len(prompt) - length + len(first) :]
 
 
+def _decides_examples(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
+    return config.task, load_task(config), tokenizer  # the last two by what they are, not by what they hold
+
+
+@kept(4, key=_decides_examples)
 def encoded_splits(config: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
     """All splits of a run's task, tokenized once per process and tokenizer."""
-    # As JSON, since a config with dicts in it can't be the key of a cache.
-    return _encoded_splits(json.dumps(asdict(config.task), sort_keys=True), load_task(config), tokenizer)
-
-
-@lru_cache(maxsize=4)
-def _encoded_splits(task_json: str, loaded: LoadedTask, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Example]]:
-    task = task_config(json.loads(task_json))
-    return {split: encode(rows, tokenizer, task) for split, rows in loaded.data.splits.items()}
+    return {split: encode(rows, tokenizer, config.task) for split, rows in load_task(config).data.splits.items()}
 
 
 def pad(sequences: list[list[int]], value: int, *, left: bool = False) -> Tensor:

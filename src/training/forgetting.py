@@ -5,12 +5,10 @@ that predicts them. Text, blocks and masks are the same for all runs.
 """
 
 import hashlib
-import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.checks import GENERAL_TEXT
-from src.config.schema import Config, ModelConfig, model_config
+from src.config.memo import kept
+from src.config.schema import Config, ModelConfig
 from src.models.base_model import BaseModel, find_weights
 from src.training.batches import IGNORED
 from src.training.device import Device
@@ -134,7 +133,7 @@ def _predicting(config: ModelConfig, model: Any, device: Device) -> Iterator[nn.
     if config.architecture != "classifier":
         yield model
         return
-    whole: Any = _masked_model(json.dumps(asdict(config), sort_keys=True))
+    whole: Any = _masked_model(config)
     if whole is None or not isinstance(model, PreTrainedModel):
         yield None
         return
@@ -142,10 +141,9 @@ def _predicting(config: ModelConfig, model: Any, device: Device) -> Iterator[nn.
         yield whole
 
 
-@lru_cache(maxsize=1)
-def _masked_model(config_json: str) -> PreTrainedModel | None:
+@kept(1)
+def _masked_model(config: ModelConfig) -> PreTrainedModel | None:
     """The base model with its masked-token head; None where its weights have no such head."""
-    config = model_config(json.loads(config_json))
     folder = find_weights(config)
     if folder is None:
         return None
