@@ -1,6 +1,6 @@
 """Does a changed token of the code ever leave an older result reused, averaged or skipped without a word?
 
-    python -m benchmarks.mutations          # writes benchmarks/mutations.json: 4 minutes on 2 cores
+    python -m benchmarks.mutations     # writes benchmarks/mutations.json; status 1 where a result was lost or reused
 
 A copy of the code makes one short run. Then, for each of 20 seeded mutations, one token of the method's, loader's,
 metric's or training's code is changed, and the run and another seed of it are asked for. Right is that the code doesn't
@@ -29,6 +29,7 @@ from src.results.store import read_all
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_suffix(".json")
 SEED, MUTATIONS = 0, 20
+RIGHT = ("anew", "refused", "valid")
 FILES = {
     "method": ["src/adapters/lora.py", "src/adapters/base.py"],
     "loader": ["src/tasks/reverse_words.py"],
@@ -137,6 +138,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
         assert len(read_all(folder / "results")) == 1
     write_json(RESULTS, {"seed": SEED, "mutations": rows})
+    sys.exit(any(row["outcome"] not in RIGHT for row in rows))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from src.errors import UserError
 from src.results import equivalences
 from src.results.digests import digest
 from src.results.equivalences import EQUIVALENCES, Proof, add_equivalence, canonical, read_equivalences
+from src.results.identity import run_folder
 from src.results.store import read_all
-from tests.conftest import ROOT, some_inputs
+from tests.conftest import ROOT, composed, some_inputs
 
 PROOF: Proof = {"run": "lora-r4-s0", "tensors": "1", "predictions": "2"}
 OLDEST = {"revision": "f00d", "method": "LoRA", "task": "t"}
@@ -31,6 +32,28 @@ def test_a_chain_of_equal_codes_leads_to_the_oldest(file: Path) -> None:
     assert canonical(NEWER) == canonical(OLDER) == canonical(OLDEST) == OLDEST
     assert canonical(NEWER | {"training": "2" * 16}) == NEWER | {"training": "2" * 16}
     assert [len(entry["codes"]) for entry in read_equivalences(file)] == [3]
+
+
+def test_classes_that_share_a_code_become_one_with_a_proof_for_each_code_but_the_first(file: Path) -> None:
+    other = OLDER | {"training": "3" * 16}
+    add_equivalence("LoRA", "t", OLDEST, NEWER, PROOF)
+    add_equivalence("LoRA", "t", other, OLDER, PROOF | {"run": "b"})
+    add_equivalence("LoRA", "t", OLDER, NEWER, PROOF | {"run": "c"})
+    (entry,) = read_equivalences(file)
+    assert {str(code) for code in entry["codes"]} == {str(code) for code in (OLDEST, NEWER, other, OLDER)}
+    assert len(entry["proofs"]) == 3
+    assert {canonical(code)["method"] for code in (OLDEST, NEWER, other, OLDER)} == {entry["codes"][0]["method"]}
+
+
+def test_a_run_is_found_under_every_code_that_is_equal_to_todays(file: Path, tmp_path: Path) -> None:
+    config = composed(f"results_dir={tmp_path}")
+    made = run_folder(config, some_inputs(code=OLDER))
+    made.mkdir(parents=True)
+    assert run_folder(config, some_inputs(code=NEWER)) != made
+    add_equivalence("LoRA", "t", OLDEST, NEWER, PROOF)
+    add_equivalence("LoRA", "t", OLDER, NEWER, PROOF)
+    assert canonical(NEWER) == OLDEST
+    assert run_folder(config, some_inputs(code=NEWER)) == made
 
 
 @pytest.mark.parametrize(

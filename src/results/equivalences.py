@@ -1,7 +1,7 @@
 """Codes that give the same results, each proven by a run that came out bit for bit the same under both.
 
-`results/equivalences.yaml` has classes of equal codes, the oldest first. A run's identity has the oldest, so results
-outlive a refactoring that `python -m src.verify` has compared with a stored run.
+`results/equivalences.yaml` has classes of equal codes. The first of a class stands for all, and a run is looked for under
+each of them, so results outlive a refactoring that `python -m src.verify` has compared with a stored run.
 """
 
 from functools import lru_cache
@@ -15,7 +15,7 @@ from src.files import replacing
 from src.results.code import ROOT, Code
 
 EQUIVALENCES = ROOT / "results" / "equivalences.yaml"
-HEAD = "# Codes with the same results, oldest first; written by `python -m src.verify`, which compared the runs named.\n"
+HEAD = "# Codes with the same results; written by `python -m src.verify`, which compared the runs named.\n"
 
 
 class Proof(TypedDict):
@@ -36,15 +36,21 @@ class Equivalence(TypedDict):
 
 
 def canonical(code: Code) -> Code:
-    """The oldest code that is proven to give the same results, else the code itself.
+    """The code that stands for all that are proven to give the same results: the first of its class, or itself.
 
     Raises:
         UserError: the file is damaged, or has an equivalence that nothing verified.
     """
-    for equivalence in read_equivalences():
-        if code in equivalence["codes"]:
-            return equivalence["codes"][0]
-    return code
+    return equal_codes(code)[0]
+
+
+def equal_codes(code: Code) -> list[Code]:
+    """All codes that are proven to give the same results as a code, itself among them.
+
+    Raises:
+        UserError: as `canonical`.
+    """
+    return next((entry["codes"] for entry in read_equivalences() if code in entry["codes"]), [code])
 
 
 def read_equivalences(path: Path | None = None) -> list[Equivalence]:
@@ -81,17 +87,28 @@ def _check(equivalence: Equivalence, path: Path) -> None:
 
 
 def add_equivalence(method: str, task: str, older: Code, newer: Code, proof: Proof, path: Path | None = None) -> None:
-    """Write that a run of the older code came out the same under the newer one."""
+    """Write that a run of the older code came out the same under the newer one; classes that this joins become one."""
     path = path or EQUIVALENCES
-    equivalences = [dict(equivalence) for equivalence in read_equivalences(path)]
-    joined: Any = next((entry for entry in equivalences if older in entry["codes"]), None)  # type: ignore[operator]
-    if joined is None:
-        joined = {"method": method, "task": task, "codes": [older], "proofs": []}
-        equivalences.append(joined)
-    if newer in joined["codes"]:
-        return
-    joined["codes"], joined["proofs"] = [*joined["codes"], newer], [*joined["proofs"], proof]
-    equivalences.sort(key=lambda entry: (str(entry["method"]), str(entry["task"])))
+    entries = read_equivalences(path)
+    joined: Equivalence = {"method": method, "task": task, "codes": [older], "proofs": []}
+    for entry in (entry for entry in entries if older in entry["codes"] or newer in entry["codes"]):
+        joined = _joined(entry, joined, proof) if entry["codes"][0] != older else _joined(joined, entry, proof)
+    if newer not in joined["codes"]:
+        joined = _joined(joined, {**joined, "codes": [newer], "proofs": []}, proof)
+    others = [entry for entry in entries if not any(code in joined["codes"] for code in entry["codes"])]
+    written = sorted([*others, joined], key=lambda entry: (entry["method"], entry["task"]))
     with replacing(path) as partial:
-        text = yaml.safe_dump(equivalences, sort_keys=False, default_flow_style=None, width=160)
+        text = yaml.safe_dump(written, sort_keys=False, default_flow_style=None, width=160)
         partial.write_text(HEAD + text, encoding="utf-8")
+
+
+def _joined(first: Equivalence, second: Equivalence, proof: Proof) -> Equivalence:
+    """Two classes as one that keeps the first's name; the proof is what links the second's first code to it."""
+    proofs = dict(zip(map(str, second["codes"]), [proof, *second["proofs"]], strict=True))
+    added = [code for code in second["codes"] if code not in first["codes"]]
+    return {
+        "method": first["method"],
+        "task": first["task"],
+        "codes": [*first["codes"], *added],
+        "proofs": [*first["proofs"], *(proofs[str(code)] for code in added)],
+    }

@@ -14,7 +14,7 @@ from typing import Any
 from src.config.schema import Config, ModelConfig, TaskConfig, TrainerConfig
 from src.metrics import ASKS_A_JUDGE
 from src.results.code import Code
-from src.results.equivalences import canonical
+from src.results.equivalences import canonical, equal_codes
 
 MODEL_KEYS = ("hub_id", "weights_sha256", "init_seed", "head", "config", "roles")
 TASK_KEYS = ("name", "version", "architecture", "metric", "max_length", "max_new_tokens", "options")
@@ -94,9 +94,14 @@ def _trainer(config: TrainerConfig) -> dict[str, Any]:
 
 
 def run_folder(config: Config, inputs: Inputs) -> Path:
-    """The run's folder: `<results_dir>/runs/<task>/<model>/<adapter>-r<rank>-<target>-s<seed>-<hash8>`."""
-    name = run_name(config, identity(config, inputs))
-    return Path(config.results_dir) / "runs" / config.task.name / config.model.name / name
+    """The run's folder: `<results_dir>/runs/<task>/<model>/<adapter>-r<rank>-<target>-s<seed>-<hash8>`.
+
+    Where the run was made by another code that is proven equal, it is that one's.
+    """
+    values = identity(config, inputs)
+    names = [run_name(config, values | {"code": code}) for code in equal_codes(inputs.code)]
+    folders = [Path(config.results_dir) / "runs" / config.task.name / config.model.name / name for name in names]
+    return next((folder for folder in folders if folder.exists()), folders[0])
 
 
 def run_name(config: Config, values: dict[str, Any]) -> str:
