@@ -156,6 +156,7 @@ def other_pythons() -> list[str]:
     return [place for place in places if place]
 
 
+@pytest.mark.slow
 def test_every_python_gives_the_same_fingerprints() -> None:
     pythons = other_pythons()
     modules = [

@@ -71,6 +71,7 @@ def test_a_sweep_runs_each_run_once_skips_what_is_done_and_tells_its_end(tmp_pat
     ]
 
 
+@pytest.mark.slow
 def test_a_failed_run_does_not_stop_the_sweep_and_gives_status_1(tmp_path: Path) -> None:
     common = [*TINY, f"results_dir={tmp_path}", f"cache_dir={tmp_path}", "trainer.max_grad_norm=0"]
     done = run_program("src.run", "-m", "adapter=full", "lr=1e30,1e-3", "trainer.max_steps=20", *common)

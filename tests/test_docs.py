@@ -191,6 +191,7 @@ def follow(instructions: list[Block], folder: Path) -> str:
     return printed
 
 
+@pytest.mark.slow
 def test_a_classifier_s_own_data_can_be_brought_as_the_page_says(tmp_path: Path) -> None:
     follow(blocks("own-data.md", "Classify texts"), tmp_path)
     records = read_all(tmp_path / "results")
@@ -203,6 +204,7 @@ def test_a_classifier_s_own_data_can_be_brought_as_the_page_says(tmp_path: Path)
     assert (tmp_path / "results/tables/comparison.md").is_file()
 
 
+@pytest.mark.slow
 def test_own_prompts_and_answers_can_be_brought_as_the_page_says(tmp_path: Path) -> None:
     follow(blocks("own-data.md", "Generate texts"), tmp_path)
     (record,) = read_all(tmp_path / "results")
@@ -211,6 +213,7 @@ def test_own_prompts_and_answers_can_be_brought_as_the_page_says(tmp_path: Path)
     assert record["metrics"]["test"]["value"] == 0
 
 
+@pytest.mark.slow
 def test_an_own_model_can_be_brought_as_the_page_says(tmp_path: Path) -> None:
     page = blocks("own-model.md", "Another shape")
     printed = follow(page, tmp_path)

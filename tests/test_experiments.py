@@ -202,6 +202,7 @@ def verdicts(study: str) -> "pd.Series[Any]":
     return table.set_index(["model", "method", "rank", "task"]).apply(lambda row: row["why"] or row["verdict"], axis=1)
 
 
+@pytest.mark.slow
 def test_a_paper_s_rows_are_comparable_but_for_what_is_said() -> None:
     glue = verdicts("lora_glue")
     assert glue["RoBERTa-base", "LoRA", "8", "MNLI"] == "not run"

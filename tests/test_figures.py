@@ -172,6 +172,7 @@ def test_values_far_off_that_are_not_few_are_all_shown() -> None:
     assert axes.get_ylim()[0] < 10
 
 
+@pytest.mark.slow
 def test_more_lines_than_anyone_can_tell_apart_are_not_drawn_and_it_is_said(tmp_path: Path) -> None:
     files, missing = save_all(frame(*(run(f"method_{index:02}", 4, 0) for index in range(25))), tmp_path)
     assert "rank_versus_accuracy: 25 lines are too many to tell apart" in missing[0]

@@ -62,6 +62,7 @@ def test_a_language_models_loss_is_transformers_own(tiny: Callable[..., Config])
     assert text_loss(model, text, find_device("fp32")) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_language_model_stores_its_loss_before_and_after(tiny: Callable[..., Config]) -> None:
     config = tiny("adapter=full", "rank=2", FP32, "trainer.max_steps=20")
     done = run_program("src.run", *overrides(config), "adapter=full", FP32, "trainer.max_steps=20")

@@ -240,6 +240,7 @@ SST2 += [f"task.sources.{part}.revision={REVISION}" for part in ("train", "test"
 LOADED = f"{dict(train=5, validation=3, test=2)} {[{'text': f'validation {i} ', 'label': i} for i in range(2)]}\n"
 
 
+@pytest.mark.slow
 def test_a_data_set_is_downloaded_once_and_read_from_the_cache_ever_after(
     program: Program, local_hub: LocalHub, closed: str
 ) -> None:

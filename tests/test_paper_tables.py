@@ -116,6 +116,7 @@ def test_the_head_of_the_blog_post_is_counted_as_there() -> None:
     assert set(text["verdict"]) == {"not run"}
 
 
+@pytest.mark.slow
 def test_a_study_that_was_not_run_has_its_papers_table_alone(tmp_path: Path) -> None:
     folder = tmp_path / "target_sets_distilbert"
     done = run_program("src.tables", f"results_dir={folder}")
@@ -125,6 +126,7 @@ def test_a_study_that_was_not_run_has_its_papers_table_alone(tmp_path: Path) -> 
     assert run_program("src.tables", f"results_dir={folder}", "table=comparison").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_set_of_a_run_s_task_is_held_against_the_number_of_that_set(tmp_path: Path) -> None:
     """PEFT reports GSM8K as a share; the runs are trained on MetaMathQA and scored on GSM8K and MATH-500."""
     study = "peft_metamathqa"

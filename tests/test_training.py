@@ -43,6 +43,7 @@ def test_the_same_run_twice_is_equal_to_the_bit(tiny: Make, tmp_path: Path) -> N
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(tiny: Make, tmp_path: Path) -> None:
     first, other = (run(tiny("adapter=lora", "rank=3", f"seed={seed}"), tmp_path / str(seed)) for seed in (0, 1))
     assert first["history"] != other["history"]
