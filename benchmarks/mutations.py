@@ -1,6 +1,6 @@
 """Does a changed token of the code ever leave an older result reused, averaged or skipped without a word?
 
-    python -m benchmarks.mutations     # six minutes; writes benchmarks/mutations.json; status 1 where a result was lost or reused
+    python -m benchmarks.mutations     # six minutes; writes benchmarks/mutations.json, status 1 if a result was reused
 
 A copy of the code makes one short run. Then, for each of 20 seeded mutations, one token of the method's, loader's,
 metric's or training's code is changed, and the run and another seed of it are asked for. Right is that the code doesn't
