@@ -23,7 +23,7 @@ from src.results.store import RESULT, read_record
 from src.running.repeat import Repetition, repeat
 
 SHOWN = 4  # names of different values
-LABELS = {"history": "losses and validations", "smaller_ranks": "smaller ranks", "parameters": "parameter counts"}
+LABELS = {"history": "losses", "smaller_ranks": "smaller ranks", "parameters": "counts"}
 
 
 def verify(folders: list[Path]) -> bool:

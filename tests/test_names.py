@@ -14,8 +14,6 @@ SHARED = {
     "run": "sandbox/inside.py is a program for itself, which imports nothing of src",
     "final_answer": "a metric reads it in a model's text, a task in the solutions of its file",
     "parsed": "every metric is a folder for itself: one parses queries, one Python",
-    "Row": "a row of a task, and of a judge's file",
-    "Source": "where a task's rows come from, and what is exported",
 }
 
 

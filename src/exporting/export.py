@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from src.config.schema import Config
 from src.errors import UserError, nearest_first
 from src.exporting import merged_model, peft_adapter
-from src.exporting.format import Format, Source, Written
+from src.exporting.format import Format, TrainedModel, Written
 from src.files import write_json
 from src.models.base_model import BaseModel, load_base
 from src.models.quantization import check_quantization
@@ -70,7 +70,7 @@ def export(run: Path, kind: str, target: Path | None = None) -> Export:
     return Export(target, written, deviation)
 
 
-def _source(config: Config, run: Path) -> Source:
+def _source(config: Config, run: Path) -> TrainedModel:
     data = load_task(config).data
     base = load_base(
         config.model,
@@ -80,7 +80,7 @@ def _source(config: Config, run: Path) -> Source:
     )
     if config.model.dtype != "float32":  # as rounded as it was trained on, and computed without autocast
         base = BaseModel(copy.deepcopy(base.module).float(), base.tokenizer)
-    return Source(config, base, restored(config, base, run / ADAPTER), data.label_names)
+    return TrainedModel(config, base, restored(config, base, run / ADAPTER), data.label_names)
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def _appearing(target: Path) -> Iterator[Path]:
 
 
 @torch.inference_mode()
-def _logits(model: Any, source: Source, rows: list[Row]) -> Tensor:
+def _logits(model: Any, source: TrainedModel, rows: list[Row]) -> Tensor:
     """What a model says of the rows in float32: (rows, labels), or (tokens, vocabulary) without the padding."""
     task, tokenizer = source.config.task, source.base.tokenizer
     batch = collate(encode(rows, tokenizer, task), tokenizer.pad_token_id)

@@ -15,7 +15,7 @@ from src.tasks.base import Row
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainedModel:
     """A finished run's model, put together again from its base and its adapter."""
 
     config: Config
@@ -38,14 +38,14 @@ class Format(Protocol):
     def refuse(self, config: Config) -> None:
         """Raise a UserError for a run that its config alone rules out."""
 
-    def write(self, source: Source, folder: Path, target: Path) -> Written:
+    def write(self, source: TrainedModel, folder: Path, target: Path) -> Written:
         """Write to `folder`, which will be moved to `target`; the injected model may be used up."""
 
-    def load(self, source: Source, folder: Path, rows: list[Row]) -> nn.Module:
+    def load(self, source: TrainedModel, folder: Path, rows: list[Row]) -> nn.Module:
         """Read the model back as its user will."""
 
 
-def plain_model(source: Source, folder: Path, dtype: str = "float32") -> Any:
+def plain_model(source: TrainedModel, folder: Path, dtype: str = "float32") -> Any:
     """The model in a folder of weights, loaded in `dtype` by transformers alone; it computes in float32."""
     classifier = source.config.model.architecture == "classifier"
     extra = {"num_labels": len(source.label_names)} if classifier else {}

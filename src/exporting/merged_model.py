@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from src.adapters.inject import InjectedModel, adapters
 from src.config.schema import Config
 from src.errors import UserError
-from src.exporting.format import Source, Written, auto_class, plain_model
+from src.exporting.format import TrainedModel, Written, auto_class, plain_model
 from src.models.quantization import dequantize
 from src.models.unfuse import fused_state_dict
 from src.running.assemble import fresh_model, inject_empty
@@ -22,7 +22,7 @@ def refuse(config: Config) -> None:
     """Let every method try; one that can't be merged says so itself."""
 
 
-def write(source: Source, folder: Path, target: Path) -> Written:
+def write(source: TrainedModel, folder: Path, target: Path) -> Written:
     """Merge the adapters and save the model as its plain class lays it out."""
     model, config = _merged(source), source.config
     if source.label_names:
@@ -37,7 +37,7 @@ def write(source: Source, folder: Path, target: Path) -> Written:
     )
 
 
-def load(source: Source, folder: Path, rows: list[Row]) -> nn.Module:
+def load(source: TrainedModel, folder: Path, rows: list[Row]) -> nn.Module:
     """Load it with transformers alone.
 
     Raises:
@@ -52,7 +52,7 @@ def load(source: Source, folder: Path, rows: list[Row]) -> nn.Module:
     return model
 
 
-def _merged(source: Source) -> Any:
+def _merged(source: TrainedModel) -> Any:
     """The model with the adapters in its weights and nothing beside them.
 
     Raises:
@@ -70,7 +70,7 @@ def _merged(source: Source) -> Any:
     return model
 
 
-def _merged_by_peft(source: Source) -> Any:
+def _merged_by_peft(source: TrainedModel) -> Any:
     """Merge one of PEFT's methods its own way, on weights that aren't quantized: PEFT would round the result again."""
     injected = _on_dense_base(source) if source.config.quantization != "none" else source.injected
     model: Any = injected.model
@@ -82,7 +82,7 @@ def _merged_by_peft(source: Source) -> Any:
         raise UserError(_unmergeable(source, str(error).splitlines()[0][:200])) from error
 
 
-def _on_dense_base(source: Source) -> InjectedModel:
+def _on_dense_base(source: TrainedModel) -> InjectedModel:
     config = source.config
     model = fresh_model(config, source.base)
     dequantize(model)
@@ -91,5 +91,5 @@ def _on_dense_base(source: Source) -> InjectedModel:
     return injected
 
 
-def _unmergeable(source: Source, reason: str) -> str:
+def _unmergeable(source: TrainedModel, reason: str) -> str:
     return f"adapter={source.config.adapter.name} can't be merged: {reason}.\nNothing was written. Try --format peft."

@@ -21,7 +21,7 @@ from src.adapters.inject import adapters
 from src.adapters.peft_bridge import TASK_TYPES
 from src.config.schema import Config
 from src.errors import UserError
-from src.exporting.format import Source, Written, auto_class, plain_model
+from src.exporting.format import TrainedModel, Written, auto_class, plain_model
 from src.models.base_model import find_weights, load_base
 from src.models.dense_weight import dense_weight
 from src.running.assemble import fresh_model
@@ -40,7 +40,7 @@ def refuse(config: Config) -> None:
         )
 
 
-def write(source: Source, folder: Path, target: Path) -> Written:
+def write(source: TrainedModel, folder: Path, target: Path) -> Written:
     """Build PEFT's model of the adapter and save it as PEFT does."""
     config, model, (where, revision) = source.config, _peft_model(source), _base_of(source, folder, target)
     settings: Any = model.peft_config[ADAPTER_NAME]
@@ -58,7 +58,7 @@ def write(source: Source, folder: Path, target: Path) -> Written:
     )
 
 
-def load(source: Source, folder: Path, rows: list[Row]) -> nn.Module:
+def load(source: TrainedModel, folder: Path, rows: list[Row]) -> nn.Module:
     """Load it with PEFT onto the plain base model, or onto one quantized as the run's was."""
     config = source.config
     if config.quantization == "none":
@@ -68,7 +68,7 @@ def load(source: Source, folder: Path, rows: list[Row]) -> nn.Module:
     return PeftModel.from_pretrained(model, str(folder))
 
 
-def _loading_options(source: Source) -> list[str]:
+def _loading_options(source: TrainedModel) -> list[str]:
     """What `from_pretrained` must be told of the base model, in Python."""
     config = source.config
     labels = [f"num_labels={len(source.label_names)}"] if source.label_names else []
@@ -80,7 +80,7 @@ def _loading_options(source: Source) -> list[str]:
     return [*labels, f"quantization_config=BitsAndBytesConfig({bits}{kept})"]
 
 
-def _base_of(source: Source, folder: Path, target: Path) -> tuple[str, str | None]:
+def _base_of(source: TrainedModel, folder: Path, target: Path) -> tuple[str, str | None]:
     """Where the base model's weights are to be had, and in which revision."""
     model = source.config.model
     weights = find_weights(model)
@@ -92,7 +92,7 @@ def _base_of(source: Source, folder: Path, target: Path) -> tuple[str, str | Non
     return (model.hub_id, model.revision) if model.hub_id else (str(weights), None)
 
 
-def _peft_model(source: Source) -> PeftModel:
+def _peft_model(source: TrainedModel) -> PeftModel:
     """PEFT's model of the run's adapter and head, on a copy of the base."""
     bridged = source.injected.model if isinstance(source.injected.model, PeftModel) else None
     factors = {} if bridged else _factors(source)
@@ -113,7 +113,7 @@ def _peft_model(source: Source) -> PeftModel:
     return exported
 
 
-def _factors(source: Source) -> dict[str, LoRAFactors]:
+def _factors(source: TrainedModel) -> dict[str, LoRAFactors]:
     """Every adapter's update as a LoRA.
 
     Raises:

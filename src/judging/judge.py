@@ -33,7 +33,7 @@ LOWEST, HIGHEST = 1.0, 10.0
 ASKS = 3  # for one rating, before the judge is given up
 RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 ONE_BRACKET_RATING = re.compile(r"\[(\d+\.?\d*)\]")
-Row = dict[str, Any]
+JsonRow = dict[str, Any]
 Turns = dict[int, list[str]]  # the text of each turn, by question
 
 
@@ -77,11 +77,11 @@ class JudgePrompt:
 
 
 def judge(
-    questions: Sequence[Row],
+    questions: Sequence[JsonRow],
     answers: Turns,
     *,
     config: JudgeConfig,
-    prompts: dict[str, Row],
+    prompts: dict[str, JsonRow],
     references: Turns,
     folder: Path,
     model_id: str,
@@ -117,7 +117,7 @@ def judge(
 
 
 def judge_prompts(
-    questions: Sequence[Row], answers: Turns, *, prompts: dict[str, Row], references: Turns
+    questions: Sequence[JsonRow], answers: Turns, *, prompts: dict[str, JsonRow], references: Turns
 ) -> list[JudgePrompt]:
     """What the judge reads for both turns of every question.
 
@@ -147,7 +147,7 @@ def _numbered(name: str, texts: list[str], question_id: int) -> dict[str, str]:
 
 
 def _judge_prompt(
-    question_id: int, turn: int, with_reference: bool, fields: dict[str, str], prompts: dict[str, Row]
+    question_id: int, turn: int, with_reference: bool, fields: dict[str, str], prompts: dict[str, JsonRow]
 ) -> JudgePrompt:
     name = ("single-math-v1" if with_reference else "single-v1") + ("" if turn == 1 else "-multi-turn")
     if name not in prompts:
@@ -210,7 +210,7 @@ def read_rating(text: str) -> float | None:
     return rating if LOWEST <= rating <= HIGHEST else None
 
 
-def mean_scores(judgments: Sequence[Judgment], questions: Sequence[Row]) -> JudgedScore:
+def mean_scores(judgments: Sequence[Judgment], questions: Sequence[JsonRow]) -> JudgedScore:
     """The mean over both turns of all questions, and the means per turn and per category.
 
     Raises:
@@ -233,7 +233,7 @@ def mean_scores(judgments: Sequence[Judgment], questions: Sequence[Row]) -> Judg
     )
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[JsonRow]:
     """The rows of a jsonl file, such as question.jsonl.
 
     Raises:
@@ -246,7 +246,7 @@ def read_rows(path: Path) -> list[Row]:
         raise UserError(f"{path} can't be read as JSON lines ({error}).\nFetch it again, or name another.") from error
 
 
-def read_prompts(path: Path) -> dict[str, Row]:
+def read_prompts(path: Path) -> dict[str, JsonRow]:
     """The judge's prompts of FastChat's judge_prompts.jsonl, by name."""
     return {row["name"]: row for row in read_rows(path)}
 
