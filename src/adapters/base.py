@@ -240,7 +240,7 @@ class Adapter(nn.Module, Method):
     def on_step(self, draw: float) -> None:
         """Prepare for a training step; `draw` is one number from [0, 1) for all adapters of the model."""
 
-    def restored(self) -> None:
+    def after_load(self) -> None:
         """Take up a state just loaded into the tensors; most methods have nothing to do."""
 
     def truncate(self, rank: int) -> None:

@@ -92,7 +92,7 @@ class InjectedModel:
         for name, tensor in state.items():
             tensors[name].copy_(tensor)
         for adapter in adapters(self.model).values():
-            adapter.restored()
+            adapter.after_load()
 
 
 def inject(model: nn.Module, method: type[Method], setup: Setup, head: list[str]) -> InjectedModel:

@@ -42,10 +42,10 @@ class PiSSA(Adapter):
         self.lora_B.copy_(U[:, : self.rank] * roots)
         self.initial_A.copy_(self.lora_A)
         self.initial_B.copy_(self.lora_B)
-        self.restored()
+        self.after_load()
 
     @torch.no_grad()
-    def restored(self) -> None:
+    def after_load(self) -> None:
         """Make the base layer's weight the residual of the initial factors, whatever it was the residual of."""
         if torch.equal(self.removed_A, self.initial_A) and torch.equal(self.removed_B, self.initial_B):
             return

@@ -131,11 +131,11 @@ def best(trials: list[Trial], prior: float, *, higher_is_better: bool) -> Trial 
     """The trial with the best validation score; of equal ones the nearest to the prior; None where none has a score."""
 
     # Nearest on the grid's own scale: half the prior and twice the prior are equally far.
-    def merit(trial: Trial) -> tuple[float, float]:
+    def sort_key(trial: Trial) -> tuple[float, float]:
         score = trial.validation if higher_is_better else -(trial.validation or 0.0)
         return score or 0.0, -abs(math.log(trial.value / prior))
 
-    return max((trial for trial in trials if trial.validation is not None), key=merit, default=None)
+    return max((trial for trial in trials if trial.validation is not None), key=sort_key, default=None)
 
 
 def further(cell: Cell, trials: list[Trial], leader: Trial | None) -> float | None:

@@ -111,13 +111,13 @@ class _Best:
 
     def __init__(self, injected: InjectedModel) -> None:
         self.injected, self.step, self.state = injected, 0, dict[str, Tensor]()
-        self.merit = -math.inf
+        self.signed_score = -math.inf
 
     def see(self, step: int, score: Score) -> None:
         """Keep the model's state if its score is better than all before."""
-        merit = score.value if score.higher_is_better else -score.value
-        if merit > self.merit:
-            self.merit, self.step = merit, step
+        signed_score = score.value if score.higher_is_better else -score.value
+        if signed_score > self.signed_score:
+            self.signed_score, self.step = signed_score, step
             # On a CPU `state` is the parameters' own memory, which training goes on to change.
             self.state = {name: tensor.clone() for name, tensor in self.injected.state().items()}
 
