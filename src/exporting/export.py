@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from src.errors import UserError, nearest_first
 from src.exporting import merged_model, peft_adapter
 from src.exporting.format import Format, TrainedModel, Written
 from src.files import write_json
-from src.models.base_model import BaseModel, load_base
+from src.models.base_model import load_base
 from src.models.quantization import check_quantization
 from src.results.schema import Record
 from src.results.store import ADAPTER
@@ -79,7 +79,7 @@ def _source(config: Config, run: Path) -> TrainedModel:
         quantization=config.quantization,
     )
     if config.model.dtype != "float32":  # as rounded as it was trained on, and computed without autocast
-        base = BaseModel(copy.deepcopy(base.module).float(), base.tokenizer)
+        base = replace(base, module=copy.deepcopy(base.module).float())
     return TrainedModel(config, base, restored(config, base, run / ADAPTER), data.label_names)
 
 

@@ -8,7 +8,7 @@ needs no weights at all.
 import copy
 import gc
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,15 @@ from src.config.memo import kept
 from src.config.schema import ModelConfig
 from src.errors import UserError, nearest_first
 from src.hub import hub_folder
+from src.models.checkpoint import check_head, load_checkpoint
 from src.models.quantization import quantize
-from src.models.weights import DESCRIPTION_FILES, checksum, local_checksum, weight_files
+from src.models.weights import DESCRIPTION_FILES, check_folder, checksum, local_checksum, weight_files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
+    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 AUTO_CLASSES = {
@@ -31,27 +35,46 @@ AUTO_CLASSES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BaseModel:
-    """A loaded base model and its tokenizer; `module` is shared, so only copies of it are changed."""
+    """A loaded base model and its tokenizer; `module` is shared, so only copies of it are changed.
+
+    `lacking` names the parameters of the head that no checkpoint gives, `unused` what the checkpoint has beyond the
+    model; `notes` say what was put right between the model and its tokenizer.
+    """
 
     module: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
+    lacking: frozenset[str] = frozenset()
+    unused: frozenset[str] = frozenset()
+    notes: list[str] = field(default_factory=list)
 
     def fresh_copy(self, head: list[str], generator: "torch.Generator") -> "PreTrainedModel":
-        """A copy with the modules named in `head` drawn anew: weights from N(0, 0.02^2), biases zero."""
+        """A copy with what the checkpoint lacks of the modules in `head` drawn: weights from N(0, 0.02^2), biases zero.
+
+        What is pre-trained is kept, and a norm keeps the start that transformers gives it, which passes its input on.
+        """
         import torch
 
         model = copy.deepcopy(self.module)
         with torch.no_grad():
-            for name in head:
-                for key, parameter in model.get_submodule(name).named_parameters():
-                    if key.endswith("bias"):
-                        parameter.zero_()
-                    else:
-                        # Drawn on the CPU in float32, so that a seed means the same head in every format.
-                        parameter.copy_(torch.empty(parameter.shape).normal_(0.0, 0.02, generator=generator))
+            for name, parameter in self._drawn(model, head):
+                if name.endswith("bias"):
+                    parameter.zero_()
+                else:
+                    # Drawn on the CPU in float32, so that a seed means the same head in every format.
+                    parameter.copy_(torch.empty(parameter.shape).normal_(0.0, 0.02, generator=generator))
         return model
+
+    def _drawn(self, model: "PreTrainedModel", head: list[str]) -> "Iterator[tuple[str, nn.Parameter]]":
+        """The parameters that are drawn, in the order of `head`, each once."""
+        seen = set[str]()
+        for module in head:
+            for key, layer in model.get_submodule(module).named_modules(prefix=module):
+                for name, parameter in layer.named_parameters(prefix=key, recurse=False):
+                    if name in self.lacking and name not in seen and "Norm" not in type(layer).__name__:
+                        seen.add(name)
+                        yield name, parameter
 
 
 def find_weights(config: ModelConfig) -> Path | None:
@@ -63,6 +86,7 @@ def find_weights(config: ModelConfig) -> Path | None:
     if config.init_seed is not None:
         return None
     folder = Path(config.path) if config.path else _package_folder(config) or _hub_folder(config)
+    check_folder(config.name, folder)
     if config.weights_sha256:
         _check_checksum(config, folder)
     return folder
@@ -119,7 +143,7 @@ def load_base(config: ModelConfig, *, num_labels: int, attention: str, quantizat
     folder = find_weights(config)
     with torch.random.fork_rng():  # transformers draws a new head from the global random state
         if folder is None:
-            base = _drawn_model(config, attention)
+            base = _drawn_model(config, num_labels, attention)
         else:
             base = _pretrained_model(config, folder, num_labels, attention)
     if quantization != "none":
@@ -129,28 +153,41 @@ def load_base(config: ModelConfig, *, num_labels: int, attention: str, quantizat
 
 def _pretrained_model(config: ModelConfig, folder: Path, num_labels: int, attention: str) -> BaseModel:
     import torch
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
-    extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
-    dtype = getattr(torch, config.dtype)
-    model = _auto_class(config).from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention, local_files_only=True, **config.config, **extra
-    )
+    from src.models.fit_tokenizer import fit_tokenizer, load_tokenizer
+    from src.models.last_token import read_last_token
+
+    # What the checkpoint was trained for before doesn't decide the loss.
+    extra = {"problem_type": None, "num_labels": num_labels} if config.architecture == "classifier" else {}
+    arguments = {"dtype": getattr(torch, config.dtype), "attn_implementation": attention, **extra, **config.config}
+    loaded = load_checkpoint(_auto_class(config), folder, config, **arguments)
+    model = loaded.model
     if model.can_generate():  # what its authors recommend, such as a temperature, would change the scores
         model.generation_config = GenerationConfig.from_model_config(model.config)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if tokenizer.pad_token is None:  # padding is masked wherever it is used
-        tokenizer.pad_token = tokenizer.eos_token
-    return BaseModel(_unfused(model, config), tokenizer)
+    tokenizer = load_tokenizer(folder, config)
+    notes = fit_tokenizer(tokenizer, model, config)
+    read_last_token(model)
+    return BaseModel(_unfused(model, config), tokenizer, loaded.lacking, loaded.unused, notes)
 
 
-def _drawn_model(config: ModelConfig, attention: str) -> BaseModel:
+def _drawn_model(config: ModelConfig, num_labels: int, attention: str) -> BaseModel:
     import torch
+
+    from src.models.fit_tokenizer import fit_tokenizer
+    from src.models.last_token import read_last_token
 
     # The caller puts the global random state back.
     torch.manual_seed(config.init_seed or 0)
-    model = _auto_class(config).from_config(_described(config), attn_implementation=attention)
-    return BaseModel(_unfused(model.to(getattr(torch, config.dtype)), config), character_tokenizer())
+    extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
+    model = _auto_class(config).from_config(_described(config, **extra), attn_implementation=attention)
+    # Nothing is pre-trained, so all of the head is drawn from each run's own seed.
+    lacking = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
+    check_head(model, config, lacking)
+    tokenizer = character_tokenizer()
+    notes = fit_tokenizer(tokenizer, model, config)
+    read_last_token(model)
+    return BaseModel(_unfused(model.to(getattr(torch, config.dtype)), config), tokenizer, lacking, notes=notes)
 
 
 def empty_model(config: ModelConfig, *, num_labels: int) -> "PreTrainedModel":
@@ -170,6 +207,7 @@ def empty_model(config: ModelConfig, *, num_labels: int) -> "PreTrainedModel":
     with torch.device("meta"), no_init_weights():
         model = _unfused(_auto_class(config).from_config(_described(config, **extra)), config)
     model.tie_weights()  # a part of the initialization that was left out
+    check_head(model, config, frozenset())
     return model
 
 

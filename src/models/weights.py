@@ -15,6 +15,9 @@ DESCRIPTION_FILES = ("*.json", "*.model", "*.txt", "*.spm", "*.bpe", "*.codes", 
 # Those of them that no tokenizer is read from: other configurations, an index of weights, what a training left.
 OTHER_FILES = ("*config*.json", "modules.json", "*.index.json", "*_state.json", "*_results.json", "README*", "LICENSE*")
 TOKENIZER_CONFIG = "tokenizer_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+# As transformers takes them: a file that holds all weights, else the index of several, and pickles last.
+INDEXES = {"model.safetensors": "model.safetensors.index.json", "pytorch_model.bin": "pytorch_model.bin.index.json"}
 # Keys of a model's JSON files that name a place or a version.
 ORIGIN = {"_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "tokenizer_file", "cache_dir",
           "special_tokens_map_file", "local_files_only"}  # fmt: skip
@@ -32,6 +35,7 @@ def local_checksum(name: str, path: str) -> str:
         UserError: it isn't a model's folder.
     """
     folder = Path(path)
+    check_folder(name, folder)
     needed = {"config.json": (folder / "config.json").is_file(), " or ".join(PATTERNS): bool(weight_files(folder))}
     missing = [what for what, there in needed.items() if not there]
     if missing:
@@ -41,6 +45,54 @@ def local_checksum(name: str, path: str) -> str:
             f"Give the folder where {name} was saved by transformers' save_pretrained or downloaded from the hub."
         )
     return checksum(folder)
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """See that a folder's files are those of one model in floating point, as far as their names and configs say.
+
+    Raises:
+        UserError: there is an adapter in it, its weights are quantized, or a part of them is missing.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise UserError(
+            f"model={name}: {folder} has an {ADAPTER_CONFIG}, so transformers would put that adapter on the model.\n"
+            "Give a folder with the base model alone, or one into which the adapter was merged."
+        )
+    quantized = _read_json(name, folder / "config.json").get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method", "") if isinstance(quantized, dict) else ""
+        bits = "4" if "4bit" in str(quantized).replace("'load_in_4bit': False", "") else "8"
+        kind = f"{bits} bits by {method}" if method == "bitsandbytes" else f"fewer bits ({method or 'quantized'})"
+        raise UserError(
+            f"model={name}: the weights in {folder} were saved in {kind}: they can't be had in floating point.\n"
+            "Give the original model, and set quantization=nf4 or int8 to have it in fewer bits."
+        )
+    _check_shards(name, folder)
+
+
+def _check_shards(name: str, folder: Path) -> None:
+    whole = next((file for file, index in INDEXES.items() if (folder / file).is_file()), None)
+    index = next((index for index in INDEXES.values() if (folder / index).is_file()), None)
+    if whole or not index:
+        return
+    named = set(_read_json(name, folder / index).get("weight_map", {}).values())
+    missing = sorted(shard for shard in named if not (folder / shard).is_file())
+    if missing:
+        raise UserError(
+            f"model={name}: {folder} lacks {len(missing)} of the {len(named)} files that its {index} names: "
+            f"{', '.join(missing[:3])}.\nCopy or download the folder again."
+        )
+
+
+def _read_json(name: str, path: Path) -> dict[str, Any]:
+    """A file's content; nothing where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"model={name}: {path} is no JSON: {error}.\nCopy or download the folder again.") from error
+    return values if isinstance(values, dict) else {}
 
 
 def checksum(folder: Path) -> str:

@@ -104,6 +104,7 @@ class Record(TypedDict):
     data: NotRequired[Data]
     provenance: NotRequired[Provenance]
     warnings: NotRequired[list[str]]
+    preflight: NotRequired[dict[str, Any]]  # see `src.running.preflight`; records from before it have none
     forgetting: NotRequired[Forgetting]
     smaller_ranks: NotRequired[list[dict[str, float]]]  # scores of ranks that the one training gave too
     tuning: NotRequired[dict[str, Any]]  # the trials that chose its rate

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from src.errors import UserError
 from src.files import replacing, write_json
 from src.results.store import ADAPTER, FIT
 from src.running.assemble import empty_setup, fresh_model, method_of
+from src.running.preflight import preflight
 from src.running.prepare import Prepared
 from src.streams import stream_generator
 from src.training.batches import by_length, collate
@@ -39,6 +40,7 @@ class Fit:
     parameters: dict[str, Any]
     scaling: float | None
     setup_seconds: float
+    preflight: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "Fit | None":
@@ -67,6 +69,7 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
     config = run.config
     injected = _injected(run)
     ledger = _counted(run, injected)
+    checked = preflight(run, injected)
     # Setup ends here: loading, estimating and injecting, but no step.
     setup_seconds = time.perf_counter() - start
     recipe = Recipe(
@@ -84,7 +87,7 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
     # Whole or not at all: another attempt takes the file for a trained adapter.
     with replacing(run.folder / ADAPTER) as partial:
         save_file(state, partial)
-    return Fit(training, ledger.as_dict(), next(iter(scalings), None), setup_seconds)
+    return Fit(training, ledger.as_dict(), next(iter(scalings), None), setup_seconds, checked)
 
 
 def _injected(run: Prepared) -> InjectedModel:

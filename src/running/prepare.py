@@ -11,6 +11,7 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.metrics import ASKS_A_JUDGE, RUNS_CODE
 from src.models.base_model import BaseModel, load_base
+from src.running.extent import check_ids
 from src.streams import stream_seed
 from src.tasks.base import LoadedTask, Row, load_task
 from src.training.batches import Example, encoded_splits
@@ -59,13 +60,15 @@ def prepare(config: Config, folder: Path) -> Prepared:
     base = load_base(config.model, num_labels=labels, attention=device.attention, quantization=config.quantization)
     _check_dtype(config, device)
     limit = config.trainer.eval_limit
+    examples = encoded_splits(config, base.tokenizer)
+    check_ids(config, base, examples)
     return Prepared(
         config=config,
         folder=folder,
         device=device,
         task=task,
         base=base,
-        examples=encoded_splits(config, base.tokenizer),
+        examples=examples,
         scored_rows={split: _first_of_each_set(rows, limit) for split, rows in task.data.splits.items()},
         scoring=_scoring(config, base, device, folder),
     )

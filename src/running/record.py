@@ -97,6 +97,8 @@ def finished_record(run: Prepared, fit: Fit, evaluation: Evaluation) -> Record:
         "warnings": _warnings(run, data),
         "error": None,
     }
+    if fit.preflight:
+        record["preflight"] = fit.preflight
     if evaluation.forgetting:
         record["forgetting"] = evaluation.forgetting
     if evaluation.smaller_ranks:
@@ -137,7 +139,7 @@ def _data(run: Prepared) -> Data:
 
 def _warnings(run: Prepared, data: Data) -> list[str]:
     """What a reader of the scores should know of the data."""
-    config, texts = run.config, run.task.warnings(run.config)
+    config, texts = run.config, [*run.task.warnings(run.config), *run.base.notes]
     cut = data["at_max_length"]["test"]
     if cut:
         rows = data["rows"]["test"]

@@ -35,15 +35,29 @@ def _encode_texts(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_lengt
     encoded = tokenizer(*texts, truncation=True, max_length=max_length)
     # The types of a single text are all 0, which models take where none are given.
     keys = ["input_ids", *(["token_type_ids"] if len(texts) == 2 and "token_type_ids" in encoded else [])]
-    return [{**{key: encoded[key][index] for key in keys}, "labels": row["label"]} for index, row in enumerate(rows)]
+    examples = [
+        {**{key: encoded[key][index] for key in keys}, "labels": row["label"]} for index, row in enumerate(rows)
+    ]
+    return [example if example["input_ids"] else _empty(example, tokenizer) for example in examples]
+
+
+def _empty(example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
+    """The example of a text that has no tokens, with the one token that stands for it: a model needs something."""
+    types = {"token_type_ids": [0]} if "token_type_ids" in example else {}
+    return {**example, "input_ids": _standing_in(tokenizer), **types}
+
+
+def _standing_in(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    tokens = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return [token for token in tokens if token is not None][:1]
 
 
 def _encode_answers(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
     prompts = [row["prompt"] if "prompt" in row else row["turns"][0] for row in rows]
     answers = [row.get("answer", "") for row in rows]
     # Alone too, since a model that answers is given the prompt's tokens and not those of the whole.
-    asked = tokenizer(prompts)["input_ids"]
-    whole = tokenizer([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])["input_ids"]
+    asked = opening_tokens(prompts, tokenizer)
+    whole = opening_tokens([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)], tokenizer)
     examples = []
     for prompt, both, answer in zip(asked, whole, answers, strict=True):
         joined = both[: len(prompt)] == prompt  # else a token spans the border, which no prompt alone ends with
@@ -55,6 +69,25 @@ def _encode_answers(rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_len
             {"input_ids": before + learned, "labels": labels, "prompt": shortened(prompt, max_length, tokenizer)}
         )
     return examples
+
+
+def opening_tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The tokens of texts that go on: begun once, as the tokenizer begins a text, and not ended, as it may end one."""
+    before, behind = _added_tokens(tokenizer)
+    all_ids = [ids[: len(ids) - behind] for ids in tokenizer(texts)["input_ids"]]
+    # A template may have written the token of begin that the tokenizer puts there too.
+    twice = [before > 0 and ids[before - 1 : before + 1] == [tokenizer.bos_token_id] * 2 for ids in all_ids]
+    return [
+        (ids[1:] if doubled else ids) or _standing_in(tokenizer) for ids, doubled in zip(all_ids, twice, strict=True)
+    ]
+
+
+def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """How many tokens the tokenizer puts before a text and behind it."""
+    plain, whole = (tokenizer("a text", add_special_tokens=added)["input_ids"] for added in (False, True))
+    starts = [start for start in range(len(whole)) if whole[start : start + len(plain)] == plain]
+    before = starts[0] if plain and starts else 0
+    return before, len(whole) - before - len(plain) if plain else 0
 
 
 def shortened(prompt: list[int], length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:

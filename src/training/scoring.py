@@ -14,7 +14,7 @@ from src.config.checks import LOSS
 from src.config.schema import TaskConfig
 from src.metrics import Score, score
 from src.tasks.base import Row
-from src.training.batches import Example, by_length, collate, pad, shortened
+from src.training.batches import Example, by_length, collate, opening_tokens, pad, shortened
 from src.training.device import Device
 from src.training.loss import answer_logits
 
@@ -52,7 +52,7 @@ class Scoring:
     def answer_loss(self, model: PreTrainedModel, examples: list[Example]) -> Scored:
         """The mean negative log-likelihood of the answers' tokens, in nats; predictions are the items' own means."""
         sums, counts = [0.0] * len(examples), [0] * len(examples)
-        with _evaluating(model):
+        with evaluating(model):
             for batch in by_length(examples, self.batch_size):
                 tensors = collate([examples[index] for index in batch], self.tokenizer.pad_token_id)
                 with self.device.autocast():
@@ -68,7 +68,7 @@ class Scoring:
     def score(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> Scored:
         """Predict in batches of similar length and score."""
         predictions: list[Any] = [None] * len(examples)
-        with _evaluating(model), self.device.autocast(), _drawing(self.seed, self.task.temperature > 0):
+        with evaluating(model), self.device.autocast(), _drawing(self.seed, self.task.temperature > 0):
             for batch in by_length(examples, self.batch_size):
                 answers = self._predict(model, [rows[index] for index in batch], [examples[index] for index in batch])
                 for index, answer in zip(batch, answers, strict=True):
@@ -125,7 +125,7 @@ class Scoring:
             for index in going:
                 said[index] += conversations[index][turn]
             # From the text: the tokens of an answer as it was written needn't be those of its text.
-            prompts = [self.tokenizer(said[index])["input_ids"] for index in going]
+            prompts = opening_tokens([said[index] for index in going], self.tokenizer)
             written = self._generate(
                 model, [shortened(prompt, self.task.max_length, self.tokenizer) for prompt in prompts]
             )
@@ -163,7 +163,7 @@ class Scoring:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Put the model in evaluation mode without gradients; its mode is afterwards as it was."""
     was_training = model.training
     model.eval()
