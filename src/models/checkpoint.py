@@ -144,7 +144,7 @@ def _check_unused(config: ModelConfig, folder: Path, loaded: LoadedCheckpoint) -
     """Refuse weights of the body that the model, as it is configured, leaves out: it would be another model."""
     shortened_on_purpose = any("layer" in key for key in config.config)
     parameters = dict(loaded.model.named_parameters())
-    blocks = set() if shortened_on_purpose else {_any_block(name) for name in parameters}
+    blocks = set() if shortened_on_purpose else {_any_block(name) for name in parameters} - {""}
     layers = {name.rpartition(".")[0] for name in parameters}
     left_out = [
         name
@@ -159,7 +159,7 @@ def _check_unused(config: ModelConfig, folder: Path, loaded: LoadedCheckpoint) -
 
 
 def _any_block(name: str) -> str:
-    """A parameter's name with `*` for the number of its block; without a number, one that no parameter has."""
+    """A parameter's name with `*` for the number of its block; empty where it is in none."""
     return re.sub(r"\.\d+\.", ".*.", name) if re.search(r"\.\d+\.", name) else ""
 
 

@@ -31,6 +31,11 @@ def load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase
             f"model={config.name}: transformers finds no tokenizer in {folder}: {reason}\n"
             "Save the model's tokenizer there, as tokenizer.save_pretrained does."
         ) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # made of nothing where a folder has no vocabulary
+        raise UserError(
+            f"model={config.name}: the tokenizer in {folder} has no vocabulary, only {len(tokenizer)} special tokens.\n"
+            "Save the model's tokenizer there, as tokenizer.save_pretrained does."
+        )
     return tokenizer
 
 
@@ -110,6 +115,8 @@ def _substitute(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, conf
     # A classifier may read its text's last token, which a tokenizer may have made the end token.
     ids = [given, *others] if config.architecture == "classifier" else [*ends, given, *others]
     found = next((special[index] for index in ids if index in special and _is_embedded(index, model)), None)
+    if found is None and _is_embedded(given, model):
+        found = tokenizer.convert_ids_to_tokens(given)
     if found is None:
         raise UserError(
             f"model={config.name}: its tokenizer has no token to fill up batches with.\n"

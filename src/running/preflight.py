@@ -5,7 +5,8 @@ the positions, the attention mask, virtual tokens and the place that a classifie
 later number would show: predictions would depend on their neighbours in a batch.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
@@ -91,19 +92,43 @@ def _padding_difference(run: Prepared, injected: InjectedModel) -> float:
     model: Any = injected.model
     texts = _of_different_lengths(run.examples["train"])
     exact = all(parameter.dtype in (torch.float32, torch.float64) for parameter in model.parameters())
+    tolerance = TOLERANCE if exact else COARSE_TOLERANCE
     # What is tried is the mask and the positions, which float32 shows best; coarse weights need the run's own format.
     computing = torch.autocast(run.device.type, enabled=False) if exact else run.device.autocast()
-    ways = [_classified] if run.config.task.architecture == "classifier" else [_learned, _written]
     with evaluating(model), computing, _refusing(run):
-        largest = max(_difference([way(run, model, [text]) for text in texts], way(run, model, texts)) for way in ways)
-    if not largest <= (TOLERANCE if exact else COARSE_TOLERANCE):  # NaN is no more than any tolerance
+        if run.config.task.architecture != "classifier":
+            _check_reading(run, model, texts[0], tolerance)
+        apart = {
+            side: _difference([way(run, model, [text]) for text in texts], way(run, model, texts))
+            for side, way in _ways(run).items()
+        }
+    side = max(apart, key=lambda name: (math.isnan(apart[name]), apart[name]))
+    if not apart[side] <= tolerance:  # NaN isn't either
         lengths = ", ".join(str(len(text["input_ids"])) for text in texts)
         raise UserError(
-            f"model={run.config.model.name}: padding changes what it computes: texts of {lengths} tokens have other "
-            f"scores together than alone, by {largest:.1%} of the largest.\nGive a tokenizer whose padding the model "
-            "knows, or set trainer.batch_size=1 and trainer.eval_batch_size=1."
+            f"model={run.config.model.name}: padding on the {side} changes what it computes: texts of {lengths} tokens "
+            f"have other scores together than alone, by {apart[side]:.1%} of the largest.\nGive a tokenizer whose "
+            "padding the model knows, or set trainer.batch_size=1 and trainer.eval_batch_size=1."
         )
-    return largest
+    return apart[side]
+
+
+def _ways(run: Prepared) -> dict[str, Callable[[Prepared, Any, list[Example]], Tensor]]:
+    """By the side on which they pad, the ways in which the task has its texts scored."""
+    if run.config.task.architecture == "classifier":
+        return {"right": _classified}
+    return {"right": _learned, "left": _written}
+
+
+def _check_reading(run: Prepared, model: Any, text: Example, tolerance: float) -> None:
+    """Refuse a language model that sees the answer it is to say, as an encoder does with such a head."""
+    ids = text["input_ids"]
+    other = {**text, "input_ids": [*ids[:-1], next((index for index in ids if index != ids[-1]), 0)]}
+    if _difference([_learned(run, model, [text])], _learned(run, model, [other])) > tolerance:
+        raise UserError(
+            f"model={run.config.model.name} reads ahead: what it says of a token changes with those after it.\n"
+            "Give a model that writes from left to right, or set +model.config.is_decoder=true where it has that."
+        )
 
 
 def _of_different_lengths(examples: list[Example]) -> list[Example]:
@@ -171,7 +196,7 @@ def _refusing(run: Prepared) -> Iterator[None]:
     """Say as a user's mistake, with its first line, whatever the model raises at the texts."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, torch.OutOfMemoryError, UserError):
         raise
     except Exception as error:
         reason = shorten(next(iter(str(error).splitlines()), type(error).__name__), 200, placeholder=" ...")
