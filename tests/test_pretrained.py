@@ -60,7 +60,8 @@ def rewrite(folder: Path, rewritten: Callable[[dict[str, Any]], dict[str, Any]])
 
 
 def loaded(config: ModelConfig, num_labels: int = 2) -> BaseModel:
-    return inspect.unwrap(load_base)(config, num_labels=num_labels, attention="eager")
+    base: BaseModel = inspect.unwrap(load_base)(config, num_labels=num_labels, attention="eager")
+    return base
 
 
 def refusal(config: ModelConfig, num_labels: int = 2) -> str:

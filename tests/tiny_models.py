@@ -43,7 +43,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "bart": {"d_model": WIDTH, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
              "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "decoder_start_token_id": 2,
              "forced_eos_token_id": None},
-    "t5": {"d_model": WIDTH, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0},
+    "t5": {"d_model": WIDTH, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0,
+           "max_position_embeddings": None},
 }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def tiny_model(kind: str, architecture: str, **changes: Any) -> Any:
         return getattr(transformers, AUTO_CLASSES.get(architecture, architecture)).from_config(config).eval()
 
 
-def tiny_tokenizer(ends: str = "$A", pair: str = "$A $B:1", **special: str | None) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(ends: str = "$A", pair: str = "$A $B:1", **special: Any) -> PreTrainedTokenizerFast:
     """A tokenizer of single letters; `ends` is what it puts around a text, as in "<s> $A </s>"."""
     inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -48,6 +48,7 @@ def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, co
     notes = [*_end(tokenizer, model, config), *_padding(tokenizer, model, config)]
     if "token_type_ids" in tokenizer.model_input_names and not _has_types(model):
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # so that it is saved with them
     tokenizer.truncation_side = "right"  # a text that is too long loses its end, whatever tokenizer it has
     return notes
 
@@ -116,7 +117,7 @@ def _substitute(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, conf
     ids = [given, *others] if config.architecture == "classifier" else [*ends, given, *others]
     found = next((special[index] for index in ids if index in special and _is_embedded(index, model)), None)
     if found is None and _is_embedded(given, model):
-        found = tokenizer.convert_ids_to_tokens(given)
+        found = str(tokenizer.convert_ids_to_tokens(given))
     if found is None:
         raise UserError(
             f"model={config.name}: its tokenizer has no token to fill up batches with.\n"
