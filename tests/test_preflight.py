@@ -13,16 +13,21 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from src.adapters.inject import InjectedModel
-from src.config.schema import Config, ModelConfig, TaskConfig
+from src.config.schema import Config, ModelConfig, RoleConfig, TaskConfig
 from src.errors import UserError
+from src.exporting.export import export
 from src.models.base_model import BaseModel, load_base
 from src.models.positions import room
+from src.models.weights import local_checksum
+from src.results.store import ADAPTER
 from src.running import preflight as module
 from src.running.assemble import fresh_model, inject_empty
 from src.running.execute import execute
 from src.running.fitting import Fit
+from src.running.lifecycle import run
 from src.running.preflight import preflight
 from src.running.prepare import Prepared, prepare
+from src.running.sweep import Plan
 from src.tasks.base import TaskData
 from src.training.batches import IGNORED, Example, encode
 from src.training.scoring import Scoring
@@ -483,6 +488,50 @@ def test_a_conversation_may_grow_to_its_max_length(tmp_path: Path) -> None:
     model = folder_of(tmp_path, "gpt2", "causal_lm")
     said = refusal(config_of(model, task_of("causal_lm", 38, turns=True)))
     assert "needs 41 tokens (task.max_length=38, task.max_new_tokens=3)" in said
+
+
+# ---- whole runs
+
+
+def stored(config: Config, folder: Path) -> Config:
+    """The config of a run that is stored in a folder, its model known by its checksum."""
+    digest = local_checksum("tiny", str(config.model.path))
+    return replace(
+        config,
+        model=replace(config.model, weights_sha256=digest),
+        results_dir=str(folder / "results"),
+        cache_dir=str(folder / "cache"),
+    )
+
+
+@pytest.mark.parametrize("num_labels", [None, 10])
+def test_an_adapter_of_a_decoder_that_classifies_is_exported_with_its_padding_and_its_classes(
+    tmp_path: Path, num_labels: int | None
+) -> None:
+    model = folder_of(
+        tmp_path / "m", "llama", "classifier", tiny_tokenizer("<s> $A", pad_token=None), pad_token_id=None
+    )
+    if num_labels:  # the base is a classifier of its own
+        own = tiny_model("llama", "classifier", num_labels=num_labels, pad_token_id=None)
+        own.save_pretrained(str(model.path))
+    model.roles = {"query": RoleConfig("model.layers.*.self_attn.q_proj", 16, 16)}
+    config = stored(config_of(model, task_of("classifier"), "lora"), tmp_path)
+    config = replace(config, target=replace(config.target, roles=["query"]))
+    plan = Plan.of([config])
+    assert run(config, plan) == "done"
+    exported = export(Path(plan.folders[0]), "peft")
+    assert "pad_token_id=3" in exported.written.usage
+    assert ("ignore_mismatched_sizes=True" in exported.written.usage) is (num_labels == 10)
+
+
+def test_a_run_that_is_refused_is_a_failed_one_with_the_reason(tmp_path: Path) -> None:
+    config = stored(config_of(folder_of(tmp_path / "m", "bart", "causal_lm"), task_of("causal_lm")), tmp_path)
+    plan = Plan.of([config])
+    assert run(config, plan) == "failed"
+    error = json.loads((Path(plan.folders[0]) / "result.json").read_text())["error"]
+    assert error["class"] == "UserError"
+    assert "padding on the left changes what it computes" in error["message"]
+    assert not (Path(plan.folders[0]) / ADAPTER).exists()
 
 
 # ---- the record

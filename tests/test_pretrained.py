@@ -431,13 +431,23 @@ def test_another_vocabulary_is_not_drawn_even_where_it_is_the_head(copied: Folde
     assert "40 x 16 by its config" in said
 
 
-def test_layers_that_the_config_leaves_out_are_refused_unless_they_are_left_out_on_purpose(copied: Folders) -> None:
-    folder = copied("bert", "classifier")
+@pytest.mark.parametrize("stored", ["classifier", "AutoModel"])
+def test_layers_that_the_config_leaves_out_are_refused_unless_they_are_left_out_on_purpose(
+    copied: Folders, stored: str
+) -> None:
+    folder = copied("bert", stored)
     on_purpose = of_folder(folder, config={"num_hidden_layers": 1})
     assert len(loaded(on_purpose).unused) == 16
     said = refusal(of_folder(change(folder, num_hidden_layers=1)))
-    assert "has weights that its config leaves out: bert.encoder.layer.1.attention" in said
+    prefix = "bert." if stored == "classifier" else ""
+    assert f"has weights that its config leaves out: {prefix}encoder.layer.1.attention" in said
     assert "and 12 others" in said
+
+
+@pytest.mark.parametrize("name", ["h.0.attn.bias", "h.1.attn.masked_bias", "transformer.wte._weight", "mtp.0.weight"])
+def test_what_older_versions_saved_beside_the_weights_is_no_false_alarm(copied: Folders, name: str) -> None:
+    folder = rewrite(copied("gpt2", "AutoModel"), lambda w: {**w, name: torch.ones(2)})
+    assert loaded(of_folder(folder, head=["score"])).unused <= {name}  # transformers knows some itself
 
 
 def test_biases_that_the_config_leaves_out_are_refused(copied: Folders) -> None:

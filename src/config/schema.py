@@ -67,7 +67,8 @@ class ModelConfig:
     weights_sha256: str | None = None  # the checksum of their one file; a local folder's is found
     dtype: str = "float32"  # of the frozen weights: float32 or bfloat16; what is trained has float32
     init_seed: int | None = None  # draws the weights of a model built from `config`
-    head: list[str] = field(default_factory=list)  # modules that are trained with every method
+    # modules that are trained with every method; what the checkpoint lacks of them is drawn from the run's seed
+    head: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)  # fields of transformers' config that are set
     # what the hub's config.json says of the shapes: builds the model without weights, to count it
     sizes: dict[str, Any] = field(default_factory=dict)

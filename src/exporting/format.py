@@ -11,6 +11,7 @@ from torch import nn
 from src.adapters.inject import InjectedModel
 from src.config.schema import Config
 from src.models.base_model import AUTO_CLASSES, BaseModel
+from src.models.last_token import pools_last_token
 from src.tasks.base import Row
 
 
@@ -47,10 +48,21 @@ class Format(Protocol):
 
 def plain_model(source: TrainedModel, folder: Path, dtype: str = "float32") -> Any:
     """The model in a folder of weights, loaded in `dtype` by transformers alone; it computes in float32."""
-    classifier = source.config.model.architecture == "classifier"
-    extra = {"num_labels": len(source.label_names)} if classifier else {}
-    kind = auto_class(source.config)
-    return kind.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True, **extra).float()
+    kind, arguments = auto_class(source.config), loading_arguments(source)
+    return kind.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True, **arguments).float()
+
+
+def loading_arguments(source: TrainedModel) -> dict[str, int]:
+    """What `from_pretrained` must be told beside the folder for the model to be the run's."""
+    if source.config.model.architecture != "classifier":
+        return {}
+    base: Any = source.base.module
+    arguments = {"num_labels": len(source.label_names)}
+    if pools_last_token(base):
+        arguments["pad_token_id"] = base.config.pad_token_id
+    if source.base.other_classes:
+        arguments["ignore_mismatched_sizes"] = True
+    return arguments
 
 
 def auto_class(config: Config) -> Any:

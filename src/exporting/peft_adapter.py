@@ -21,7 +21,7 @@ from src.adapters.inject import adapters
 from src.adapters.peft_bridge import TASK_TYPES
 from src.config.schema import Config
 from src.errors import UserError
-from src.exporting.format import TrainedModel, Written, auto_class, plain_model
+from src.exporting.format import TrainedModel, Written, auto_class, loading_arguments, plain_model
 from src.models.base_model import find_weights, load_base
 from src.models.dense_weight import dense_weight
 from src.running.assemble import fresh_model
@@ -71,7 +71,7 @@ def load(source: TrainedModel, folder: Path, rows: list[Row]) -> nn.Module:
 def _loading_options(source: TrainedModel) -> list[str]:
     """What `from_pretrained` must be told of the base model, in Python."""
     config = source.config
-    labels = [f"num_labels={len(source.label_names)}"] if source.label_names else []
+    labels = [f"{name}={value}" for name, value in loading_arguments(source).items()]
     labels += ["dtype=torch.bfloat16"] if config.model.dtype == "bfloat16" else []
     if config.quantization == "none":
         return labels

@@ -39,13 +39,15 @@ AUTO_CLASSES = {
 class BaseModel:
     """A loaded base model and its tokenizer; `module` is shared, so only copies of it are changed.
 
-    `lacking` names the parameters of the head that no checkpoint gives, `unused` what the checkpoint has beyond the
-    model; `notes` say what was put right between the model and its tokenizer.
+    `lacking` names the parameters of the head that no checkpoint gives, `other_classes` those of them that it gives for
+    another number of classes, `unused` what it has beyond the model; `notes` say what was put right between the model
+    and its tokenizer.
     """
 
     module: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     lacking: frozenset[str] = frozenset()
+    other_classes: frozenset[str] = frozenset()
     unused: frozenset[str] = frozenset()
     notes: list[str] = field(default_factory=list)
 
@@ -168,7 +170,8 @@ def _pretrained_model(config: ModelConfig, folder: Path, num_labels: int, attent
     tokenizer = load_tokenizer(folder, config)
     notes = fit_tokenizer(tokenizer, model, config)
     read_last_token(model)
-    return BaseModel(_unfused(model, config), tokenizer, loaded.lacking, loaded.unused, notes)
+    found = (loaded.lacking, loaded.other_classes, loaded.unused)
+    return BaseModel(_unfused(model, config), tokenizer, *found, notes)
 
 
 def _drawn_model(config: ModelConfig, num_labels: int, attention: str) -> BaseModel:

@@ -25,12 +25,13 @@ NAMES_SHOWN = 4
 class LoadedCheckpoint:
     """A model as its checkpoint gives it.
 
-    `lacking` names the parameters that the checkpoint doesn't have, or has for another number of classes; `unused`
-    what it has beyond the model, as a masked-token head is to a classifier.
+    `lacking` names the parameters that the checkpoint doesn't have, `other_classes` those of them that it has for
+    another number of classes, and `unused` what it has beyond the model, as a masked-token head is to a classifier.
     """
 
     model: "PreTrainedModel"
     lacking: frozenset[str]
+    other_classes: frozenset[str]
     unused: frozenset[str]
 
 
@@ -55,11 +56,10 @@ def load_checkpoint(auto_class: Any, folder: Path, config: ModelConfig, **argume
             f"model={config.name}: transformers can't load {folder}: {reason}\n"
             "Give a folder that save_pretrained wrote or the hub has, or correct model.config."
         ) from error
-    other_classes = {name for name, *shapes in info["mismatched_keys"] if _differ_in_classes(model, *shapes)}
+    other_classes = frozenset(name for name, *shapes in info["mismatched_keys"] if _differ_in_classes(model, *shapes))
     _check_sizes(config, folder, [entry for entry in info["mismatched_keys"] if entry[0] not in other_classes])
-    loaded = LoadedCheckpoint(
-        model, frozenset(info["missing_keys"]) | frozenset(other_classes), frozenset(info["unexpected_keys"])
-    )
+    lacking, unused = frozenset(info["missing_keys"]) | other_classes, frozenset(info["unexpected_keys"])
+    loaded = LoadedCheckpoint(model, lacking, other_classes, unused)
     check_head(model, config, loaded.lacking)
     _check_lacking(config, folder, loaded)
     _check_unused(config, folder, loaded)
@@ -76,7 +76,8 @@ def check_head(model: "PreTrainedModel", config: ModelConfig, lacking: frozenset
     modules = {name: module for name, module in model.named_modules() if name and list(module.parameters())}
     for name in config.head:
         if name not in modules:
-            near = ", ".join(nearest_first(name, modules)[:NAMES_SHOWN])
+            outermost = [module for module in modules if "." not in module]
+            near = ", ".join(dict.fromkeys([*nearest_first(name, modules)[:2], *outermost]))
             raise UserError(
                 f"model.head=[{','.join(config.head)}]: model={config.name} has no module '{name}' with weights.\n"
                 f"Nearest names: {near}."
@@ -143,13 +144,16 @@ def whole_modules(model: "nn.Module", names: Iterable[str]) -> list[str]:
 def _check_unused(config: ModelConfig, folder: Path, loaded: LoadedCheckpoint) -> None:
     """Refuse weights of the body that the model, as it is configured, leaves out: it would be another model."""
     shortened_on_purpose = any("layer" in key for key in config.config)
-    parameters = dict(loaded.model.named_parameters())
+    parameters = [name for name, _ in loaded.model.named_parameters(remove_duplicate=False)]
     blocks = set() if shortened_on_purpose else {_any_block(name) for name in parameters} - {""}
     layers = {name.rpartition(".")[0] for name in parameters}
+    body = f"{loaded.model.base_model_prefix}."  # left out of the names where the body was saved alone
     left_out = [
-        name
-        for name in loaded.unused
-        if _any_block(name) in blocks or (name.rpartition(".")[0] in layers and name.endswith(("weight", "bias")))
+        unused
+        for unused in loaded.unused
+        for name in (unused, body + unused)
+        if _any_block(name) in blocks
+        or (name.rpartition(".")[0] in layers and name.rpartition(".")[2] in ("weight", "bias"))
     ]
     if left_out:
         raise UserError(
