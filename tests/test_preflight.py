@@ -366,6 +366,22 @@ def test_padding_beyond_the_vocabulary_is_replaced_and_said(tmp_path: Path, kind
     assert preflight(run, injected)["padding"] < 1e-5
 
 
+@pytest.mark.parametrize(("kind", "mended"), [("gpt2", True), ("llama", False), ("bert", False)])
+def test_a_config_whose_padding_is_beyond_the_vocabulary_is_mended_or_refused(
+    tmp_path: Path, kind: str, mended: bool
+) -> None:
+    """Most models can't even be built with it."""
+    model = folder_of(tmp_path, kind, "classifier")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token_id": 32}))
+    config = config_of(model, task_of("classifier"))
+    if mended:
+        assert found(config)["padding"] < 1e-5
+    else:
+        assert "Padding_idx must be within num_embeddings" in refusal(config)
+        assert found(replace(config, model=replace(model, config={"pad_token_id": 0})))["padding"] < 1e-5
+
+
 def test_a_token_beyond_the_vocabulary_is_refused_by_its_name(tmp_path: Path) -> None:
     model = folder_of(tmp_path, "bert", "classifier", vocab_size=25)
     said = refusal(config_of(model, task_of("classifier")))
