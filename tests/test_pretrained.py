@@ -200,6 +200,7 @@ def test_a_classifier_of_as_many_classes_starts_from_its_own_head(originals: Fol
     folder = originals("bert", "classifier")
     base = loaded(of_folder(folder))
     assert base.lacking == set()
+    assert base.notes == ["model=tiny: the head starts from the checkpoint's own, as it has one for 2"]
     assert_equal(copy_of(base, ["classifier"]), folder, but=("nothing",))
 
 

@@ -40,8 +40,8 @@ class BaseModel:
     """A loaded base model and its tokenizer; `module` is shared, so only copies of it are changed.
 
     `lacking` names the parameters of the head that no checkpoint gives, `other_classes` those of them that it gives for
-    another number of classes, `unused` what it has beyond the model; `notes` say what was put right between the model
-    and its tokenizer.
+    another number of classes, `unused` what it has beyond the model; `notes` say what a reader of the scores should
+    know, such as a token that stands in for a missing one.
     """
 
     module: "PreTrainedModel"
@@ -170,6 +170,8 @@ def _pretrained_model(config: ModelConfig, folder: Path, num_labels: int, attent
     tokenizer = load_tokenizer(folder, config)
     notes = fit_tokenizer(tokenizer, model, config)
     read_last_token(model)
+    if config.architecture == "classifier" and not loaded.lacking:
+        notes.append(f"model={config.name}: the head starts from the checkpoint's own, as it has one for {num_labels}")
     found = (loaded.lacking, loaded.other_classes, loaded.unused)
     return BaseModel(_unfused(model, config), tokenizer, *found, notes)
 

@@ -5,7 +5,6 @@ the positions, the attention mask, virtual tokens and the place that a classifie
 later number would show: predictions would depend on their neighbours in a batch.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
@@ -29,7 +28,6 @@ from src.training.batches import IGNORED, Example, by_length, collate, pad
 from src.training.loss import answer_logits
 from src.training.scoring import evaluating
 
-TEXTS = 3  # scored alone and together
 ANSWER_TOKENS = 8  # of a text, the last ones: their logits have the size of the vocabulary
 # Of the largest score. In float32 other shapes of a product move scores by 1e-6 to 1e-5, an error in padding by 1e-2
 # and more. bfloat16 rounds to 2^-9 in each of some hundred sums, and int8 by the largest value of a whole batch.
@@ -50,7 +48,9 @@ def preflight(run: Prepared, injected: InjectedModel) -> dict[str, Any]:
     config, base = run.config, run.base
     reached, virtual = extent(config, base, run.examples), _virtual_tokens(injected.model)
     check_room(config, base, reached.tokens, virtual)
-    names = [name for name, _ in base.module.named_parameters() if in_head(name, config.model.head)]
+    names = [
+        name for name, _ in base.module.named_parameters(remove_duplicate=False) if in_head(name, config.model.head)
+    ]
     return {
         "head_drawn": [name for name in names if name in base.lacking],
         "head_pretrained": [name for name in names if name not in base.lacking],
@@ -60,7 +60,7 @@ def preflight(run: Prepared, injected: InjectedModel) -> dict[str, Any]:
         "positions": room(base.module),
         "largest_id": reached.largest_id,
         "embedded_tokens": embedded_tokens(base.module),
-        "padding": _padding_difference(run, injected) if _pads(run) else None,
+        "padding": _padding_difference(run, injected),
     }
 
 
@@ -79,15 +79,15 @@ def _decides_padding(run: Prepared, injected: InjectedModel) -> Any:
     """A method on a model and the texts: neither rank nor seed, so that a sweep tries it once."""
     config = run.config
     base = (config.model, config.quantization, run.device.type, run.device.precision)
-    return (*base, config.adapter, config.task, load_task(config))
+    return (*base, config.adapter, config.task, load_task(config), _pads(run))
 
 
 @kept(64, key=_decides_padding)
-def _padding_difference(run: Prepared, injected: InjectedModel) -> float:
-    """How far scores of texts alone and together are apart, as a share of the largest score.
+def _padding_difference(run: Prepared, injected: InjectedModel) -> float | None:
+    """How far scores of texts alone and together are apart, as a share of the largest; None where nothing is padded.
 
     Raises:
-        UserError: further than rounding explains, or the model fails at the texts.
+        UserError: further than rounding explains, or the model fails at the texts or sees what it is to say.
     """
     model: Any = injected.model
     texts = _of_different_lengths(run.examples["train"])
@@ -102,19 +102,21 @@ def _padding_difference(run: Prepared, injected: InjectedModel) -> float:
             side: _difference([way(run, model, [text]) for text in texts], way(run, model, texts))
             for side, way in _ways(run).items()
         }
-    side = max(apart, key=lambda name: (math.isnan(apart[name]), apart[name]))
-    if not apart[side] <= tolerance:  # NaN isn't either
-        lengths = ", ".join(str(len(text["input_ids"])) for text in texts)
-        raise UserError(
-            f"model={run.config.model.name}: padding on the {side} changes what it computes: texts of {lengths} tokens "
-            f"have other scores together than alone, by {apart[side]:.1%} of the largest.\nGive a tokenizer whose "
-            "padding the model knows, or set trainer.batch_size=1 and trainer.eval_batch_size=1."
-        )
-    return apart[side]
+    for side, difference in apart.items():
+        if not difference <= tolerance:  # NaN isn't either
+            lengths = ", ".join(str(len(text["input_ids"])) for text in texts)
+            raise UserError(
+                f"model={run.config.model.name}: padding on the {side} changes what it computes: texts of {lengths} "
+                f"tokens have other scores together than alone, by {difference:.1%} of the largest.\nGive a tokenizer "
+                "whose padding the model knows, or set trainer.batch_size=1 and trainer.eval_batch_size=1."
+            )
+    return max(apart.values(), default=None)
 
 
 def _ways(run: Prepared) -> dict[str, Callable[[Prepared, Any, list[Example]], Tensor]]:
-    """By the side on which they pad, the ways in which the task has its texts scored."""
+    """By the side on which they pad, the ways in which the run has several texts scored at once."""
+    if not _pads(run):
+        return {}
     if run.config.task.architecture == "classifier":
         return {"right": _classified}
     return {"right": _learned, "left": _written}
