@@ -105,5 +105,7 @@ class Record(TypedDict):
     provenance: NotRequired[Provenance]
     warnings: NotRequired[list[str]]
     forgetting: NotRequired[Forgetting]
+    forgetting_skipped: NotRequired[str]  # why it couldn't be measured, where it was asked for
+    quantized_share: NotRequired[float]  # of the base's matrix weights
     smaller_ranks: NotRequired[list[dict[str, float]]]  # scores of ranks that the one training gave too
     tuning: NotRequired[dict[str, Any]]  # the trials that chose its rate
