@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
+from src.adapters.read_weight import ReadWeight
 from src.errors import UserError, nearest_first
 from src.models.dense_weight import dense_weight
 
@@ -58,6 +59,7 @@ class Method(ABC):
     """A way to fine-tune a model."""
 
     needs_gradient: ClassVar[bool] = False
+    head_alone: ClassVar[bool] = False  # trains nothing beside the head, and is meant to
 
     @classmethod
     def check(cls, config: "AdaptedModel") -> None:
@@ -115,6 +117,7 @@ class Adapter(nn.Module, Method):
     any_rank: ClassVar[bool] = False  # the rank may exceed the layer's size
     nested: ClassVar[bool] = False  # one training gives an adapter of every smaller rank too: see `truncate`
     has_dropout: ClassVar[bool] = True
+    outside_peft: ClassVar[tuple[str, ...]] = ()  # frozen tensors that are no parameters where PEFT has the method
 
     @final
     def __init__(
@@ -164,9 +167,12 @@ class Adapter(nn.Module, Method):
         cls._check_options(setup)
         layers = {name: cls.checked_layer(model.get_submodule(name), name) for name in setup.target_modules}
         shared = cls.shared_tensors(layers, setup)
-        for name, layer in layers.items():
-            parent_name, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent_name), child, cls.build(layer, name, setup, shared))
+        built = {id(layer): cls.build(layer, name, setup, shared) for name, layer in layers.items()}
+        # Wherever the layer stands: a module that two others share is adapted in both.
+        for parent in [module for module in model.modules() if not isinstance(module, Adapter)]:
+            for child, module in parent._modules.items():
+                if id(module) in built:
+                    setattr(parent, child, built[id(module)])
         return model
 
     @classmethod
@@ -208,6 +214,16 @@ class Adapter(nn.Module, Method):
     def scaling_of(alpha: float, rank: int) -> float:
         """The factor of the update: alpha / rank."""
         return alpha / rank
+
+    @property
+    def weight(self) -> Tensor:
+        """What a module reads that expects a linear layer here: (out_features, in_features), see `ReadWeight`."""
+        return ReadWeight(self)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias (out_features,) that belongs to `weight`."""
+        return self.merged_bias()
 
     @final
     def parameter(self, *shape: int, trained: bool = True) -> nn.Parameter:

@@ -1,8 +1,9 @@
 """BitFit (Ben Zaken et al. 2021, https://arxiv.org/abs/2106.10199v5): the biases alone.
 
 Trained: every bias of the base model, those of linear layers and norms alike (section 3). Frozen: all else. A bias is
-what a module has as its parameter `bias`; the authors' code looks for the word in the parameters' names, which also
-finds the tables of relative positions that T5 calls `relative_attention_bias`.
+a parameter that its module calls `bias`, or by a name that ends in `_bias`, as DeBERTa's `q_bias` and `v_bias` do; the
+authors' code looks for the word anywhere in the parameters' names, which also finds the tables of relative positions
+that T5 calls `relative_attention_bias`.
 """
 
 from torch import nn
@@ -21,9 +22,12 @@ class BitFit(Method):
         Raises:
             UserError: the model has none.
         """
-        # Not getattr: a module's `bias` may be something else than a parameter, such as a flag.
-        candidates = [module._parameters.get("bias") for module in model.modules()]
-        biases = [bias for bias in candidates if bias is not None]
+        # By the last part of the name: what stands before it names modules.
+        biases = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if f"_{name.rpartition('.')[2]}".endswith("_bias") and parameter.is_floating_point()
+        ]
         if not biases:
             raise UserError(
                 f"bitfit trains biases; this {type(model).__name__} has none.\n"

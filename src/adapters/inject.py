@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from src.adapters.base import Adapter, Method, Setup
 from src.errors import UserError, nearest_first
+from src.models.unfuse import check_unfused
 
 if TYPE_CHECKING:
     from src.config.schema import ModelConfig
@@ -21,21 +22,57 @@ def find_targets(model: nn.Module, config: "ModelConfig", roles: list[str]) -> l
         UserError: the model has no such module, or one of another size than its yaml says.
     """
     modules = dict(model.named_modules())
+    _check_roles(config)
     targets: set[str] = set()
     role_modules = [(role, module) for role in roles for module in config.roles[role].module.split(" | ")]
     for role, module in role_modules:
         pattern = re.compile(re.escape(module).replace(r"\*", r"\d+"))
         matches = [name for name in modules if pattern.fullmatch(name)]
-        if len(matches) != config.layers:
+        if len(matches) != config.depth(module):
             near = nearest_first(module, modules)[:5]
             raise UserError(
-                f"conf/model/{config.name}.yaml says that {role} is {module} in {config.layers} layers; "
-                f"{len(matches)} modules have that name.\nNearest names: {', '.join(near)}."
+                f"conf/model/{config.name}.yaml says that {role} is {module} in {config.depth(module)} layers; "
+                f"{len(matches)} modules have that name.\n"
+                + (_experts(modules, module) or f"Nearest names: {', '.join(near)}.")
             )
         for name in matches:
+            check_unfused(model, name, config)
             _check_size(modules[name], name, config, role)
         targets.update(matches)
     return [name for name in modules if name in targets]
+
+
+def _check_roles(config: "ModelConfig") -> None:
+    """Refuse a module that plays two roles, and a depth of a stack in which nothing plays one."""
+    role_of: dict[str, str] = {}
+    for role, role_config in config.roles.items():
+        for module in role_config.module.split(" | "):
+            other = role_of.setdefault(module, role)
+            if other != role:
+                raise UserError(
+                    f"conf/model/{config.name}.yaml says that {other} and {role} are both {module}.\n"
+                    f"Name a module each; a matrix that holds several roles is divided by `fused`."
+                )
+    for stack in config.layers_of:
+        if not any(module.startswith(f"{stack}.*.") for module in role_of):
+            stacks = {module.split(".*.")[0] for module in role_of if ".*." in module}
+            raise UserError(
+                f"conf/model/{config.name}.yaml has layers_of: {stack}, where no role lies.\n"
+                f"Allowed: {', '.join(nearest_first(stack, stacks))}."
+            )
+
+
+def _experts(modules: dict[str, nn.Module], pattern: str) -> str:
+    """Why a layer of a mixture of experts isn't found: transformers keeps all experts' weights in one parameter."""
+    for name, module in modules.items():
+        fused = [key for key, parameter in module.named_parameters(recurse=False) if parameter.dim() == 3]
+        stem = re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0]
+        if fused and "expert" in name and stem and pattern.startswith(stem):
+            return (
+                f"{name} keeps its experts' weights in parameters of three dimensions ({', '.join(fused)}), which no "
+                "method here adapts.\nLeave the role out of the yaml."
+            )
+    return ""
 
 
 def _check_size(module: nn.Module, name: str, config: "ModelConfig", role: str) -> None:
@@ -96,13 +133,23 @@ class InjectedModel:
 
 
 def inject(model: nn.Module, method: type[Method], setup: Setup, head: list[str]) -> InjectedModel:
-    """Freeze `model`, apply `method`, and let the modules named in `head` train, as they do with every method."""
+    """Freeze `model`, apply `method`, and let the modules named in `head` train, as they do with every method.
+
+    Raises:
+        UserError: the method doesn't fit the model, or would train the head alone under its own name.
+    """
     before = stored_tensors(model)  # kept alive, so that no new tensor can have an old one's id
     base = {id(tensor) for tensor in before.values()}
     # By identity, since a method that wraps modules gives their parameters other names.
     heads = {id(parameter): parameter for name in head for parameter in model.get_submodule(name).parameters()}
     model.requires_grad_(False)
     injected = method.inject_into(model, setup)
+    others = [parameter for parameter in injected.parameters() if id(parameter) not in heads]
+    if heads and not method.head_alone and not any(parameter.requires_grad for parameter in others):
+        raise UserError(
+            f"{method.__name__} finds nothing to train in this {type(model).__name__} but its head.\n"
+            "Choose adapter=head_only, which is that, or a method that adds parameters."
+        )
     for parameter in heads.values():
         parameter.requires_grad_(True)
     tensors = stored_tensors(injected)

@@ -5,7 +5,7 @@ it by name: PEFT's, whose total has the head twice and the adapter too, and the 
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from torch import Tensor, nn
 
@@ -19,7 +19,8 @@ class Ledger:
     """Parameter counts of one model with one method on it.
 
     `total` is the base model with its head: the one denominator of every percentage. `adapter_frozen` is what the
-    adapter stores beside what it trains; `adapter_bytes` the size of all it saves, the head included.
+    adapter stores beside what it trains; `adapter_bytes` the size of all it saves, the head included. `outside_peft`
+    is the part of `adapter_frozen` that PEFT keeps in buffers or not at all; no part of a record.
     """
 
     adapter_trained: int
@@ -30,6 +31,7 @@ class Ledger:
     total: int
     adapter_bytes: int
     optimizer_bytes: int
+    outside_peft: int = field(default=0, compare=False)
 
     @property
     def trained(self) -> int:
@@ -50,11 +52,13 @@ class Ledger:
     def peft_total(self) -> int:
         """PEFT's "all params": base, adapter, and the trained head a second time, as `modules_to_save` copies it."""
         copied = self.head_trained if self.other_trained == 0 else 0
-        return self.total + self.adapter_trained + self.adapter_frozen + copied
+        return self.total + self.adapter_trained + self.adapter_frozen - self.outside_peft + copied
 
     def as_dict(self) -> dict[str, int]:
         """The counts as they stand in a record, with their sum `trained`."""
-        return asdict(self) | {"trained": self.trained}
+        counts = asdict(self) | {"trained": self.trained}
+        del counts["outside_peft"]
+        return counts
 
 
 def count(injected: InjectedModel) -> Ledger:
@@ -68,13 +72,24 @@ def count(injected: InjectedModel) -> Ledger:
             sums["adapter_frozen"] += tensor.numel()
         elif isinstance(tensor, nn.Parameter):  # the base's buffers are no parameters
             sums["base_frozen"] += logical_size(tensor)
+    parameters = _peft_parameters(injected)
+    stored = [tensor for name, tensor in injected.saved_tensors().items() if name in injected.added]
     trained = sums["adapter_trained"] + sums["head_trained"] + sums["other_trained"]
     return Ledger(
         **sums,
         total=sums["base_frozen"] + sums["head_trained"] + sums["other_trained"],
         adapter_bytes=sum(tensor.numel() * tensor.element_size() for tensor in injected.saved_tensors().values()),
         optimizer_bytes=trained * ADAM_BYTES_PER_PARAMETER,
+        outside_peft=sum(tensor.numel() for tensor in stored if id(tensor) not in parameters),
     )
+
+
+def _peft_parameters(injected: InjectedModel) -> set[int]:
+    """The identities of the parameters that are parameters where PEFT has the method, too."""
+    beside = {
+        id(getattr(adapter, name)) for adapter in adapters(injected.model).values() for name in adapter.outside_peft
+    }
+    return {id(parameter) for parameter in injected.model.parameters()} - beside
 
 
 def logical_size(parameter: Tensor) -> int:

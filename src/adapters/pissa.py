@@ -10,6 +10,8 @@ The initialization is PEFT's with an exact decomposition; the authors' and PEFT'
 A quantized base layer takes the residual in its own format, so there the first output differs by that rounding.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +23,7 @@ from src.models.dense_weight import dense_weight, replace_weight
 class PiSSA(Adapter):
     """Low-rank update of one linear layer, in place of the principal part of its weight."""
 
+    outside_peft: ClassVar[tuple[str, ...]] = ("initial_A", "initial_B")  # decomposed anew there when it is loaded
     removed_A: Tensor  # (rank, in_features), the A_0 that the base layer's weight is without
     removed_B: Tensor  # (out_features, rank), the B_0
 

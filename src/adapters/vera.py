@@ -29,6 +29,7 @@ class VeRA(Adapter):
     """
 
     any_rank: ClassVar[bool] = True
+    outside_peft: ClassVar[tuple[str, ...]] = ("vera_A", "vera_B")  # buffers there
 
     def create(self, *, vera_A: nn.Parameter | None = None, vera_B: nn.Parameter | None = None) -> None:
         """Make d and b beside the projection."""

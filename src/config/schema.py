@@ -72,11 +72,18 @@ class ModelConfig:
     config: dict[str, Any] = field(default_factory=dict)  # fields of transformers' config that are set
     # what the hub's config.json says of the shapes: builds the model without weights, to count it
     sizes: dict[str, Any] = field(default_factory=dict)
-    # modules that hold several roles in one matrix, with the linear layers they are split into
+    # modules that hold several roles in one matrix, with the linear layers they are split into; how many rows each has,
+    # its role says
     fused: dict[str, list[str]] = field(default_factory=dict)
-    layers: int = MISSING  # how many blocks the model has
+    layers: int = MISSING  # how many blocks the model has, or each of its stacks
+    # by stack, such as decoder.block, the number of its blocks where it is another than `layers`
+    layers_of: dict[str, int] = field(default_factory=dict)
     # by name: query, key, value, output, ffn_up, ffn_down, gate
     roles: dict[str, RoleConfig] = field(default_factory=dict)
+
+    def depth(self, module: str) -> int:
+        """How many blocks have a module of that name, in which `*` stands for the block."""
+        return self.layers_of.get(module.split(".*.")[0], self.layers)
 
 
 def model_config(values: dict[str, Any]) -> ModelConfig:
@@ -159,7 +166,9 @@ class TrainerConfig:
     schedule: str = MISSING  # of the rate after that: linear, cosine or constant
     weight_decay: float = MISSING  # of AdamW
     max_grad_norm: float = MISSING  # gradients are clipped to this norm; 0: never
-    precision: str = MISSING  # auto, bf16 or fp32; auto takes bf16 autocast where it is measured to be faster
+    # auto, bf16 or fp32; auto takes bf16 autocast where it is measured to be faster and a step of the model in it is
+    # finite and near fp32's
+    precision: str = MISSING
     calibration_samples: int = MISSING  # training texts behind a gradient that a method starts from
     eval_limit: int | None = None  # items scored of a split, or of each set that it is made of; null: all
     score_test: bool = True  # false leaves the test split untouched, as trials of a rate do
@@ -276,6 +285,8 @@ class Config(AdaptedModel):
     tracking: TrackingConfig = field(default_factory=TrackingConfig)  # the mirror in W&B
     tuning: TuningConfig = field(default_factory=TuningConfig)  # for `src.tune` alone
     quantization: str = "none"  # of the base model's linear layers: none, nf4 or int8
+    # agree that some of the base's matrices stay in floating point, as a mixture's experts do; what share is recorded
+    quantization_partial: bool = False
     protocol: str = "strict"  # strict, or paper: trained on everything and validated on the test split
     forgetting: str = GENERAL_TEXT  # general text whose loss is measured before and after: pydoc, a file, or none
     seed: int = 0  # of the run's streams: order of the data, adapter, head, dropout, probe

@@ -17,6 +17,7 @@ from src.config.memo import kept
 from src.config.schema import ModelConfig
 from src.errors import UserError, nearest_first
 from src.hub import hub_folder
+from src.models.attention import supported_attention
 from src.models.checkpoint import check_head, load_checkpoint
 from src.models.quantization import quantize
 from src.models.weights import DESCRIPTION_FILES, check_folder, checksum, local_checksum, weight_files
@@ -137,12 +138,14 @@ def load_base(config: ModelConfig, *, num_labels: int, attention: str, quantizat
 
     Args:
         num_labels: outputs of a classifier's head; unused for a causal language model.
-        attention: implementation passed to transformers ("eager" or "sdpa").
+        attention: implementation that the device computes fast ("eager" or "sdpa"); a model without it is eager.
         quantization: the format of the linear layers' weights, which are loaded in floating point first.
     """
     import torch
 
     folder = find_weights(config)
+    described = _described(config) if folder is None else folder
+    attention = supported_attention(_auto_class(config), described, attention)
     with torch.random.fork_rng():  # transformers draws a new head from the global random state
         if folder is None:
             base = _drawn_model(config, num_labels, attention)
@@ -267,7 +270,7 @@ def _unfused(model: "PreTrainedModel", config: ModelConfig) -> "PreTrainedModel"
     if config.fused:
         from src.models.unfuse import unfuse
 
-        unfuse(model, config.fused)
+        unfuse(model, config.fused, config.roles)
     return model
 
 

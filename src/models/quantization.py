@@ -6,6 +6,7 @@ it knows no adapters but PEFT's.
 """
 
 import importlib.util
+import re
 from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from src.config.schema import Config
+
+NAMES_SHOWN = 4
 FLAGS = {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}  # how PEFT and transformers know such a model
 
 
@@ -60,6 +64,48 @@ def quantize(model: "PreTrainedModel", kind: str, keep: list[str]) -> None:
         if type(module) is nn.Linear and module is not output and should_convert_module(name, patterns):
             model.set_submodule(name, _layer_class(kind).of(module))
     setattr(model, FLAGS[kind], True)
+
+
+def quantized_share(model: "PreTrainedModel", config: "Config") -> float:
+    """The share of the base's matrix weights that are in fewer bits, of a model that `quantize` has changed.
+
+    Matrix weights are all parameters of two dimensions or more, but for embeddings, the output embedding and the head,
+    which stay in floating point by convention.
+
+    Raises:
+        UserError: not all of them are, as with experts in parameters of three dimensions, and that wasn't agreed to.
+    """
+    sizes, left = _matrix_weights(model, config.model.head)
+    share = sizes / max(1, sizes + sum(left.values()))
+    if left and not config.quantization_partial:
+        names = ", ".join(sorted(left, key=lambda name: -left[name])[:NAMES_SHOWN])
+        raise UserError(
+            f"quantization={config.quantization} reaches {share:.1%} of the matrix weights of model="
+            f"{config.model.name}; in floating point stay {names}.\n"
+            "Set quantization_partial=true to run it all the same, which is recorded, or quantization=none."
+        )
+    return share
+
+
+def _matrix_weights(model: "PreTrainedModel", head: list[str]) -> tuple[int, dict[str, int]]:
+    """How many weights of matrices are quantized, and how many aren't by name, `*` for a block's number."""
+    from torch import nn
+
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    output: Any = model.get_output_embeddings()
+    kept = embeddings | {id(parameter) for parameter in (output.parameters() if output is not None else ())}
+    kept |= {id(parameter) for name in head for parameter in model.get_submodule(name).parameters()}
+    quantized, left = 0, dict[str, int]()
+    for name, parameter in model.named_parameters():
+        layer = model.get_submodule(name.rpartition(".")[0])
+        if id(parameter) in kept or parameter.dim() < 2 or name.endswith("bias"):
+            continue
+        if isinstance(layer, nn.Linear) and not parameter.is_floating_point():
+            quantized += layer.in_features * layer.out_features  # a 4-bit parameter packs two in an element
+        else:
+            pattern = re.sub(r"\.\d+\.", ".*.", name)
+            left[pattern] = left.get(pattern, 0) + parameter.numel()
+    return quantized, left
 
 
 def dequantize(model: "PreTrainedModel") -> None:

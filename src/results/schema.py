@@ -106,5 +106,7 @@ class Record(TypedDict):
     warnings: NotRequired[list[str]]
     preflight: NotRequired[dict[str, Any]]  # see `src.running.preflight`; records from before it have none
     forgetting: NotRequired[Forgetting]
+    forgetting_skipped: NotRequired[str]  # why it couldn't be measured, where it was asked for
+    quantized_share: NotRequired[float]  # of the base's matrix weights
     smaller_ranks: NotRequired[list[dict[str, float]]]  # scores of ranks that the one training gave too
     tuning: NotRequired[dict[str, Any]]  # the trials that chose its rate

@@ -5,6 +5,7 @@ the base model, so what is scored is what was saved; the test split is touched a
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,17 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     if training is None:
         training = fit(run, report, start)
         training.write(folder)
-    before = _loss_before(run)  # after training, so that an estimate and the bare model never share the memory
+    before, failed = _measured(lambda: _loss_before(run))  # after training, so that it doesn't share the memory
     injected = restored(config, run.base, folder / ADAPTER, run.device.type)
     model: Any = injected.model
     scored = {split: run.score(model, split) for split in run.splits}
     write_predictions(folder / PREDICTIONS, scored)
+    after, failed_after = _measured(lambda: general_loss(config, run.base, model, run.device))
     # In this order: the smaller ranks leave the adapters truncated.
     evaluation = Evaluation(
         scored=scored,
-        forgetting=_forgetting(before, general_loss(config, run.base, model, run.device)),
+        forgetting=_forgetting(before, after),
+        forgetting_failed=failed or failed_after or _unmeasured_reason(config, before, after),
         smaller_ranks=_smaller_ranks(run, injected),
         run_seconds=time.perf_counter() - start,
     )
@@ -61,6 +64,21 @@ def _loss_before(run: Prepared) -> dict[str, Any] | None:
     """The bare model's loss on general text, computed once for all runs on it."""
     model = fresh_model(run.config, run.base, run.device.type)
     return general_loss(run.config, run.base, model, run.device)
+
+
+def _measured(measure: Callable[[], dict[str, Any] | None]) -> tuple[dict[str, Any] | None, str]:
+    """What is measured, or why that failed: a trained run isn't lost for what is said beside its score."""
+    try:
+        return measure(), ""
+    except Exception as error:  # in whatever way an unusual model fails
+        return None, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
+
+
+def _unmeasured_reason(config: Config, before: Any, after: Any) -> str:
+    """Why there is no loss although the model could have one: the method is put around it."""
+    if config.forgetting == "none" or (before is None) == (after is None):
+        return ""
+    return f"adapter={config.adapter.name} is put around the model, whose body can't be taken below another head"
 
 
 def _forgetting(before: dict[str, Any] | None, after: dict[str, Any] | None) -> Forgetting | None:

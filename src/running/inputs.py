@@ -23,18 +23,18 @@ def inputs_of(config: Config) -> Inputs:
     return Inputs(
         data=load_task(config).fingerprint,
         model_files=description_digests(weights) if weights else {},
-        precision=_precision(config.trainer.precision),
+        precision=_precision(config),
         code=code,
     )
 
 
-def _precision(asked: str) -> str:
-    """What `auto` stands for on this machine; only to find that is torch imported."""
-    if asked != "auto":
-        return asked
-    from src.training.device import find_device
+def _precision(config: Config) -> str:
+    """What `auto` stands for on this machine and with this model; only to find that is torch imported."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision
+    from src.training.precision import device_for
 
-    return find_device(asked).precision
+    return device_for(config).precision
 
 
 def with_steps(config: Config) -> Config:

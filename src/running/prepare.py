@@ -1,7 +1,7 @@
 """What a run computes with, loaded and put together before anything is trained."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -11,11 +11,14 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.metrics import ASKS_A_JUDGE, RUNS_CODE
 from src.models.base_model import BaseModel, load_base
+from src.models.quantization import quantized_share
 from src.running.extent import check_ids
 from src.streams import stream_seed
 from src.tasks.base import LoadedTask, Row, load_task
 from src.training.batches import Example, encoded_splits
-from src.training.device import Device, find_device
+from src.training.device import Device
+from src.training.forgetting import unmeasurable
+from src.training.precision import device_for
 from src.training.scoring import Scored, Scoring
 
 
@@ -24,6 +27,7 @@ class Prepared:
     """A run's data, base model and scoring; none of its steps changes them.
 
     `examples` are all rows of each split as tokens, `scored_rows` the indices of those that are scored.
+    `quantized_share` is that of the base's matrix weights, `forgetting_skipped` why forgetting can't be measured.
     """
 
     config: Config
@@ -34,6 +38,8 @@ class Prepared:
     examples: dict[str, list[Example]]
     scored_rows: dict[str, list[int]]
     scoring: Scoring
+    quantized_share: float | None = None
+    forgetting_skipped: str = ""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -55,9 +61,10 @@ def prepare(config: Config, folder: Path) -> Prepared:
     Raises:
         UserError: the data, the weights or the device don't fit what is asked for.
     """
-    device, task = find_device(config.trainer.precision), load_task(config)
+    device, task = device_for(config), load_task(config)
     labels = len(task.data.label_names)
     base = load_base(config.model, num_labels=labels, attention=device.attention, quantization=config.quantization)
+    device = replace(device, attention=base.module.config._attn_implementation)
     _check_dtype(config, device)
     limit = config.trainer.eval_limit
     examples = encoded_splits(config, base.tokenizer)
@@ -71,6 +78,8 @@ def prepare(config: Config, folder: Path) -> Prepared:
         examples=examples,
         scored_rows={split: _first_of_each_set(rows, limit) for split, rows in task.data.splits.items()},
         scoring=_scoring(config, base, device, folder),
+        quantized_share=None if config.quantization == "none" else quantized_share(base.module, config),
+        forgetting_skipped=unmeasurable(config, base),
     )
 
 

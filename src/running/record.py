@@ -23,12 +23,16 @@ from src.training.scoring import Scored
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What scoring a trained run gave; `run_seconds` is the whole run's time."""
+    """What scoring a trained run gave; `run_seconds` is the whole run's time.
+
+    `forgetting_failed` says why forgetting wasn't measured although it seemed that it could be.
+    """
 
     scored: dict[str, Scored]
     forgetting: Forgetting | None
     smaller_ranks: list[dict[str, float]]
     run_seconds: float
+    forgetting_failed: str = ""
 
 
 def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
@@ -101,6 +105,10 @@ def finished_record(run: Prepared, fit: Fit, evaluation: Evaluation) -> Record:
         record["preflight"] = fit.preflight
     if evaluation.forgetting:
         record["forgetting"] = evaluation.forgetting
+    elif run.forgetting_skipped or evaluation.forgetting_failed:
+        record["forgetting_skipped"] = run.forgetting_skipped or evaluation.forgetting_failed
+    if run.quantized_share is not None:
+        record["quantized_share"] = run.quantized_share
     if evaluation.smaller_ranks:
         record["smaller_ranks"] = evaluation.smaller_ranks
     return record

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections import Counter
 from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -78,10 +79,14 @@ def layer_sum(config: CountConfig) -> str:
     method = method_of(config)
     if not issubclass(method, Adapter):
         return ""
-    parts = []
+    parts: dict[int, list[str]] = {}
     for role in config.target_roles():
-        size, times = config.model.roles[role], len(config.model.roles[role].module.split(" | "))
+        size, depths = (
+            config.model.roles[role],
+            Counter(map(config.model.depth, config.model.roles[role].module.split(" | "))),
+        )
         # One closed form for every matrix of the role; a role may stand in several stacks of the model.
         one = method.expected_trainable(size.in_features, size.out_features, config.rank)
-        parts.append(f"{role} {times} x {one:,}" if times > 1 else f"{role} {one:,}")
-    return f"{config.model.layers} layers x ({' + '.join(parts)})"
+        for depth, times in depths.items():
+            parts.setdefault(depth, []).append(f"{role} {times} x {one:,}" if times > 1 else f"{role} {one:,}")
+    return " + ".join(f"{depth} layers x ({' + '.join(terms)})" for depth, terms in parts.items())

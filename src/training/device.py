@@ -19,7 +19,8 @@ class Device:
     """Where and how runs compute.
 
     `attention` is transformers' implementation: plain on a CPU, where a bfloat16 step with the fused one takes almost
-    twice as long (`benchmarks/attention.json`); fused elsewhere.
+    twice as long (`benchmarks/attention.json`); fused elsewhere, where the model has it. `precision_reason` says why a
+    model isn't computed in the faster format.
     """
 
     type: str
@@ -27,6 +28,7 @@ class Device:
     precision: str
     bf16_speedup: float | None
     attention: str
+    precision_reason: str = ""
 
     def autocast(self) -> torch.autocast:
         """The context in which this device trains and scores."""

@@ -15,7 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from src.config.checks import GENERAL_TEXT
 from src.config.memo import kept
@@ -58,7 +63,7 @@ def general_loss(config: Config, base: BaseModel, model: Any, device: Device) ->
         `loss` (nats per token), `text`, `fingerprint`, `tokens`; None where none is asked for or the model can't have
         one: a classifier whose weights come without a masked-token head, or that is prompted rather than changed.
     """
-    if config.forgetting == "none":
+    if config.forgetting == "none" or unmeasurable(config, base):
         return None
     with _predicting(config.model, model, device) as whole:
         if whole is None:
@@ -68,6 +73,37 @@ def general_loss(config: Config, base: BaseModel, model: Any, device: Device) ->
         return facts | {"loss": text_loss(whole, text, device)}
 
 
+def unmeasurable(config: Config, base: BaseModel) -> str:
+    """Why a model's loss on general text can't be measured, found before anything is trained; empty where it can."""
+    if config.forgetting == "none":
+        return ""
+    try:
+        if config.model.architecture == "classifier":
+            reason = _without_masks(config.model, base)
+            if reason:
+                return reason
+        elif config.model.architecture != "causal_lm":
+            return f"a {config.model.architecture} has no loss on text without a question"
+        text = general_text(config, base)
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
+        return f"the text can't be read by the model: {str(error).splitlines()[0] if str(error) else repr(error)}"
+    return "" if text.tokens else "the text is too short for a block"
+
+
+def _without_masks(config: ModelConfig, base: BaseModel) -> str:
+    """Why masked tokens of a classifier's encoder can't be predicted; empty where they can."""
+    kind, mask = type(base.module.config), base.tokenizer.mask_token_id
+    if kind not in MODEL_FOR_MASKED_LM_MAPPING:
+        return f"transformers has no model of {base.module.config.model_type} that predicts masked tokens"
+    embeddings: Any = base.module.get_input_embeddings()
+    if mask is None or mask >= embeddings.weight.shape[0]:
+        return f"the tokenizer of model={config.name} has no mask token that the model knows"
+    if config.init_seed is None and _masked_model(config) is None:
+        return f"the weights of model={config.name} come without a head that predicts masked tokens"
+    return f"the weights of model={config.name} are drawn" if config.init_seed is not None else ""
+
+
+@kept(2, key=lambda config, base: (config.forgetting, config.model, base.tokenizer))
 def general_text(config: Config, base: BaseModel) -> GeneralText:
     """Blocks of equal length that the model can read, evenly spread over the text; an encoder's have masked tokens."""
     tokenizer, (name, text) = base.tokenizer, _read(config.forgetting)
@@ -79,11 +115,17 @@ def general_text(config: Config, base: BaseModel) -> GeneralText:
     rows = [ids[start : start + room] for start in starts]
     if masked:
         # An encoder expects its tokens of start and end around every text.
-        start_token, *end_tokens = tokenizer("")["input_ids"]
-        rows = [[start_token, *row, *end_tokens] for row in rows]
+        rows = [_with_special_tokens(row, tokenizer) for row in rows]
     inputs = torch.tensor(rows)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     return GeneralText(name, fingerprint, masked, *(_masked(inputs, tokenizer) if masked else (inputs, inputs)))
+
+
+def _with_special_tokens(row: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A block between what the tokenizer puts before and after every text, which may be nothing."""
+    around: list[int] = tokenizer("")["input_ids"]
+    before = around[: 1 if len(around) > 1 or around[:1] != [tokenizer.eos_token_id] else 0]
+    return [*before, *row, *around[len(before) :]]
 
 
 def _read(source: str) -> tuple[str, str]:
