@@ -253,11 +253,17 @@ def _auto_class(config: ModelConfig) -> Any:
 def _described(config: ModelConfig, **extra: Any) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
+    if config.path and config.init_seed is None:  # the folder's own file says of the shapes what is true
+        local_checksum(config.name, config.path)
+        described: PreTrainedConfig = AutoConfig.from_pretrained(
+            config.path, local_files_only=True, **config.config, **extra
+        )
+        return described
     values = {**config.sizes, **config.config, **extra}
     if "model_type" not in values:
         raise UserError(
             f"conf/model/{config.name}.yaml has no sizes: the model can't be built without its weights.\n"
-            "Give it `sizes`: model_type and what else the hub's config.json says of the shapes."
+            "Give it `sizes`: model_type and what else the hub's config.json says of the shapes; or set model.path."
         )
     if config.init_seed is not None:
         tokenizer = character_tokenizer()

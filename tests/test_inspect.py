@@ -1,0 +1,81 @@
+"""A folder's model is described well enough to be adapted as it stands, whatever its architecture."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.adapters.inject import find_targets
+from src.config.schema import ModelConfig, model_config
+from src.errors import UserError
+from src.inspect import inspection
+from src.models.base_model import empty_model, load_base
+from tests.tiny_models import SIZES, saved, tiny_model
+
+ENCODERS = ("bert", "roberta", "albert", "distilbert", "deberta", "deberta-v2", "modernbert")
+SEQ2SEQ = {"bart": {"decoder_layers": 3}, "t5": {"num_decoder_layers": 3}}
+
+
+def architecture_of_kind(kind: str) -> str:
+    return "classifier" if kind in ENCODERS else "seq2seq_lm" if kind in SEQ2SEQ else "causal_lm"
+
+
+def described(folder: Path, architecture: str = "") -> ModelConfig:
+    """The config that the printed YAML gives."""
+    return model_config(yaml.safe_load(inspection(folder, architecture, "mine", "yaml")))
+
+
+@pytest.mark.parametrize("kind", sorted(SIZES))
+def test_the_yaml_names_every_role_so_that_a_run_finds_it(kind: str, tmp_path: Path) -> None:
+    saved(tmp_path, tiny_model(kind, architecture_of_kind(kind), **SEQ2SEQ.get(kind, {})))
+    config = described(tmp_path)
+    assert config.architecture == architecture_of_kind(kind)
+    assert {"query", "key", "value", "output"} <= set(config.roles)
+    base = load_base(config, num_labels=2, attention="eager")
+    # Names, numbers of layers and sizes are all held against the model here.
+    targets = find_targets(base.module, config, list(config.roles))
+    assert len(targets) >= 4 * config.layers
+    assert find_targets(empty_model(config, num_labels=2), config, list(config.roles)) == targets
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "modernbert", "roberta"])
+def test_a_checkpoint_of_another_head_is_described_as_a_classifier_that_a_run_takes(kind: str, tmp_path: Path) -> None:
+    masked = kind in ENCODERS
+    saved(tmp_path, tiny_model(kind, "AutoModelForMaskedLM" if masked else "causal_lm"))
+    config = described(tmp_path, "classifier")
+    base = load_base(config, num_labels=3, attention="eager")
+    assert base.lacking
+    assert all(any(name.startswith(f"{head}.") for head in config.head) for name in base.lacking)
+
+
+def test_facts_name_experts_the_tokenizer_and_what_the_checkpoint_lacks(tmp_path: Path) -> None:
+    saved(tmp_path, tiny_model("qwen2_moe", "causal_lm"))
+    page = inspection(tmp_path, "classifier", "", "text")
+    assert "2 x model.layers.*.mlp.experts.gate_up_proj  3 x 16 x 16  no linear layers: not adapted" in page
+    assert "not in the checkpoint: score.weight" in page
+    assert "30, the largest id 29; the model embeds 32" in page
+
+
+def test_sizes_that_differ_within_a_role_are_left_to_the_reader(tmp_path: Path) -> None:
+    saved(tmp_path, tiny_model("bart", "seq2seq_lm", decoder_ffn_dim=20))
+    text = inspection(tmp_path, "", "mine", "yaml")
+    assert "# another size: ffn_up: {module: model.decoder.layers.*.fc1, out_features: 20, in_features: 16}" in text
+    config = described(tmp_path)
+    assert config.roles["ffn_up"].module == "model.encoder.layers.*.fc1"
+
+
+def test_a_role_that_only_some_layers_have_is_left_to_the_reader(tmp_path: Path) -> None:
+    saved(tmp_path, tiny_model("qwen2_moe", "causal_lm", num_hidden_layers=3, mlp_only_layers=[1]))
+    text = inspection(tmp_path, "", "mine", "yaml")
+    assert "# in 1 of 3 layers: gate: {module: model.layers.*.mlp.gate_proj, out_features: 24, in_features: 16}" in text
+    config = described(tmp_path)
+    base = load_base(config, num_labels=0, attention="eager")
+    assert len(find_targets(base.module, config, list(config.roles))) == 4 * 3
+
+
+def test_a_folder_that_holds_no_model_and_an_architecture_that_it_lacks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        inspection(tmp_path / "nowhere", "", "", "text")
+    saved(tmp_path, tiny_model("llama", "causal_lm"))
+    with pytest.raises(UserError, match="can't be read as a seq2seq_lm"):
+        inspection(tmp_path, "seq2seq_lm", "", "text")
