@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from src.config.schema import Config
+from src.errors import Diverged
 from src.results.store import ADAPTER, CLAIM, CONFIG, PREDICTIONS, TRACEBACK, read_record
 from src.running import execute as execution
 from src.running import fitting
 from src.running.lifecycle import run
 from src.running.sweep import Plan
-from src.training.trainer import Diverged
 
 Make = Callable[..., Config]
 

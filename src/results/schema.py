@@ -5,7 +5,8 @@ A record is `result.json` in a run's folder. One of a run that isn't done has no
 
 from typing import Any, NotRequired, TypedDict
 
-# Raised by one whenever a key is added, leaves or means another thing; `src.results.migration` brings older records up.
+# Raised by one whenever a key leaves, means another thing or becomes required; `src.results.migration` brings older
+# records up. A key that isn't required may come without: records that lack it are read as having none.
 SCHEMA_VERSION = 2
 
 
@@ -103,7 +104,8 @@ class Record(TypedDict):
     history: NotRequired[list[dict[str, float]]]  # {"step", "loss"} and {"step", "validation"} points
     data: NotRequired[Data]
     provenance: NotRequired[Provenance]
-    warnings: NotRequired[list[str]]
+    warnings: NotRequired[list[str]]  # what a reader of the scores should know, in words
+    flags: NotRequired[list[str]]  # what makes the score itself doubtful, by kind: see `src.running.flags`
     forgetting: NotRequired[Forgetting]
     smaller_ranks: NotRequired[list[dict[str, float]]]  # scores of ranks that the one training gave too
     tuning: NotRequired[dict[str, Any]]  # the trials that chose its rate

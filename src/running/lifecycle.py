@@ -112,4 +112,5 @@ def _outcome(record: Record) -> str:
         return f"{record['state']}: {message}"
     scores = "  ".join(f"{split} {metric['value']:.4f}" for split, metric in record["metrics"].items())
     loss = next((point["loss"] for point in reversed(record["history"]) if "loss" in point), float("nan"))
-    return f"loss {loss:.3f}  {scores}  {record['time']['run_seconds']:.0f} s"
+    doubts = "".join(f"  {flag}" for flag in record.get("flags", []))
+    return f"loss {loss:.3f}  {scores}  {record['time']['run_seconds']:.0f} s{doubts}"
