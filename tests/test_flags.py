@@ -14,7 +14,7 @@ from src.metrics import Score, score
 from src.running.execute import execute
 from src.running.flags import AT_CHANCE, CONSTANT, LEVEL, LOSS_ROSE, UNDEFINED, flags
 from src.training.scoring import Scored, Scoring
-from tests.conftest import composed
+from tests.conftest import ROOT, composed
 from tests.test_glue import files_of, made_up, write_original
 
 
@@ -71,6 +71,17 @@ def test_at_chance_is_the_exact_binomial_test_against_the_most_common_answer(ite
     significant = at_least(hits, items, 0.5) <= LEVEL
     enough = items > 16  # 16 items miss a model that is right in three of four cases in a third of all cases
     assert (AT_CHANCE in kinds(scored(predictions, references))) is (enough and not significant)
+
+
+def test_the_fewest_items_of_two_equal_classes_are_those_that_the_page_says() -> None:
+    constant = [CONSTANT in kinds(scored([0] * items, [0, 1] * (items // 2))) for items in (2, 4, 6, 8)]
+    assert constant == [False, False, True, True]
+    reversed_answers = {items: scored([1, 0] * (items // 2), [0, 1] * (items // 2)) for items in (38, 40, 44, 46, 60)}
+    said = [items for items, answers in reversed_answers.items() if AT_CHANCE in kinds(answers)]
+    assert said == [44, 46, 60]
+    page = (ROOT / "docs/statistics.md").read_text()
+    assert "two equal\n  classes from 6 items on" in page
+    assert "for two equal classes 44\n  or more" in page
 
 
 def test_few_items_or_a_rare_second_class_say_nothing_of_chance() -> None:

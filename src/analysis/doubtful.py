@@ -26,9 +26,16 @@ def is_doubtful(cell: Any) -> bool:
 def doubtful_rows(cells: pd.DataFrame) -> list[str]:
     """One note that names all such rows; none where there are none."""
     shown = [
-        f"{cell.adapter}{'' if pd.isna(cell.rank) else f' r {cell.rank}'} {cell.target or ''}".strip()
-        + f" ({next(note for note in cell.notes.split('; ') if note.startswith(DOUBTFUL)).removeprefix(DOUBTFUL)})"
+        f"{_name(cell)} ({next(note for note in cell.notes.split('; ') if note.startswith(DOUBTFUL))[len(DOUBTFUL) :]})"
         for cell in cells.itertuples()
         if is_doubtful(cell)
     ]
-    return [f"{MARK} Doubtful scores: {', '.join(shown)}."] if shown else []
+    return [f"{MARK} Doubtful scores: {', '.join(shown)}. docs/statistics.md says when."] if shown else []
+
+
+def _name(cell: Any) -> str:
+    """A row in words, as in "lora r 8 qv lr 0.003"."""
+    parts = {"": cell.adapter, "r ": cell.rank, " ": cell.target, "lr ": cell.lr}
+    texts = [f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}" for name, value in parts.items()
+             if not pd.isna(value)]  # fmt: skip
+    return " ".join(text.strip() for text in texts)

@@ -157,7 +157,6 @@ def legend(cells: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
             "**",
             "Bold: can't be told from the best of its task and model (paired test over seeds and items, Holm, 5 %).",
         ),
-        (MARK, f"{MARK} A run is doubtful: constant predictions, at chance, a loss that rose, or an undefined metric."),
         (PAPER, f"{PAPER} protocol=paper: trained on all data and validated on the test split, as many papers do."),
     ]
     notes = [meaning for mark, meaning in meanings if mark in shown]

@@ -23,8 +23,12 @@ def run(config: Config, plan: Plan) -> str:
 
     Whatever goes wrong ends in a record, or where none can be written in a line: the next run goes on.
     """
-    config = with_steps(config)
-    folder = run_folder(config, inputs_of(config))
+    try:
+        config = with_steps(config)
+        folder = run_folder(config, inputs_of(config))
+    except Exception as error:  # the data or the weights went away since the plan was made
+        print(f"failed: {config.adapter.name}, seed {config.seed}: {error}", flush=True)
+        return "failed"
     trial = "" if config.trainer.score_test else f" at {rate(config):g}"
     line = RunLine(plan.position(folder), _label(folder) + trial, config.trainer.steps)
     try:
@@ -137,7 +141,8 @@ def _failure(config: Config, folder: Path, error: BaseException) -> Record:
 def _outcome(record: Record) -> str:
     error = record["error"]
     if error is not None:
-        message = error["message"] if error["class"] == "UserError" else f"{error['class']}: {error['message']}"
+        said = error["class"] in ("UserError", "Diverged")  # messages that say all there is to say
+        message = error["message"] if said else f"{error['class']}: {error['message']}"
         return f"{record['state']}: {message}"
     scores = "  ".join(f"{split} {metric['value']:.4f}" for split, metric in record["metrics"].items())
     loss = next((point["loss"] for point in reversed(record["history"]) if "loss" in point), float("nan"))
