@@ -141,11 +141,8 @@ def test_a_bad_record_is_one_row_that_says_why(results: Path, how: Callable[[str
     check_one_row_is_lost(results)
 
 
-# One of each kind: what isn't text, isn't JSON, isn't a record, and is one that no table can hold.
-SOME = ["Latin-1", "cut off", "a list", "a seed beyond 64 bits"]
-
-
-@pytest.mark.parametrize("name", SOME)
+# What is no record, and one that no table can hold.
+@pytest.mark.parametrize("name", ["Latin-1", "a seed beyond 64 bits"])
 def test_everything_else_goes_on_beside_a_bad_record(
     name: str, results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,6 @@ from src.metrics import Score
 from src.models.base_model import load_base
 from src.results.store import ADAPTER, FIT, PREDICTIONS, RESULT
 from src.running import execute as execution
-from src.running.execute import execute
 from src.running.lifecycle import run
 from src.running.sweep import Plan
 from src.training import trainer as training
@@ -179,16 +178,21 @@ def test_a_metric_that_is_no_number_is_no_score(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_forgetting_that_is_no_number_is_no_result(
-    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    losses = {"before": 2.0, "after": 2.5, when: float("inf")}
-    monkeypatch.setattr(execution, "_loss_before", lambda run: {"loss": losses["before"]})
-    monkeypatch.setattr(execution, "general_loss", lambda *args: {"loss": losses["after"]})
-    with pytest.raises(Diverged, match=f"the loss on general text is inf {when} training"):
-        execute(tiny("adapter=lora", "rank=2", "trainer.max_steps=1"), tmp_path, lambda step, metrics: None)
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_forgetting_that_is_no_number_is_no_result(when: str, number: float) -> None:
+    facts = {"text": "a", "fingerprint": "b", "tokens": 3}
+    before, after = (facts | {"loss": number if when == which else 2.0} for which in ("before", "after"))
+    with pytest.raises(Diverged, match=f"the loss on general text is {number} {when} training"):
+        execution._forgetting(before, after)
 
 
+def test_a_state_that_was_kept_before_training_broke_is_no_result(tiny: Make, tmp_path: Path) -> None:
+    kept = ["trainer.checkpoint=best_validation", "trainer.eval_every=1", "trainer.max_grad_norm=0"]
+    with pytest.raises(Diverged, match=r"isn't finite|aren't finite"):
+        executed(tiny("adapter=full", "lr=1e30", "trainer.max_steps=6", "forgetting=none", *kept), tmp_path)
+
+
+@pytest.mark.slow
 def test_a_diverged_run_says_so_on_every_attempt(tiny: Make) -> None:
     config = tiny("adapter=full", "lr=1e38", "trainer.max_steps=2", "forgetting=none")
     first, again = attempt(config)[0], attempt(config)[0]

@@ -31,6 +31,7 @@ def test_a_finished_run_leaves_its_four_files_and_is_not_repeated(tiny: Make, mo
     record = read_record(folder)
     assert record is not None
     assert record["run_id"] == folder.name
+    assert "flags" not in record  # four steps give no answer that is right, and no two that are the same
     monkeypatch.setattr(execution, "execute", None)
     assert attempt(tiny("adapter=lora", "rank=2"))[0] == "done"
 

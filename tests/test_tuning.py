@@ -107,6 +107,25 @@ def test_a_sweep_of_broken_trials_is_refused_with_their_reasons(
     assert "1e+37 diverged" in capsys.readouterr().out
 
 
+def test_a_cell_without_a_rate_stops_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]:
+        flags = ("constant predictions",) if cell.configs[0].adapter.name == "full" else ()
+        trials = [Trial(value, "done", value, flags, ", ".join(flags)) for value in values]
+        return trials, best(trials, cell.prior, higher_is_better=True)
+
+    asked: list[str] = []
+    monkeypatch.setattr("src.tune.outcome", outcome)
+    monkeypatch.setattr("src.tune._run_all", lambda what, runs, *args: asked.append(f"{len(runs)} {what}"))
+    overrides = ["adapter=full,lora", "rank=2", "lr=0.001", "seed=0,1", "tuning.trials=3"]
+    assert tune(configs(*overrides, f"results_dir={tmp_path}", f"cache_dir={tmp_path}")) is False
+    assert asked == ["6 trials", "2 runs"]
+    output = capsys.readouterr().out
+    assert "not to be chosen: full: lr=0.00032,0.001,0.0032 done: constant predictions" in output
+    assert "no rate could be chosen for full: no run" in output
+
+
 def test_a_cell_says_which_of_its_trials_broke(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
