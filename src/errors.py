@@ -1,4 +1,4 @@
-"""One exception for everything a user can put right, and the nearest-name hint that its messages share."""
+"""The exceptions that a run's state depends on, and the nearest-name hint that the messages of mistakes share."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class UserError(Exception):
     """A mistake in what was asked: the message says what was given, what is allowed and what to do."""
+
+
+class Diverged(RuntimeError):
+    """Something in training or scoring is infinite or NaN: the run has no score."""
 
 
 def nearest_first(name: str, allowed: Iterable[str]) -> list[str]:

@@ -11,7 +11,8 @@ Exit status: as `python -m src.run`.
 
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ from src.analysis.terminal import print_runs
 from src.config.arguments import answer_help
 from src.config.composition import interruptible, sweep_configs, user_errors
 from src.config.schema import Config
+from src.errors import UserError
 from src.files import write_json
 from src.results.store import RESULT, is_done, is_held
 from src.running.inputs import folder_of, with_steps
 from src.running.lifecycle import run
 from src.running.sweep import Plan, print_warnings
-from src.running.tuning import Cell, Trial, cells, further, grid, outcome, record_of
+from src.running.tuning import Cell, Trial, at_edge, cells, further, grid, outcome, record_of
 
 POLL_SECONDS = 2.0
+SHOWN = 10  # reasons in a message
 
 
 @dataclass
@@ -53,13 +56,13 @@ class Search:
         return True
 
     def chosen(self) -> list[Config]:
-        """The cell's runs at the best rate; none where no trial was finished."""
+        """The cell's runs at the best rate; none where no trial is sound."""
         return self.cell.chosen(self.best.value) if self.best else []
 
     @property
     def at_edge(self) -> bool:
         """Say whether the best rate is the lowest or the highest that was tried."""
-        return self.best is not None and self.best.value in (min(self.values), max(self.values))
+        return at_edge(self.trials, self.best) != 0
 
     def summary(self) -> dict[str, Any]:
         """What is stored with every run of the cell: its trials, the chosen rate, whether it is at the grid's edge."""
@@ -67,7 +70,7 @@ class Search:
         return {
             "axis": self.cell.axis,
             "seed": self.cell.configs[0].tuning.seed,
-            "trials": [asdict(trial) for trial in sorted(self.trials, key=lambda trial: trial.value)],
+            "trials": [trial.stored() for trial in sorted(self.trials, key=lambda trial: trial.value)],
             "chosen": self.best.value,
             "at_edge": self.at_edge,
         }
@@ -77,7 +80,7 @@ def tune(configs: list[Config]) -> bool:
     """Find every cell's rate and run its seeds; say whether all of them are done.
 
     Raises:
-        UserError: a run can't be done, or the sweep isn't one to tune.
+        UserError: a run can't be done, the sweep isn't one to tune, or no rate could be chosen for any cell.
     """
     searches = [Search.of(cell) for cell in cells(configs)]
     attempted: set[Path] = set()
@@ -87,6 +90,9 @@ def tune(configs: list[Config]) -> bool:
         _run_all("trials", trials, attempted)
         extended = [search for search in searches if search.extend()]
     _print_rates(searches)
+    if not any(search.best for search in searches):
+        raise UserError(_no_rate(searches))
+    _print_warnings(searches)
     tuned = [(config, search) for search in searches for config in search.chosen()]
     # Seeds outermost: the ranks of one seed share LoRA-SB's gradient estimate.
     tuned.sort(key=lambda pair: pair[0].seed)
@@ -135,25 +141,51 @@ def _annotate(config: Config, tuning: dict[str, Any]) -> None:
 
 
 def _print_rates(searches: list[Search]) -> None:
-    """Print for every cell the validation scores of its trials, the chosen rate marked, and what to mind."""
+    """Print for every cell the validation scores of its trials, the chosen rate marked."""
     for search in searches:
         ordered = sorted(search.trials, key=lambda trial: trial.value)
         shown = [_shown(trial, chosen=trial == search.best) for trial in ordered]
         print(f"  {search.cell.name:<28} {search.cell.axis}: {'  '.join(shown)}")
+
+
+def _print_warnings(searches: list[Search]) -> None:
+    """Print what to mind of the chosen rates: those at an edge, the trials that broke, the cells without a rate."""
     edges = [search.cell.name for search in searches if search.at_edge]
     if edges:
         more = searches[0].cell.configs[0].tuning.extensions + 2
         print(f"warning: the best rate is at the edge of its grid for {', '.join(edges)}")
         print(f"  more trials: tuning.extensions={more}, or another middle with lr=...")
+    for told in _broken(searches):
+        print(f"warning: not to be chosen: {told}")
     lost = [search.cell.name for search in searches if search.best is None]
     if lost:
-        print(f"warning: no trial was finished for {', '.join(lost)}: no rate, no run")
+        print(f"warning: no rate could be chosen for {', '.join(lost)}: no run")
+
+
+def _broken(searches: list[Search]) -> list[str]:
+    """For each cell and what went wrong, a line with the rates at which it did."""
+    rates: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for search in searches:
+        for trial in sorted(search.trials, key=lambda trial: trial.value):
+            if not trial.is_sound:
+                what = f"{trial.state}: {trial.reason.splitlines()[0]}" if trial.reason else trial.state
+                rates[f"{search.cell.name}: {search.cell.axis}", what].append(trial.value)
+    return [f"{cell}={','.join(f'{value:g}' for value in values)} {what}" for (cell, what), values in rates.items()]
+
+
+def _no_rate(searches: list[Search]) -> str:
+    """That no rate could be chosen for any cell, why, and what to do."""
+    broken = _broken(searches)
+    more = [f"and {len(broken) - SHOWN} more"] if len(broken) > SHOWN else []
+    return "\n  ".join(["No rate could be chosen, as every trial is broken or doubtful:", *broken[:SHOWN], *more]) + (
+        f"\nGive another middle of the grid with {searches[0].cell.axis}=..., or train for longer."
+    )
 
 
 def _shown(trial: Trial, *, chosen: bool) -> str:
-    """A trial's rate and score, or its state; an arrow marks the chosen one."""
+    """A trial's rate and score, or its state; an arrow marks the chosen one, a star a doubtful one."""
     score = trial.state if trial.validation is None else f"{trial.validation:.4f}"
-    return f"{trial.value:g} {score}{' <-' if chosen else ''}"
+    return f"{trial.value:g} {score}{'*' if trial.flags else ''}{' <-' if chosen else ''}"
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.quiet import quiet_libraries
 from src.results.checkout import check_out
 from src.results.equivalences import EQUIVALENCES, add_equivalence
-from src.results.store import RESULT, read_record
+from src.results.store import folders_below, read_record
 from src.running.repeat import Repetition, repeat
 
 SHOWN = 4  # names of different values
@@ -35,6 +35,9 @@ def verify(folders: list[Path]) -> bool:
             repetition = repeat(folder)
         except UserError as error:
             print(f"  can't be repeated here: {error}".replace("\n", "\n  "))
+            continue
+        except Exception as error:  # whatever is wrong with one run, the others must still be repeated
+            print(f"  can't be repeated here: {type(error).__name__}: {error}".replace("\n", "\n  "))
             continue
         _print_outcome(repetition)
         if repetition.is_proof and repetition.proof:
@@ -71,12 +74,20 @@ def runs_below(names: list[str]) -> list[Path]:
     runs: dict[Path, None] = {}
     for name in names:
         folder = Path(name)
-        below = sorted(path.parent for path in folder.rglob(RESULT)) if folder.is_dir() else []
-        finished = [run for run in below if (record := read_record(run)) and record["state"] == "done"]
+        finished = [run for run in folders_below(folder) if _is_finished_or_damaged(run)]
         if not finished:
             raise UserError(f"{name} has no finished run.\nName a run, as in results/runs/TASK/MODEL/RUN, or a folder.")
         runs |= dict.fromkeys(finished)
     return list(runs)
+
+
+def _is_finished_or_damaged(run: Path) -> bool:
+    """Whether `repeat` is to be asked: a record that can't be read may be a finished run's, and is said to be so."""
+    try:
+        record = read_record(run)
+    except UserError:
+        return True
+    return record is not None and record["state"] == "done"
 
 
 def main() -> None:

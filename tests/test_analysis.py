@@ -1,5 +1,6 @@
 """Tables and figures are functions of the runs alone, and hide nothing."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,24 @@ def test_the_table_that_ends_a_sweep_names_its_tasks(tmp_path: Path, capsys: pyt
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["task", "adapter"]
     assert [line.split()[0] for line in lines[1:13]] == ["mrpc"] * 6 + ["sst2"] * 6
+
+
+def test_the_table_that_ends_a_sweep_marks_doubtful_runs_and_says_what_a_message_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "results/nine_runs/runs", tmp_path / "runs")
+    doubtful, failed, *rest = sorted(path.parent for path in tmp_path.rglob("lora-*/result.json"))
+    record = json.loads((doubtful / "result.json").read_text())
+    (doubtful / "result.json").write_text(json.dumps(record | {"flags": ["at chance"]}))
+    record = json.loads((failed / "result.json").read_text())
+    message = "model.head=[/x] is not :smile: [bold]known"  # none of which is markup
+    record |= {"state": "failed", "error": {"class": "E", "message": message}}
+    (failed / "result.json").write_text(json.dumps(record))
+    print_runs([doubtful, failed, *rest, tmp_path / "gone"])
+    output = capsys.readouterr().out
+    rows = [line for line in output.splitlines() if line.startswith("lora ")]
+    assert ["*" in row for row in rows] == [True, *[False] * len(rest)]
+    assert f"* doubtful: at chance (1 of {1 + len(rest)} runs); `warnings` in result.json says more" in output
+    assert message in " ".join(output.split())
+    assert "not run: gone: no record" in output
+    print_runs([])

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from src.config.schema import Config
+from src.errors import Diverged
 from src.results.store import ADAPTER, CLAIM, CONFIG, PREDICTIONS, TRACEBACK, read_record
 from src.running import execute as execution
 from src.running import fitting
 from src.running.lifecycle import run
 from src.running.sweep import Plan
-from src.training.trainer import Diverged
 
 Make = Callable[..., Config]
 
@@ -31,6 +31,7 @@ def test_a_finished_run_leaves_its_four_files_and_is_not_repeated(tiny: Make, mo
     record = read_record(folder)
     assert record is not None
     assert record["run_id"] == folder.name
+    assert "flags" not in record  # four steps give no answer that is right, and no two that are the same
     monkeypatch.setattr(execution, "execute", None)
     assert attempt(tiny("adapter=lora", "rank=2"))[0] == "done"
 

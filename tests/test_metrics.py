@@ -154,12 +154,20 @@ def test_pearson_and_spearman_equal_their_formulas_ties_included() -> None:
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman"])
-@pytest.mark.parametrize("predictions", [[2.5, 2.5, 2.5], [0.1, math.nan, 0.3], [0.1, math.inf, 0.3]])
-def test_a_correlation_with_constant_or_infinite_predictions_is_zero_without_a_warning(
-    name: str, predictions: list[float], recwarn: pytest.WarningsRecorder
+def test_a_correlation_with_constant_predictions_is_zero_without_a_warning(
+    name: str, recwarn: pytest.WarningsRecorder
 ) -> None:
-    assert value(name, predictions, [1.0, 2.0, 4.0]) == 0.0
+    assert value(name, [2.5, 2.5, 2.5], [1.0, 2.0, 4.0]) == 0.0
     assert not [warning for warning in recwarn if "nput" in str(warning.message)]
+
+
+@pytest.mark.parametrize("name", ["pearson", "spearman"])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_isnt_a_number_has_no_correlation(name: str, number: float) -> None:
+    with pytest.raises(ValueError, match="finite numbers"):
+        value(name, [0.1, number, 0.3], [1.0, 2.0, 4.0])
+    with pytest.raises(ValueError, match="finite numbers"):
+        value(name, [0.1, 0.2, 0.3], [1.0, 2.0, number])
 
 
 # --- texts with several references ---

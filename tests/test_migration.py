@@ -4,9 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from src.errors import UserError
 from src.files import write_json
 from src.results.migration import migrate
 from src.results.schema import SCHEMA_VERSION
@@ -38,7 +35,7 @@ def stored(results_dir: Path, record: dict[str, Any], name: str = "lora_fa-old")
 def test_an_older_record_gets_todays_identity_and_name_and_keeps_the_rest(tmp_path: Path) -> None:
     today = json.loads(TODAY.read_text())
     stored(tmp_path, older(today))
-    assert migrate(tmp_path) == {"lora_fa-old": today["run_id"]}
+    assert migrate(tmp_path) == ({"lora_fa-old": today["run_id"]}, [])
     (record,) = read_all(tmp_path)
     code = {"revision": today["provenance"]["git_revision"], "method": "LoRAFA", "task": "docstrings"}
     assert record["identity"] == today["identity"]
@@ -46,14 +43,14 @@ def test_an_older_record_gets_todays_identity_and_name_and_keeps_the_rest(tmp_pa
     assert record["schema_version"] == SCHEMA_VERSION
     for key in ("metrics", "parameters", "history", "time", "memory", "data", "seeds", "warnings"):
         assert record[key] == today[key]
-    assert migrate(tmp_path) == {}
+    assert migrate(tmp_path) == ({}, [])
 
 
 def test_a_failed_runs_record_is_brought_up_to_date_too(tmp_path: Path) -> None:
     record = older(json.loads(TODAY.read_text()))
     bare = {key: record[key] for key in ("run_id", "identity", "config")}
     stored(tmp_path, bare | {"state": "failed", "error": {"class": "E", "message": "boom"}})
-    assert len(migrate(tmp_path)) == 1
+    assert len(migrate(tmp_path)[0]) == 1
     assert read_all(tmp_path)[0]["state"] == "failed"
 
 
@@ -65,15 +62,21 @@ def test_a_record_on_changed_code_says_so(tmp_path: Path) -> None:
     assert read_all(tmp_path)[0]["identity"]["code"]["revision"].endswith(" with uncommitted changes")
 
 
-def test_two_folders_that_are_the_same_run_are_named_and_a_damaged_record_too(tmp_path: Path) -> None:
+def test_records_that_cant_be_brought_up_to_date_are_told_and_stop_no_other(tmp_path: Path) -> None:
     record = older(json.loads(TODAY.read_text()))
+    damaged = stored(tmp_path, {"schema_version": 1}, "a-damaged")
+    (stored(tmp_path, record, "b-folder") / RESULT).unlink()
+    (tmp_path / "runs/docstrings/minilm/b-folder" / RESULT).mkdir()
     stored(tmp_path, record)
-    stored(tmp_path, record, "lora_fa-older")
-    with pytest.raises(UserError, match=r"are the same run\.\nKeep one"):
-        migrate(tmp_path)
-    stored(tmp_path / "damaged", {"schema_version": 1})
-    with pytest.raises(UserError, match="is not a run record"):
-        migrate(tmp_path / "damaged")
+    same = stored(tmp_path, record, "lora_fa-older")
+    renamed, problems = migrate(tmp_path)
+    assert list(renamed) == ["lora_fa-old"]
+    assert len(problems) == 3
+    assert f"{damaged / RESULT} is not a run record" in problems[0]
+    assert "b-folder" in problems[1]
+    assert problems[2].startswith(f"{same} and ")
+    assert problems[2].endswith(" are the same run.\nKeep one of the two: move the other elsewhere.")
+    assert json.loads((same / RESULT).read_text()) == record
 
 
 def test_a_folder_without_runs_is_answered(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every table is a function of the stored runs, says what is wrong with them, and is good Markdown and LaTeX."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from src.analysis.tables.learning_rates import learning_rates
 from src.analysis.tables.memory_and_time import memory_and_time
 from src.analysis.tables.rank_versus_accuracy import rank_versus_accuracy
 from src.analysis.tables.target_sets import target_sets
+from src.analysis.trials import trials
 from src.report import write_report
 from src.results.schema import SCHEMA_VERSION
 from src.results.store import CLAIM, CONFIG, PREDICTIONS, RESULT
@@ -240,7 +242,7 @@ def test_a_score_that_is_no_number_is_no_part_of_a_mean(store: Store, tmp_path: 
     cell = comparison(collect(tmp_path)).iloc[0]
     assert cell["test_mean"] == pytest.approx(scores.mean())
     assert (cell["n"], cell["failed"]) == (2, 1)
-    assert "test score is nan" in cell["reason"]
+    assert "NaN is no number in JSON" in cell["reason"]
 
 
 def test_a_score_missing_in_some_runs_is_said(store: Store, tmp_path: Path) -> None:
@@ -250,6 +252,53 @@ def test_a_score_missing_in_some_runs_is_said(store: Store, tmp_path: Path) -> N
     assert cell["notes"] == "1 of 3 runs have no test score"
     assert cell["test_mean"] == pytest.approx(collect(tmp_path)["test"].dropna().mean())
     assert not cell["tie"]
+
+
+def test_a_doubtful_run_stays_in_its_mean_and_every_table_says_so(store: Store, tmp_path: Path) -> None:
+    for seed in range(3):
+        store(seed=seed)
+        store(adapter="dora", seed=seed)
+        store(adapter="dora", rank=4, seed=seed)
+    plain = compare(collect(tmp_path))
+    before = {name: made.text for name, made in made_tables("any", collect(tmp_path), plain).items()}
+    for seed in range(2):
+        store(adapter="dora", seed=seed, flags=["at chance", "loss rose"] if seed else ["at chance"])
+    doubtful = compare(collect(tmp_path))
+    pd.testing.assert_frame_equal(doubtful.cells.drop(columns="notes"), plain.cells.drop(columns="notes"))
+    note = "at chance in 2 of 3 runs and loss rose in 1 of 3 runs"
+    assert sorted(doubtful.cells["notes"]) == ["", "", f"doubtful: {note}"]
+    tables = made_tables("any", collect(tmp_path), doubtful)
+    assert set(tables) == set(before)
+    for name, made in tables.items():
+        assert f"§ Doubtful scores: dora r 8 qv lr 0.003 ({note}). docs/statistics.md says when." in made.notes
+        marked = made.text.map(lambda text: text.replace(" §", "")).astype(str)
+        # The numbers are those of before.
+        kept = [column for column in before[name] if column in marked and column != "note"]
+        pd.testing.assert_frame_equal(marked[kept], before[name][kept].astype(str))
+    assert tables["rank_versus_accuracy"].text["8"].str.contains("§").tolist() == [True, False]
+    assert tables["comparison"].text["test %"].str.contains("§").sum() == 1
+    assert r"\S{}" in latex(tables["comparison"].text, tables["comparison"].notes)
+    report = write_report(tmp_path).read_text()
+    assert "Doubtful scores, at chance: dora-r8-qv-s0-0.003, dora-r8-qv-s1-0.003." in report
+
+
+def test_the_best_of_trials_that_stand_alone_is_a_sound_one(store: Store, tmp_path: Path) -> None:
+    shares = {0.001: 0.3, 0.01: 0.5, 0.1: 0.9}
+    for lr, share in shares.items():
+        store(lr=lr, share=share, **trial(), **({"flags": ["constant predictions"]} if lr == 0.1 else {}))
+    text = table("learning_rates", tmp_path)
+    assert re.search(r"\*\*0\.01: \d+\.\d\*\*, 0\.1: \d+\.\d §", text)
+    assert "§ Doubtful, and never chosen" in text
+    row = made_trials(tmp_path)
+    # The rate above it broke training: the best is inside of what was tried.
+    assert row[row["chosen"]]["value"].tolist() == [0.01]
+    assert not row["at_edge"].any()
+    store(lr=0.1, state="failed", error={"class": "OSError", "message": "no space"}, **trial())
+    assert made_trials(tmp_path)["at_edge"].all()
+
+
+def made_trials(folder: Path) -> pd.DataFrame:
+    return trials(collect(folder))
 
 
 def test_predictions_that_do_not_give_the_score_are_not_used(store: Store, tmp_path: Path) -> None:

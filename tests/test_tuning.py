@@ -11,7 +11,8 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.results.schema import Record
 from src.results.store import read_all
-from src.running.tuning import Cell, Trial, at_rate, best, cells, further, grid, rate
+from src.running.tuning import Cell, Trial, at_edge, at_rate, best, cells, further, grid, rate
+from src.tune import tune
 from tests.conftest import TINY, composed, run_program
 
 
@@ -48,6 +49,99 @@ def test_a_grid_is_extended_beyond_its_edge_alone(best_rate: float, extensions: 
     cell = Cell([composed(*TINY, "tuning.trials=3", f"tuning.extensions={extensions}")])
     trials = done((0.001, 0.1), (0.0032, 0.1), (0.01, 0.1))
     assert further(cell, trials, Trial(best_rate, "done", 0.2)) == expected
+
+
+def test_a_rate_is_never_chosen_from_a_doubtful_trial() -> None:
+    constant = Trial(3.0, "done", 0.9, ("constant predictions",))
+    assert best([Trial(1.0, "done", 0.4), constant], 1.0, higher_is_better=True) == Trial(1.0, "done", 0.4)
+    assert best([Trial(1.0, "done", 0.4), constant], 1.0, higher_is_better=False) == Trial(1.0, "done", 0.4)
+    assert best([constant, Trial(1.0, "diverged"), Trial(2.0, "failed")], 1.0, higher_is_better=True) is None
+
+
+SOUND, BROKE, FAILED, FLAT = "done", "diverged", "failed", "flagged"
+
+
+@pytest.mark.parametrize(
+    ("states", "leader", "edge", "further_rate"),
+    [
+        ((SOUND, SOUND, SOUND), 1, 0, None),
+        ((SOUND, SOUND, SOUND), 2, 1, 0.032),
+        ((SOUND, SOUND, BROKE), 1, 0, None),  # what lies beyond is broken: the best rate is inside
+        ((FLAT, SOUND, SOUND), 1, 0, None),
+        ((SOUND, SOUND, FAILED), 1, 1, 0.032),  # nothing is known of what lies beyond, and it isn't tried again
+        ((FAILED, SOUND, FAILED), 1, 1, 0.032),
+        ((BROKE, SOUND, BROKE), 1, 0, None),
+        ((BROKE, BROKE, BROKE), None, 0, None),
+    ],
+)
+def test_broken_trials_bound_the_grid_and_failed_ones_dont(
+    states: tuple[str, ...], leader: int | None, edge: int, further_rate: float | None
+) -> None:
+    cell = Cell([composed(*TINY, "tuning.trials=3", "tuning.extensions=1")])
+    trials = [
+        Trial(value, "done" if state == FLAT else state, 0.5 if state in (SOUND, FLAT) else None,
+              ("at chance",) if state == FLAT else ())
+        for value, state in zip((0.001, 0.0032, 0.01), states, strict=True)
+    ]  # fmt: skip
+    chosen = None if leader is None else trials[leader]
+    assert at_edge(trials, chosen) == edge
+    assert further(cell, trials, chosen) == further_rate
+
+
+def test_only_what_is_doubtful_is_stored_of_a_trial_beside_its_score() -> None:
+    assert Trial(0.1, "done", 0.5).stored() == {"value": 0.1, "state": "done", "validation": 0.5}
+    assert Trial(0.1, "done", 0.5, ("at chance",), "at chance").stored()["flags"] == ["at chance"]
+
+
+def test_a_sweep_of_broken_trials_is_refused_with_their_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["adapter=full", "lr=1e37", "trainer.max_steps=6", "tuning.trials=3", "forgetting=none"]
+    with pytest.raises(UserError) as error:
+        tune(configs(*overrides, f"results_dir={tmp_path}", f"cache_dir={tmp_path}"))
+    assert str(error.value) == (
+        "No rate could be chosen, as every trial is broken or doubtful:\n"
+        "  full: lr=3.2e+36,1e+37,3.2e+37 diverged: the training loss isn't finite at step 3\n"
+        "Give another middle of the grid with lr=..., or train for longer."
+    )
+    assert "1e+37 diverged" in capsys.readouterr().out
+
+
+def test_a_cell_without_a_rate_stops_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]:
+        flags = ("constant predictions",) if cell.configs[0].adapter.name == "full" else ()
+        trials = [Trial(value, "done", value, flags, ", ".join(flags)) for value in values]
+        return trials, best(trials, cell.prior, higher_is_better=True)
+
+    asked: list[str] = []
+    monkeypatch.setattr("src.tune.outcome", outcome)
+    monkeypatch.setattr("src.tune._run_all", lambda what, runs, *args: asked.append(f"{len(runs)} {what}"))
+    overrides = ["adapter=full,lora", "rank=2", "lr=0.001", "seed=0,1", "tuning.trials=3"]
+    assert tune(configs(*overrides, f"results_dir={tmp_path}", f"cache_dir={tmp_path}")) is False
+    assert asked == ["6 trials", "2 runs"]
+    output = capsys.readouterr().out
+    assert "not to be chosen: full: lr=0.00032,0.001,0.0032 done: constant predictions" in output
+    assert "no rate could be chosen for full: no run" in output
+
+
+def test_a_cell_says_which_of_its_trials_broke(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = {0.00032: ("done", 0.2), 0.001: ("done", 0.4), 0.0032: ("diverged", None)}
+
+    def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]:
+        trials = [Trial(value, *outcomes[value], reason="" if value < 0.003 else "the loss") for value in values]
+        return trials, best(trials, cell.prior, higher_is_better=True)
+
+    monkeypatch.setattr("src.tune.outcome", outcome)
+    monkeypatch.setattr("src.tune._run_all", lambda *args: None)
+    tune(configs("adapter=full", "lr=0.001", "tuning.trials=3", f"results_dir={tmp_path}", f"cache_dir={tmp_path}"))
+    output = capsys.readouterr().out
+    assert "0.00032 0.2000  0.001 0.4000 <-  0.0032 diverged" in output
+    assert "warning: not to be chosen: full: lr=0.0032 diverged: the loss" in output
+    assert "at the edge" not in output
 
 
 def test_cells_hold_the_runs_that_differ_in_their_seeds_alone() -> None:

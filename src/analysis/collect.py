@@ -8,16 +8,15 @@ trained but the head, which all methods share. A run without a usable record is 
 
 import hashlib
 import json
-import math
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from src.errors import UserError
+from src.files import read_json
 from src.results.equivalences import canonical, read_equivalences
-from src.results.schema import Memory, Record
+from src.results.schema import Memory, Record, misfit
 from src.results.store import CONFIG, read_record, run_folders
 
 COLUMNS = [
@@ -27,10 +26,17 @@ COLUMNS = [
     "validation_higher_is_better", "metric", "unit", "higher_is_better", "fingerprint", "evaluated_items", "train_rows",
     "forgetting", "general_text", "train_seconds", "run_seconds", "tokens_per_second", "memory_bytes", "memory_kind",
     "batch_size", "precision", "device", "torch", "python", "git_revision", "method_code", "shared_code", "versions",
-    "hardware", "history", "warnings",
+    "hardware", "history", "warnings", "flags",
 ]  # fmt: skip
+# What the columns hold; all but the names may be missing. The others are of types that `read_record` has checked.
+NAMES = ["run_id", "state", "task", "model", "adapter"]
+TEXTS = ["reason", "target", "protocol", "validation_metric", "validation_unit", "metric", "unit", "fingerprint",
+         "general_text", "memory_kind", "precision", "device", "torch", "python", "git_revision"]  # fmt: skip
+COUNTS = ["rank", "trained_rank", "seed", "trained", "body_trained", "head_trained", "adapter_frozen", "total",
+          "evaluated_items", "train_rows", "memory_bytes", "batch_size"]  # fmt: skip
+NUMBERS = ["lr", "alpha", "scaling", "validation", "test", "forgetting", "train_seconds", "run_seconds"]
 MEMORY_KINDS = {"peak_allocated_bytes": "peak allocated on the GPU", "saved_for_backward_bytes": "saved for backward"}
-UNREADABLE, UNFINISHED, UNSCORED = "unreadable", "not finished", "not scored"
+UNREADABLE, UNFINISHED = "unreadable", "not finished"
 AXES = ("rank", "lr", "alpha")
 DECISIVE_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")  # whose versions can move a score
 
@@ -61,21 +67,49 @@ def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
         record = read_record(folder)
         if record is None:
             return [_without_record(folder, UNFINISHED, "it has no record yet: under way, or cut off")]
-        return [row | {"folder": folder} for row in rows_of_record(record)]
+        rows = rows_of_record(record)
+        for row in rows:
+            _check_columns(row)
+        return [row | {"folder": folder} for row in rows]
     # A record may be damaged in any way; whatever is wrong with one, the other runs must still be read.
-    except (UserError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
         missing = f"its record lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).splitlines())
-        return [_without_record(folder, UNREADABLE, missing)]
+        return [_without_record(folder, UNREADABLE, missing or type(error).__name__)]
 
 
 def _without_record(folder: Path, state: str, reason: str) -> dict[str, Any]:
     """A row for a run without a usable record: from its config, or else from its path, runs/<task>/<model>/<run>."""
-    task, model = folder.parts[-3:-1]
-    row: dict[str, Any] = {"task": task, "model": model, "adapter": folder.name.partition("-")[0]}
-    # A config that is missing or damaged leaves what the path says.
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        row = _asked(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    return row | {"folder": folder, "run_id": folder.name, "state": state, "reason": f"{folder.name}: {reason}"}
+    run_id, (task, model) = _shown(folder.name), map(_shown, folder.absolute().parts[-3:-1])
+    facts = {"run_id": run_id, "state": state, "reason": f"{run_id}: {_shown(reason)}"}
+    try:
+        row = _asked(read_json(folder / CONFIG)) | facts
+        _check_columns(row)
+    # A config that is missing or damaged, in whatever way, leaves what the path says.
+    except Exception:
+        row = {"task": task, "model": model, "adapter": run_id.partition("-")[0], **facts}
+    return row | {"folder": folder}
+
+
+def _shown(name: str) -> str:
+    """A name that every file can be written with; a folder's may have bytes that are no text."""
+    return name.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def _check_columns(row: dict[str, Any]) -> None:
+    """Refuse a row that no table can have: a text for a number, a number beyond 64 bits, a name of no characters.
+
+    Raises:
+        ValueError: a column holds something else than it is for.
+    """
+    kinds = dict.fromkeys(TEXTS, str | None) | dict.fromkeys(COUNTS, int | None) | dict.fromkeys(NUMBERS, float | None)
+    kinds |= dict.fromkeys(NAMES, str)
+    wrong = [text for column, kind in kinds.items() if (text := misfit(row.get(column), kind, column))]
+    # A line break or a control character in a name would be one in a file's name or an image.
+    wrong += [f"{name} is {row[name]!r}" for name in (*NAMES, "target") if not str(row.get(name)).isprintable()]
+    if any("step" not in point for point in row.get("history", [])):
+        wrong.append("history has a point without its step")
+    if wrong:
+        raise ValueError(f"its {wrong[0]}")
 
 
 def rows_of_record(record: Record) -> list[dict[str, Any]]:
@@ -125,9 +159,9 @@ def _asked(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _results(record: Record) -> dict[str, Any]:
-    """What a finished run has; a score that is no number makes it a run that wasn't scored."""
+    """What a finished run has."""
     parameters, time, forgetting = record["parameters"], record["time"], record.get("forgetting")
-    facts = {
+    return {
         "scaling": record["scaling"],
         "tuning": record.get("tuning"),
         "body_trained": parameters["adapter_trained"] + parameters["other_trained"],
@@ -145,12 +179,8 @@ def _results(record: Record) -> dict[str, Any]:
         **_made_with(record),
         "history": record.get("history", []),
         "warnings": record.get("warnings", []),
+        "flags": record.get("flags", []),
     }
-    # NaN or infinite: such a run is no part of a mean, and the table says why.
-    lost = [split for split in record["metrics"] if facts[split] is None or not math.isfinite(facts[split])]
-    if lost:
-        facts |= {"state": UNSCORED, "reason": f"{record['run_id']}: its {lost[0]} score is {facts[lost[0]]}"}
-    return facts
 
 
 def _made_with(record: Record) -> dict[str, str]:

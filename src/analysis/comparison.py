@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from src.analysis.doubtful import doubts
 from src.analysis.item_scores import Items, scores_of_splits
 from src.analysis.statistics import (
     PairedTest,
@@ -210,6 +211,7 @@ def _scores_by_split(group: list[Run]) -> _SplitScores:
             splits[split] = _scores(split, scored, [items[run["run_id"]].get(split) for run in scored])
             missing = len(done) - len(scored)
             problems += [f"{missing} of {len(done)} runs have no {split} score"] if missing else []
+    problems += doubts(done)
     if len({run["seed"] for run in done}) < len(done):
         problems.append("a seed is there more than once")
     return _SplitScores(splits, problems)

@@ -42,7 +42,7 @@ def scores_of_splits(folder: Path, metrics: dict[str, str]) -> dict[str, Items |
         code_of = {name: code for code, name in enumerate(coded.dictionary.to_pylist())}
         codes = coded.indices.to_numpy(zero_copy_only=False)
         return {split: _of_rows(table, codes == code_of.get(split, -1), metric) for split, metric in metrics.items()}
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} can't be read ({error}).\nDelete its folder to run it again.") from error
 
 

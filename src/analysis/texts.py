@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from src.analysis.comparison import OF_CODE
+from src.analysis.doubtful import MARK, is_doubtful
 
 UNITS = {"validation": "validation_unit", "test": "unit"}
 PAPER = "‡"  # marks every number of protocol=paper
@@ -84,10 +85,11 @@ def mean_and_std(mean: Any, std: Any, unit: str) -> str:
 
 
 def marked(text: str, cell: Any, *, bold: bool) -> str:
-    """Make a score bold where its cell can't be told from the best, and mark it where the protocol is a paper's."""
+    """Make a score bold where its cell can't be told from the best; mark a paper's protocol, and a doubtful score."""
     if text == "-":
         return text
     text = f"**{text}**" if bold and cell.tie else text
+    text = f"{text} {MARK}" if is_doubtful(cell) else text
     return f"{text} {PAPER}" if cell.protocol == "paper" else text
 
 

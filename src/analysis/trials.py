@@ -19,7 +19,8 @@ COLUMNS = [*CELL, "unit", "axis", "value", "validation", "state", "chosen", "at_
 
 @dataclass(frozen=True)
 class CellTrials:
-    """The trials of one cell: each a mapping with value, validation (None where it wasn't finished) and state.
+    """The trials of one cell: each a mapping with value, validation (None where it wasn't finished), state, and the
+    flags of a doubtful one.
 
     `axis` is the setting that was tried, `chosen` its value in the cell's runs, and `at_edge` says that the best value
     is the lowest or the highest of those that were tried.
@@ -110,9 +111,11 @@ def _from_group(group: list[Run]) -> CellTrials:
     }
     tried = [_of_rate(rate, runs) for rate, runs in by_rate.items()]
     sign = -1 if done and done[0]["validation_higher_is_better"] is False else 1
-    scored = [trial for trial in tried if trial["validation"] is not None]
+    scored = [trial for trial in tried if trial["validation"] is not None and not trial.get("flags")]
     best = max(scored, key=lambda trial: sign * trial["validation"], default=None)
-    at_edge = best is not None and best["value"] in (tried[0]["value"], tried[-1]["value"])
+    # A rate at which training broke bounds the grid; one whose run failed for another reason says nothing.
+    told = [trial["value"] for trial in tried if trial["state"] in ("done", "diverged")]
+    at_edge = best is not None and best["value"] in (told[0], told[-1])
     return CellTrials(_cell((done or group)[0]), axis, tried, best["value"] if best else None, at_edge)
 
 
@@ -120,4 +123,6 @@ def _of_rate(rate: float, runs: list[Run]) -> dict[str, Any]:
     """What a rate gave: the mean where it was tried with several seeds."""
     scores = [run["validation"] for run in runs if run["state"] == "done"]
     state = "done" if scores else runs[0]["state"]
-    return {"value": rate, "validation": float(np.mean(scores)) if scores else None, "state": state}
+    flags = sorted({flag for run in runs for flag in run["flags"] or []})
+    facts = {"value": rate, "validation": float(np.mean(scores)) if scores else None, "state": state}
+    return facts | ({"flags": flags} if flags else {})

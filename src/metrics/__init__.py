@@ -19,6 +19,7 @@ class Score:
     """A metric's value over all items, with its name, its direction and its unit.
 
     `more` has values of its parts; `items` has a number for each item where the metric is their mean, else it is empty.
+    `undefined` says that the value stands for one that can't be computed, as a correlation with a constant.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Score:
     unit: str = "share"
     more: dict[str, float] = field(default_factory=dict)
     items: list[float] = field(default_factory=list)
+    undefined: bool = False
 
 
 def metric_names() -> list[str]:
@@ -55,14 +57,14 @@ def score(name: str, predictions: list[Any], references: list[Any], **options: A
     check_metric(name)
     import evaluate
 
-    from src.metrics.base import ITEMS, Metric  # heavy, and names are checked without
+    from src.metrics.base import ITEMS, UNDEFINED, Metric  # heavy, and names are checked without
 
     metric = evaluate.load(str(FOLDER / name), keep_in_memory=True)
     if not isinstance(metric, Metric):
         raise TypeError(f"{FOLDER / name} has a {type(metric).__name__}.\nAllowed: a class on src.metrics.base.Metric.")
     result = metric.compute(predictions=predictions, references=references, **options)
     assert result is not None
-    items = result.pop(ITEMS, [])
+    items, undefined = result.pop(ITEMS, []), result.pop(UNDEFINED, False)
     return Score(
         name,
         float(result[name]),
@@ -70,4 +72,5 @@ def score(name: str, predictions: list[Any], references: list[Any], **options: A
         unit=metric.unit,
         more={part: float(value) for part, value in result.items() if part != name},
         items=items,
+        undefined=undefined,
     )

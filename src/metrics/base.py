@@ -7,6 +7,7 @@ class is the one that it finds.
 """
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ import datasets
 import evaluate
 
 ITEMS = "items"  # the key of the items' numbers in a result
+UNDEFINED = "undefined"  # the key that says that the value can't be computed of these items
 
 
 class Metric(evaluate.Metric, ABC):  # type: ignore[misc]  # evaluate has no types
@@ -61,11 +63,15 @@ class MeanOfItems(Metric):
 
 
 class OneNumber(Metric):
-    """A metric that is computed of all items together: a correlation, or a score of a corpus."""
+    """A metric that is computed of all items together: a correlation, or a score of a corpus.
+
+    Where it can't be computed, as for constant predictions, it counts as 0, and the result says so.
+    """
 
     @abstractmethod
     def _value(self, predictions: Any, references: Any, *args: Any, **options: Any) -> float:
-        """The metric's value; arguments and errors are those of `_compute`."""
+        """The metric's value, NaN where it is undefined; arguments and errors are those of `_compute`."""
 
     def _compute(self, predictions: Any, references: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        return {self.name: self._value(predictions, references, *args, **options)}
+        value = self._value(predictions, references, *args, **options)
+        return {self.name: 0.0, UNDEFINED: True} if math.isnan(value) else {self.name: value}

@@ -7,7 +7,6 @@ code that made them: that becomes the revision that they name. A run's folder is
 renamed. Nothing else changes, and records that are up to date stay as they are.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
 from src.config.schema import Config
 from src.errors import UserError
-from src.files import write_json
+from src.files import read_json, write_json
 from src.models.base_model import find_weights
 from src.models.weights import description_digests
 from src.results.identity import Inputs, identity, run_name
@@ -24,24 +23,27 @@ from src.results.store import ADAPTER, RESULT, run_folders
 from src.results.stored_run import config_from
 
 
-def migrate(results_dir: Path) -> dict[str, str]:
-    """Bring all records under a results folder up to date; old names of runs with their new ones.
+def migrate(results_dir: Path) -> tuple[dict[str, str], list[str]]:
+    """Bring all records under a results folder up to date that can be.
 
-    Raises:
-        UserError: a record can't be read, or two runs turn out to be the same one.
+    Returns:
+        Old names of runs with their new ones; what is wrong with the records that stay as they are: one can't be read,
+        or two turn out to be the same run.
     """
-    renamed = {}
+    renamed, problems = dict[str, str](), list[str]()
     for folder in run_folders(results_dir):
         path = folder / RESULT
-        if not path.exists():
-            continue
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
             if record.get("schema_version", 1) < SCHEMA_VERSION:
                 renamed[folder.name] = _migrated(folder, record).name
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not a run record ({error}).\nDelete its folder to run it again.") from error
-    return renamed
+        except FileNotFoundError:
+            continue
+        except UserError as error:
+            problems.append(str(error))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            problems.append(f"{path} is not a run record ({error}).\nDelete its folder to run it again.")
+    return renamed, problems
 
 
 def _migrated(folder: Path, record: dict[str, Any]) -> Path:
@@ -97,10 +99,12 @@ def main() -> None:
         results_dir = Path(options(results_dir="results")["results_dir"])
         if not run_folders(results_dir):
             raise UserError(f"{results_dir} holds no runs.\nName a folder with results_dir=...")
-        renamed = migrate(results_dir)
-    for old, new in renamed.items():
-        print(f"{old} -> {new}")
-    print(f"{len(renamed)} records brought to version {SCHEMA_VERSION} in {results_dir}")
+        renamed, problems = migrate(results_dir)
+        for old, new in renamed.items():
+            print(f"{old} -> {new}")
+        print(f"{len(renamed)} records brought to version {SCHEMA_VERSION} in {results_dir}")
+        if problems:
+            raise UserError("\n".join(problems))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 A record is `result.json` in a run's folder. One of a run that isn't done has no more than the required keys.
 """
 
-from typing import Any, NotRequired, TypedDict
+from functools import lru_cache
+from types import UnionType
+from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
-# Raised by one whenever a key is added, leaves or means another thing; `src.results.migration` brings older records up.
+# Raised by one whenever a key leaves, means another thing or becomes required; `src.results.migration` brings older
+# records up. A key that isn't required may come without: records that lack it are read as having none.
 SCHEMA_VERSION = 2
 
 
@@ -83,6 +86,25 @@ class Provenance(TypedDict):
     finished_at: str
 
 
+class StoredTrial(TypedDict):
+    """One rate that was tried; `validation` is None where there is no score, and `state` says why."""
+
+    value: float
+    state: str
+    validation: float | None
+    flags: NotRequired[list[str]]
+
+
+class Tuning(TypedDict):
+    """How a run's rate was chosen: the axis, the trials' seed, the trials, and whether the best lay at the edge."""
+
+    axis: str
+    seed: NotRequired[int]
+    trials: list[StoredTrial]
+    chosen: float
+    at_edge: bool
+
+
 class Record(TypedDict):
     """A run's record."""
 
@@ -103,10 +125,50 @@ class Record(TypedDict):
     history: NotRequired[list[dict[str, float]]]  # {"step", "loss"} and {"step", "validation"} points
     data: NotRequired[Data]
     provenance: NotRequired[Provenance]
-    warnings: NotRequired[list[str]]
     preflight: NotRequired[dict[str, Any]]  # see `src.running.preflight`; records from before it have none
+    warnings: NotRequired[list[str]]  # what a reader of the scores should know, in words
+    flags: NotRequired[list[str]]  # what makes the score itself doubtful, by kind: see `src.running.flags`
     forgetting: NotRequired[Forgetting]
     forgetting_skipped: NotRequired[str]  # why it couldn't be measured, where it was asked for
     quantized_share: NotRequired[float]  # of the base's matrix weights
     smaller_ranks: NotRequired[list[dict[str, float]]]  # scores of ranks that the one training gave too
-    tuning: NotRequired[dict[str, Any]]  # the trials that chose its rate
+    tuning: NotRequired[Tuning]  # the trials that chose its rate
+
+
+WHOLE = (StoredTrial, Tuning)
+
+
+def misfit(value: Any, kind: Any, where: str = "") -> str | None:
+    """Say where a value from JSON isn't of a type of this schema, as in "config is 7"; None where all of it is.
+
+    Keys that are missing are no misfit but in `WHOLE`: older records lack some, and whoever needs one says so.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        found = [misfit(value, choice, where) for choice in inner]
+        return None if None in found else found[0]
+    if not _is_a(value, dict if is_typeddict(kind) else origin or kind):
+        return f"{where} is {str(value)[:40]!r}"
+    if is_typeddict(kind):
+        if kind in WHOLE and (missing := sorted(kind.__required_keys__ - value.keys())):
+            return f"{where} has no {missing[0]!r}"
+        parts = [(key, value[key], hint) for key, hint in _hints(kind).items() if key in value]
+    elif origin is dict:
+        parts = [(key, part, inner[1]) for key, part in value.items()]
+    else:
+        parts = [(str(index), part, inner[0]) for index, part in enumerate(value)] if origin is list else []
+    found = [misfit(part, hint, f"{where}.{key}".lstrip(".")) for key, part, hint in parts]
+    return next((text for text in found if text), None)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if kind in (int, float):
+        # True is an int in Python; a column of a table holds 64 bits.
+        limit = 2**63 if kind is int else 2**1000
+        return isinstance(value, int | kind) and not isinstance(value, bool) and abs(value) < limit
+    return kind is Any or isinstance(value, kind)
+
+
+@lru_cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)

@@ -16,7 +16,7 @@ from src.config.schema import Config, RoleConfig, SourceConfig
 from src.errors import UserError
 from src.results.identity import decisive
 from src.results.schema import Record
-from src.results.store import ADAPTER, CLAIM, RESULT, read_record
+from src.results.store import ADAPTER, CLAIM, RESULT, folders_below, read_record
 
 
 def finished_run(folder: Path) -> tuple[Record, Config]:
@@ -91,7 +91,7 @@ def _no_run(folder: Path) -> str:
     """Why the folder holds no finished run, and what does."""
     if (folder / CLAIM).exists():
         return f"{folder} is a run that is under way, or was cut off.\nWait for it, or run its command again."
-    below = sorted(path.parent for path in folder.rglob(RESULT)) if folder.is_dir() else []
+    below = [run for run in folders_below(folder) if (run / RESULT).is_file()]
     remedy = f"Name a run, such as {below[0]}." if below else "Name one, as in results/runs/TASK/MODEL/RUN."
     return f"{folder} is not the folder of a run: it has no {RESULT}.\n{remedy}"
 

@@ -4,6 +4,7 @@ The order of the steps is the protocol. The score is that of the adapter read ba
 the base model, so what is scored is what was saved; the test split is touched after everything else is settled.
 """
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from src.adapters.inject import InjectedModel, adapters
 from src.config.memo import kept
 from src.config.schema import Config
+from src.errors import Diverged
 from src.results.schema import Forgetting, Record
 from src.results.store import ADAPTER, PREDICTIONS
 from src.running.assemble import fresh_model, restored
@@ -19,6 +21,7 @@ from src.running.fitting import Fit, Report, fit
 from src.running.prepare import Prepared, prepare
 from src.running.record import Evaluation, finished_record, write_predictions
 from src.training.forgetting import general_loss
+from src.training.scoring import Scored
 
 
 def execute(config: Config, folder: Path, report: Report) -> Record:
@@ -28,7 +31,7 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
 
     Raises:
         UserError: something the user can put right.
-        Diverged: the loss became infinite or NaN.
+        Diverged: something that was trained or predicted is infinite or NaN.
     """
     start = time.perf_counter()
     run = prepare(config, folder)
@@ -40,7 +43,7 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     before, failed = _measured(lambda: _loss_before(run))  # after training, so that it doesn't share the memory
     injected = restored(config, run.base, folder / ADAPTER, run.device.type)
     model: Any = injected.model
-    scored = {split: run.score(model, split) for split in run.splits}
+    scored = {split: _scored(run, model, split, training.training.checkpoint_step) for split in run.splits}
     write_predictions(folder / PREDICTIONS, scored)
     after, failed_after = _measured(lambda: general_loss(config, run.base, model, run.device))
     # In this order: the smaller ranks leave the adapters truncated.
@@ -52,6 +55,14 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
         run_seconds=time.perf_counter() - start,
     )
     return finished_record(run, training, evaluation)
+
+
+def _scored(run: Prepared, model: Any, split: str, step: int | None) -> Scored:
+    """A split's score with the saved adapter, which is that of a step."""
+    try:
+        return run.score(model, split)
+    except Diverged as error:
+        raise Diverged(f"{error}, with the weights of step {step}") from error
 
 
 def _decides_loss(run: Prepared) -> Any:
@@ -85,6 +96,9 @@ def _forgetting(before: dict[str, Any] | None, after: dict[str, Any] | None) -> 
     """Both losses on the general text; None where they couldn't be measured."""
     if before is None or after is None:
         return None
+    for when, loss in (("before", before["loss"]), ("after", after["loss"])):
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss on general text is {loss} {when} training")
     return {
         "text": after["text"],
         "fingerprint": after["fingerprint"],

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,11 @@ class Fit:
         """The fit that an earlier attempt at the run left before it failed at scoring; None where there is none."""
         if not ((folder / FIT).exists() and (folder / ADAPTER).exists()):
             return None
-        values = json.loads((folder / FIT).read_text(encoding="utf-8"))
-        return cls(**{**values, "training": Training(**values["training"])})
+        # Damaged, it is no worse than missing: the adapter is trained again.
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            values = json.loads((folder / FIT).read_text(encoding="utf-8"))
+            return cls(**{**values, "training": Training(**values["training"])})
+        return None
 
     def write(self, folder: Path) -> None:
         """Leave the fit beside its adapter."""
@@ -64,7 +68,7 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
 
     Raises:
         UserError: the method doesn't fit the model.
-        Diverged: the loss became infinite or NaN.
+        Diverged: the loss, the gradients, the weights or what they predict became infinite or NaN.
     """
     config = run.config
     injected = _injected(run)

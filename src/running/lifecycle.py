@@ -1,16 +1,17 @@
 """One run's way through its states: claimed, running, then done, failed, diverged, out of memory or interrupted."""
 
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from src.config.schema import Config
-from src.errors import UserError
+from src.errors import Diverged, UserError
 from src.files import write_json
 from src.results.identity import identity, run_folder
 from src.results.provenance import note_code
 from src.results.schema import SCHEMA_VERSION, Record
-from src.results.store import CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, claimed, is_done
+from src.results.store import CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, claimed, read_record
 from src.running.inputs import inputs_of, with_steps
 from src.running.progress import RunLine
 from src.running.sweep import Plan
@@ -18,13 +19,33 @@ from src.running.tuning import rate
 
 
 def run(config: Config, plan: Plan) -> str:
-    """Do the run unless it is done already or another worker is running it; return its state."""
-    config = with_steps(config)
-    folder = run_folder(config, inputs_of(config))
-    if is_done(folder):
-        return "done"
+    """Do the run unless it is done already or another worker is running it; return its state.
+
+    Whatever goes wrong ends in a record, or where none can be written in a line: the next run goes on.
+    """
+    try:
+        config = with_steps(config)
+        folder = run_folder(config, inputs_of(config))
+    except Exception as error:  # the data or the weights went away since the plan was made
+        print(f"failed: {config.adapter.name}, seed {config.seed}: {error}", flush=True)
+        return "failed"
     trial = "" if config.trainer.score_test else f" at {rate(config):g}"
     line = RunLine(plan.position(folder), _label(folder) + trial, config.trainer.steps)
+    try:
+        earlier = read_record(folder)
+    except UserError as error:  # it stays as it is, as somebody may still make something of it
+        line.end(f"unreadable: {error}")
+        return "unreadable"
+    if earlier and earlier["state"] == "done":
+        return "done"
+    try:
+        return _run(config, folder, plan, line)
+    except Exception as error:
+        line.end(f"failed: {type(error).__name__}: {error}; its record can't be written")
+        return "failed"
+
+
+def _run(config: Config, folder: Path, plan: Plan, line: RunLine) -> str:
     note_code()
     with claimed(folder) as mine:
         if not mine:
@@ -34,13 +55,24 @@ def run(config: Config, plan: Plan) -> str:
         for stale in (RESULT, TRACEBACK, PREDICTIONS):
             (folder / stale).unlink(missing_ok=True)
         write_json(folder / CONFIG, asdict(config))
-        record = _attempt(config, folder, plan, line)
-        write_json(folder / RESULT, record)
+        record = _written(config, folder, _attempt(config, folder, plan, line))
         # The record has all that it says.
         if record["state"] == "done":
             (folder / FIT).unlink(missing_ok=True)
     line.end(_outcome(record), plan.seconds_left())
     return str(record["state"])
+
+
+def _written(config: Config, folder: Path, record: Record) -> Record:
+    """Leave the record, or where a number in it isn't finite, one that says so."""
+    try:
+        write_json(folder / RESULT, record)
+    except UnicodeError:
+        raise
+    except ValueError as error:
+        record = _failure(config, folder, Diverged(f"a number in its record isn't finite ({error})"))
+        write_json(folder / RESULT, record)
+    return record
 
 
 def _label(folder: Path) -> str:
@@ -58,7 +90,8 @@ def _attempt(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
         raise
     except Exception as error:
         if not isinstance(error, UserError):
-            (folder / TRACEBACK).write_text(traceback.format_exc())
+            with suppress(OSError):  # the record says what went wrong, and how
+                (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         return _failure(config, folder, error)
 
 
@@ -108,8 +141,10 @@ def _failure(config: Config, folder: Path, error: BaseException) -> Record:
 def _outcome(record: Record) -> str:
     error = record["error"]
     if error is not None:
-        message = error["message"] if error["class"] == "UserError" else f"{error['class']}: {error['message']}"
+        said = error["class"] in ("UserError", "Diverged")  # messages that say all there is to say
+        message = error["message"] if said else f"{error['class']}: {error['message']}"
         return f"{record['state']}: {message}"
     scores = "  ".join(f"{split} {metric['value']:.4f}" for split, metric in record["metrics"].items())
     loss = next((point["loss"] for point in reversed(record["history"]) if "loss" in point), float("nan"))
-    return f"loss {loss:.3f}  {scores}  {record['time']['run_seconds']:.0f} s"
+    doubts = "".join(f"  {flag}" for flag in record.get("flags", []))
+    return f"loss {loss:.3f}  {scores}  {record['time']['run_seconds']:.0f} s{doubts}"

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from src.config.checks import LOSS
 from src.config.schema import Config
-from src.errors import UserError
+from src.errors import Diverged, UserError
 from src.metrics import ASKS_A_JUDGE, RUNS_CODE
 from src.models.base_model import BaseModel, load_base
 from src.models.quantization import quantized_share
@@ -47,7 +47,17 @@ class Prepared:
         return ("validation", "test") if self.config.trainer.score_test else ("validation",)
 
     def score(self, model: PreTrainedModel, split: str) -> Scored:
-        """Predict a split's items and score them, on validation with the task's own metric for it."""
+        """Predict a split's items and score them, on validation with the task's own metric for it.
+
+        Raises:
+            Diverged: what the model predicts is infinite or NaN, or its score is.
+        """
+        try:
+            return self._scored(model, split)
+        except Diverged as error:
+            raise Diverged(f"{split}: {error}") from error
+
+    def _scored(self, model: PreTrainedModel, split: str) -> Scored:
         examples = [self.examples[split][index] for index in self.scored_rows[split]]
         if split == "validation" and self.config.task.validation_metric == LOSS:
             return self.scoring.answer_loss(model, examples)

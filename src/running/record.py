@@ -15,6 +15,7 @@ from src.results.provenance import provenance
 from src.results.schema import SCHEMA_VERSION, Data, Forgetting, Record, SplitScore
 from src.results.store import ADAPTER
 from src.running.fitting import Fit
+from src.running.flags import flags
 from src.running.inputs import inputs_of
 from src.running.prepare import Prepared
 from src.streams import STREAMS, stream_seed
@@ -69,6 +70,7 @@ def finished_record(run: Prepared, fit: Fit, evaluation: Evaluation) -> Record:
     """The record of a run that is done."""
     config, training, data = run.config, fit.training, _data(run)
     inputs = inputs_of(config)
+    doubts = flags(evaluation.scored[run.splits[-1]], training.history)
     record: Record = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run.folder.name,
@@ -98,11 +100,13 @@ def finished_record(run: Prepared, fit: Fit, evaluation: Evaluation) -> Record:
         "history": training.history,
         "data": data,
         "provenance": provenance(asdict(run.device), inputs.code),
-        "warnings": _warnings(run, data),
+        "warnings": _warnings(run, data) + [f"{kind}: {found}" for kind, found in doubts.items()],
         "error": None,
     }
     if fit.preflight:
         record["preflight"] = fit.preflight
+    if doubts:
+        record["flags"] = list(doubts)
     if evaluation.forgetting:
         record["forgetting"] = evaluation.forgetting
     elif run.forgetting_skipped or evaluation.forgetting_failed:

@@ -22,7 +22,7 @@ from src.judging.client import check_judge
 from src.metrics import ASKS_A_JUDGE
 from src.models.base_model import find_weights
 from src.models.quantization import check_quantization
-from src.results.store import check_writable, is_done, read_record
+from src.results.store import check_writable, is_done, readable_record
 from src.running.inputs import folder_of
 from src.sandbox.outside import isolating_backend
 from src.tasks.base import load_task
@@ -86,7 +86,7 @@ class Plan:
 
     def seconds_left(self) -> float | None:
         """Seconds that the runs still to do will take at the mean of those done since the start."""
-        records = [read_record(Path(folder)) for folder in self.to_run]
+        records = [readable_record(Path(folder)) for folder in self.to_run]
         taken = [record["time"]["run_seconds"] for record in records if record and record["state"] == "done"]
         left = sum(record is None for record in records)
         return sum(taken) / len(taken) * left if taken else None

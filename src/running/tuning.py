@@ -8,12 +8,13 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from src.config.schema import Config
 from src.errors import UserError
 from src.results.identity import decisive
-from src.results.schema import Record
-from src.results.store import read_record
+from src.results.schema import Record, StoredTrial
+from src.results.store import read_record, readable_record
 from src.running.inputs import folder_of
 
 STEP = math.sqrt(10)  # between neighboring rates: half a decade
@@ -21,11 +22,33 @@ STEP = math.sqrt(10)  # between neighboring rates: half a decade
 
 @dataclass(frozen=True)
 class Trial:
-    """One rate's run; `validation` is None where it diverged or failed, and `state` says which."""
+    """One rate's run; `validation` is None where it diverged or failed, and `state` says which.
+
+    `flags` has what makes its score doubtful, `reason` in words what went wrong, where something did.
+    """
 
     value: float
     state: str
     validation: float | None = None
+    flags: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the rate may be chosen for its score."""
+        return self.validation is not None and not self.flags
+
+    def stored(self) -> StoredTrial:
+        """The trial as the records of its cell's runs have it."""
+        values: StoredTrial = {"value": self.value, "state": self.state, "validation": self.validation}
+        if self.flags:
+            values["flags"] = list(self.flags)
+        return values
+
+    @property
+    def tells(self) -> bool:
+        """Whether the outcome says something of the rate: training that broke down does, a full disk doesn't."""
+        return self.state in ("done", "diverged")
 
 
 @dataclass(frozen=True)
@@ -128,41 +151,60 @@ def scaled(value: float, steps: int) -> float:
 
 
 def best(trials: list[Trial], prior: float, *, higher_is_better: bool) -> Trial | None:
-    """The trial with the best validation score; of equal ones the nearest to the prior; None where none has a score."""
+    """The sound trial with the best validation score; of equal ones the nearest to the prior; None where none is."""
 
     # Nearest on the grid's own scale: half the prior and twice the prior are equally far.
     def sort_key(trial: Trial) -> tuple[float, float]:
         score = trial.validation if higher_is_better else -(trial.validation or 0.0)
         return score or 0.0, -abs(math.log(trial.value / prior))
 
-    return max((trial for trial in trials if trial.validation is not None), key=sort_key, default=None)
+    return max((trial for trial in trials if trial.is_sound), key=sort_key, default=None)
+
+
+def at_edge(trials: list[Trial], leader: Trial | None) -> int:
+    """Where the best rate is: -1 at the lower edge of what was tried, 1 at the upper, 0 at none.
+
+    Rates at which training broke down are beyond the edge of what is good, so that a neighbor of theirs is at none.
+    """
+    values = [trial.value for trial in trials if trial.tells]
+    if leader is None:
+        return 0
+    return {min(values): -1, max(values): 1}.get(leader.value, 0)
 
 
 def further(cell: Cell, trials: list[Trial], leader: Trial | None) -> float | None:
     """The rate to try next where the best one is at the edge of the grid and may be extended, else None."""
     tuning = cell.configs[0].tuning
-    if leader is None or len(trials) >= tuning.trials + tuning.extensions:
+    steps = at_edge(trials, leader)
+    if not steps or len(trials) >= tuning.trials + tuning.extensions:
         return None
-    values = sorted(trial.value for trial in trials)
-    steps = {values[0]: -1, values[-1]: 1}.get(leader.value)
-    return None if steps is None else scaled(leader.value, steps)
+    # Beyond all that were tried: the next may be one whose run failed.
+    values = [trial.value for trial in trials]
+    return scaled(min(values) if steps < 0 else max(values), steps)
 
 
 def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]:
     """What the trials of a cell gave, as far as they were run, and the best of them."""
-    records = [record_of(cell.trial(value)) for value in values]
-    trials = [_trial(value, record) for value, record in zip(values, records, strict=True)]
-    done = [record for record in records if record and record["state"] == "done"]
+    folders = [folder_of(cell.trial(value)) for value in values]
+    trials = [_trial(value, folder) for value, folder in zip(values, folders, strict=True)]
+    done = [record for folder in folders if (record := readable_record(folder)) and record["state"] == "done"]
     directions = [record["metrics"]["validation"]["higher_is_better"] for record in done]
     return trials, best(trials, cell.prior, higher_is_better=all(directions))
 
 
-def _trial(value: float, record: Record | None) -> Trial:
-    if record is None or record["state"] != "done":
-        return Trial(value, record["state"] if record else "not run")
-    return Trial(value, "done", record["metrics"]["validation"]["value"])
+def _trial(value: float, folder: Path) -> Trial:
+    try:
+        record = read_record(folder)
+    except UserError as error:
+        return Trial(value, "unreadable", reason=str(error))
+    if record is None:
+        return Trial(value, "not run")
+    if record["state"] != "done":
+        return Trial(value, record["state"], reason=(record["error"] or {}).get("message", ""))
+    flags = tuple(record.get("flags", []))
+    return Trial(value, "done", record["metrics"]["validation"]["value"], flags, ", ".join(flags))
 
 
 def record_of(config: Config) -> Record | None:
-    """The run's record, None where it has none yet."""
-    return read_record(folder_of(config))
+    """The run's record, None where it has none yet or one that can't be read."""
+    return readable_record(folder_of(config))

@@ -6,6 +6,7 @@ from functools import partial
 import pandas as pd
 
 from src.analysis.comparison import Comparison
+from src.analysis.doubtful import doubtful_rows
 from src.analysis.formats import Table
 from src.analysis.older_rows import older_rows
 from src.analysis.tables import TABLES, MakeTable
@@ -24,11 +25,14 @@ def tables_of(study: str) -> dict[str, MakeTable]:
 
 
 def made_tables(study: str, runs: pd.DataFrame, comparison: Comparison, only: str = "") -> dict[str, Table]:
-    """The tables of a results folder that have content, or the one that is named; all say which rows are older ones."""
+    """The tables of a results folder that have content, or the one that is named.
+
+    All of them say which rows are doubtful, and which are on older rows of their task.
+    """
     made = {name: draw(runs, comparison) for name, draw in tables_of(study).items() if only in ("", name)}
     # A note in every table: tables are read one at a time, and copied.
-    older = older_rows(runs)
-    return {name: replace(table, notes=[*table.notes, *older]) for name, table in made.items() if table is not None}
+    notes = [*doubtful_rows(comparison.cells), *older_rows(runs)]
+    return {name: replace(table, notes=[*table.notes, *notes]) for name, table in made.items() if table is not None}
 
 
 def counted(overrides: list[str]) -> Counted:

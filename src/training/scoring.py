@@ -1,5 +1,6 @@
 """Predict every item of a split and score the predictions with the task's metrics."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -7,15 +8,24 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from src.config.checks import LOSS
 from src.config.schema import TaskConfig
+from src.errors import Diverged
 from src.metrics import Score, score
 from src.tasks.base import Row
 from src.training.batches import Example, by_length, collate, opening_tokens, pad, shortened
 from src.training.device import Device
+from src.training.finite import check_rows
 from src.training.loss import answer_logits
 
 
@@ -25,7 +35,8 @@ class Scored:
 
     `score` is the primary metric's; where the split is made of several sets, its value is their unweighted mean and
     `sets` has each set's own. `more` has the values of the task's other metrics and of the primary's parts.
-    `score.items` has a number for each row where the metric is a mean over items.
+    `score.items` has a number for each row where the metric is a mean over items; `undefined` names the metrics that
+    can't be computed of these predictions.
     """
 
     predictions: list[Any]
@@ -33,6 +44,7 @@ class Scored:
     score: Score
     more: dict[str, float] = field(default_factory=dict)
     sets: dict[str, float] = field(default_factory=dict)
+    undefined: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,11 @@ class Scoring:
     metric_options: dict[str, Any] = field(default_factory=dict)
 
     def answer_loss(self, model: PreTrainedModel, examples: list[Example]) -> Scored:
-        """The mean negative log-likelihood of the answers' tokens, in nats; predictions are the items' own means."""
+        """The mean negative log-likelihood of the answers' tokens, in nats; predictions are the items' own means.
+
+        Raises:
+            Diverged: the loss of an answer is infinite or NaN.
+        """
         sums, counts = [0.0] * len(examples), [0] * len(examples)
         with evaluating(model):
             for batch in by_length(examples, self.batch_size):
@@ -58,15 +74,20 @@ class Scoring:
                 with self.device.autocast():
                     logits, labels, rows = answer_logits(model, _moved(tensors, model))
                 # Outside autocast and in float32: bfloat16 would leave a loss two or three digits.
-                losses = F.cross_entropy(logits.float(), labels, reduction="none").tolist()
-                for row, loss in zip(rows.tolist(), losses, strict=True):
+                losses = F.cross_entropy(logits.float(), labels, reduction="none")
+                check_rows("losses", losses[:, None])
+                for row, loss in zip(rows.tolist(), losses.tolist(), strict=True):
                     sums[batch[row]] += loss
                     counts[batch[row]] += 1
         each = [total / count for total, count in zip(sums, counts, strict=True)]
         return Scored(each, counts, Score(LOSS, sum(sums) / sum(counts), higher_is_better=False, unit="nats"))
 
     def score(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> Scored:
-        """Predict in batches of similar length and score."""
+        """Predict in batches of similar length and score.
+
+        Raises:
+            Diverged: a prediction is made of logits that are infinite or NaN, or a metric's value is so.
+        """
         predictions: list[Any] = [None] * len(examples)
         with evaluating(model), self.device.autocast(), _drawing(self.seed, self.task.temperature > 0):
             for batch in by_length(examples, self.batch_size):
@@ -74,9 +95,12 @@ class Scoring:
                 for index, answer in zip(batch, answers, strict=True):
                     predictions[index] = answer
         references = [_reference(row) for row in rows]
-        more = {name: score(name, predictions, references).value for name in self.task.more_metrics}
+        others = [score(name, predictions, references) for name in self.task.more_metrics]
+        more = {other.name: other.value for other in others}
         whole, sets = self._by_set(rows, predictions, references)
-        return Scored(predictions, references, whole, more | whole.more, sets)
+        _check_values({whole.name: whole.value} | more | whole.more | sets)
+        undefined = [metric.name for metric in (whole, *others) if metric.undefined]
+        return Scored(predictions, references, whole, more | whole.more, sets, undefined)
 
     def _by_set(self, rows: list[Row], predictions: list[Any], references: list[Any]) -> tuple[Score, dict[str, float]]:
         members: dict[str, list[int]] = {}
@@ -97,7 +121,9 @@ class Scoring:
         # Each set counts the same, however many rows it has.
         values = {name: set_score.value for name, set_score in scores.items()}
         items = _in_order(members, {name: set_score.items for name, set_score in scores.items()})
-        return Score(first.name, fmean(values.values()), first.higher_is_better, first.unit, items=items), values
+        undefined = any(set_score.undefined for set_score in scores.values())
+        mean = fmean(values.values())
+        return Score(first.name, mean, first.higher_is_better, first.unit, {}, items, undefined), values
 
     def _predict(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> list[Any]:
         if self.task.architecture == "classifier":
@@ -111,6 +137,7 @@ class Scoring:
         # With labels the model would compute a loss that nobody reads.
         batch.pop("labels")
         logits = model(**_moved(batch, model)).logits  # (batch, labels)
+        check_rows("logits", logits)  # the largest of NaN is class 0
         # A single output is a number to predict, not a class.
         predictions: list[Any] = logits[:, 0].float().tolist() if logits.shape[1] == 1 else logits.argmax(-1).tolist()
         return predictions
@@ -142,7 +169,14 @@ class Scoring:
         ids = pad(prompts, self.tokenizer.pad_token_id, left=True).to(model.device)
         mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=True).to(model.device)
         generate: Any = model.generate
-        written = generate(input_ids=ids, attention_mask=mask, generation_config=self._decoding())
+        watch = _FiniteLogits()
+        written = generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=self._decoding(),
+            logits_processor=LogitsProcessorList([watch]),
+        )
+        check_rows("logits", watch.largest)
         texts = self.tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
         texts = [_stopped(text, self.task.stop) for text in texts]
         if self.task.samples == 1:
@@ -160,6 +194,24 @@ class Scoring:
             eos_token_id=self.tokenizer.eos_token_id,
             **(drawn if self.task.temperature > 0 else {"do_sample": False}),
         )
+
+
+class _FiniteLogits(LogitsProcessor):
+    """Keeps the largest logit of each text so far; one that is infinite or NaN stays for good.
+
+    A single logit may be minus infinity, which is how a model forbids a token.
+    """
+
+    def __init__(self) -> None:
+        self.largest = torch.zeros(1, 1)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Take note of the logits (texts, vocabulary) of the next tokens, and give them back."""
+        now = scores.amax(dim=-1, keepdim=True)  # NaN where one is
+        broken = ~now.isfinite()
+        self.largest = torch.where(self.largest.to(now.device).isfinite(), now, self.largest.to(now.device))
+        # Drawing from NaN would end the whole process on a GPU, and this run is lost in any case.
+        return scores.masked_fill(broken, 0.0)
 
 
 @contextmanager
@@ -181,6 +233,12 @@ def _drawing(seed: int, enabled: bool) -> Iterator[None]:
         if enabled:
             torch.manual_seed(seed)
         yield
+
+
+def _check_values(values: dict[str, float]) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise Diverged(f"the value of {name} is {value}")
 
 
 def _moved(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:

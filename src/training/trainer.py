@@ -15,18 +15,16 @@ from transformers.trainer_callback import PrinterCallback
 
 from src.adapters.inject import InjectedModel, adapters
 from src.config.schema import TrainerConfig
+from src.errors import Diverged
 from src.metrics import Score
 from src.streams import stream_generator, stream_seed
 from src.training.batches import Example, LengthBuckets, collate
 from src.training.device import Device
+from src.training.finite import FirstBroken, check_weights
 from src.training.loss import mean_loss
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 LOGS_PER_RUN = 20
-
-
-class Diverged(RuntimeError):
-    """The training loss is no longer a number."""
 
 
 @dataclass
@@ -84,7 +82,7 @@ def train(
         report: told the step and the metrics as they come.
 
     Raises:
-        Diverged: the loss became infinite or NaN.
+        Diverged: the loss, the gradients, the weights or what they predict became infinite or NaN.
     """
     outcome, best = Training(checkpoint_step=recipe.settings.steps), None
     if recipe.settings.checkpoint == "best_validation":
@@ -93,16 +91,19 @@ def train(
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _AdapterTrainer(injected, examples, recipe, outcome, scratch)
         trainer.add_callback(_AdapterHooks(injected.model, stream_generator(recipe.seed, "step_draw")))
-        trainer.add_callback(_Watch(outcome, recipe.settings, validate, report, best))
+        trainer.add_callback(_Watch(outcome, recipe.settings, trainer.first_broken, validate, report, best))
         trainer.remove_callback(PrinterCallback)
         if recipe.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         trainer.train()
         outcome.train_seconds = time.perf_counter() - start - outcome.eval_seconds
+    # The last step changed the weights once more, and no loss has seen them since.
+    check_weights(injected.state(), recipe.settings.steps)
     if best is None:
         return outcome, injected.state()
     outcome.checkpoint_step = best.step
+    check_weights(best.state, best.step)
     return outcome, best.state
 
 
@@ -129,6 +130,7 @@ class _AdapterTrainer(Trainer):
         self, injected: InjectedModel, examples: list[Example], recipe: Recipe, outcome: Training, scratch: str
     ) -> None:
         self.injected, self.recipe, self.outcome, settings = injected, recipe, outcome, recipe.settings
+        self.first_broken = FirstBroken()
         arguments = TrainingArguments(
             output_dir=scratch,
             max_steps=settings.steps,
@@ -195,8 +197,13 @@ class _AdapterTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """One step; the first one counts what autograd keeps for backward."""
         self.outcome.tokens += int(inputs["attention_mask"].sum())
-        if self.state.global_step > 0:
-            return super().training_step(model, inputs, *args, **kwargs)
+        if self.state.global_step == 0:
+            return self._first_step(model, inputs, *args, **kwargs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.first_broken.see("training loss", loss, self.state.global_step + 1)
+        return loss
+
+    def _first_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         # By storage, so that views of one tensor count once; parameters count as 0, being there anyway.
         kept: dict[int, int] = {parameter.untyped_storage().data_ptr(): 0 for parameter in model.parameters()}
 
@@ -208,7 +215,18 @@ class _AdapterTrainer(Trainer):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = super().training_step(model, inputs, *args, **kwargs)
         self.outcome.saved_for_backward_bytes = sum(kept.values())
+        self.first_broken.see("training loss", loss, 1)
         return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's norm of all gradients before clipping.
+
+        An infinite one would be divided by: clipped to zero, all other gradients would stand still in silence.
+        """
+        whole: Any = super()
+        norm = whole._get_grad_norm(*args, **kwargs)
+        self.first_broken.see("norm of the gradients", torch.as_tensor(norm), self.state.global_step + 1)
+        return norm
 
 
 class _AdapterHooks(TrainerCallback):
@@ -229,25 +247,29 @@ class _AdapterHooks(TrainerCallback):
 
 
 class _Watch(TrainerCallback):
-    """Collects losses, validates between steps, reports both and stops a diverged run."""
+    """Collects losses, validates between steps, reports both and stops a diverged run.
+
+    Whether all was finite is looked at where losses are logged, at which the device is waited for in any case, and
+    after the last step.
+    """
 
     def __init__(
         self,
         outcome: Training,
         settings: TrainerConfig,
+        first_broken: FirstBroken,
         validate: Callable[[], Score],
         report: Callable[[int, dict[str, float]], None],
         best: _Best | None,
     ) -> None:
         self.outcome, self.settings, self.validate, self.report = outcome, settings, validate, report
-        self.best = best
+        self.first_broken, self.best = first_broken, best
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        # Stopped at the first such loss: the steps that are left can't mend the weights.
-        if not math.isfinite(logs["loss"]):
-            raise Diverged(f"the training loss is {logs['loss']} at step {state.global_step}")
+        # Stopped here: the steps that are left can't mend the weights.
+        self.first_broken.check()
         self._add(state.global_step, {"loss": logs["loss"]})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -261,13 +283,24 @@ class _Watch(TrainerCallback):
             self.outcome.peak_allocated_bytes = max(peak, torch.cuda.max_memory_allocated())
         if due:
             start = time.perf_counter()
-            score = self.validate()
+            score = self._validation(step)
             self.outcome.eval_seconds += time.perf_counter() - start
             self._add(step, {"validation": score.value})
             if self.best is not None:
                 self.best.see(step, score)
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        # Of the steps since losses were last logged.
+        self.first_broken.check()
+
+    def _validation(self, step: int) -> Score:
+        try:
+            return self.validate()
+        except Diverged as error:
+            self.first_broken.check()  # the loss or the gradients may have been so earlier
+            raise Diverged(f"{error}, at step {step}") from error
 
     def _add(self, step: int, metrics: dict[str, float]) -> None:
         self.outcome.history.append({"step": step, **metrics})

@@ -1,5 +1,6 @@
 """All figures of a folder's runs, one of each for every task, model and split."""
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from src.analysis.comparison import compare
+from src.analysis.doubtful import is_doubtful
 from src.analysis.figures.cost import draw_memory_versus_accuracy, draw_parameters_versus_accuracy
 from src.analysis.figures.learning_rates import draw_learning_rate_curves
 from src.analysis.figures.rank import draw_rank_versus_accuracy
@@ -38,7 +40,8 @@ def save_all(runs: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
     groups = list(cells.groupby(["task", "model"], sort=True))
     for (task, model), group_cells in groups:
         group_runs = runs[(runs["task"] == task) & (runs["model"] == model)]
-        suffix = "" if len(groups) == 1 else f"-{task}-{model}"
+        # A slash in a name would be a folder.
+        suffix = "" if len(groups) == 1 else re.sub(r"[^\w.+-]", "_", f"-{task}-{model}")
         for name, draw in _figures(group_runs, group_cells):
             with drawing():
                 figure = draw()
@@ -72,4 +75,6 @@ def _title(cells: pd.DataFrame) -> str:
     """The model, the task, and how many seeds are behind a point."""
     counts = sorted(set(cells.loc[cells["n"] > 0, "n"])) or [0]
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{cells['model'].iloc[0]} on {cells['task'].iloc[0]}, seeds a point: {seeds}"
+    doubtful = sum(is_doubtful(cell) for cell in cells.itertuples())
+    also = f", doubtful points: {doubtful} (see the comparison)" if doubtful else ""
+    return f"{cells['model'].iloc[0]} on {cells['task'].iloc[0]}, seeds a point: {seeds}{also}"

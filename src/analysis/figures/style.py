@@ -29,6 +29,7 @@ TEXT: dict[Any, Any] = {
     "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "legend.fontsize": 7, "lines.linewidth": 1.1, "lines.markersize": 3.5, "axes.linewidth": 0.6,
     "svg.hashsalt": "figures", "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar in a name is a dollar
 }  # fmt: skip
 Look = dict[str, Any]
 

@@ -1,7 +1,7 @@
 """What the report shows, as plain values: runs, cells, Pareto fronts, trials, tables, warnings and provenance."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ COSTS: dict[str, tuple[str, float]] = {
 RUN_COLUMNS = [
     "run_id", "state", "task", "model", "adapter", "rank", "trained_rank", "target", "seed", "lr", "scaling", "trial",
     "body_trained", "validation", "test", "metric", "forgetting", "train_seconds", "memory_bytes", "precision",
-    "protocol", "device", "git_revision", "reason",
+    "protocol", "device", "git_revision", "reason", "doubts",
 ]  # fmt: skip
 CELL_COLUMNS = [
     "task", "model", "adapter", "rank", "trained_rank", "target", "lr", "scaling", "differs", "tuning", "split",
@@ -44,7 +44,7 @@ def report_data(name: str, runs: pd.DataFrame, comparison: Comparison, tables: d
         comparison: that of the same runs.
         tables: what `python -m src.tables` writes, by name.
     """
-    rows = plain(runs)
+    rows = [run | {"doubts": ", ".join(run["flags"] or [])} for run in plain(runs)]
     trained = list({run["run_id"]: run for run in rows}.values())  # several rows are of one training: DyLoRA's ranks
     cells = plain(comparison.cells[CELL_COLUMNS])
     on_front_by_cost = {cost: on_pareto_front(comparison, cost) for cost in COSTS}
@@ -89,7 +89,14 @@ def warnings(runs: list[Run], cells: list[dict[str, Any]]) -> list[str]:
         runs: the trained runs, each once, with what is missing as None.
         cells: the rows of the comparison, likewise.
     """
-    return [*_unfinished(runs), *_mixtures(runs), *older_rows(pd.DataFrame(runs)), *_thin(cells), *_of_runs(runs)]
+    return [
+        *_unfinished(runs),
+        *_doubtful(runs),
+        *_mixtures(runs),
+        *older_rows(pd.DataFrame(runs)),
+        *_thin(cells),
+        *_of_runs(runs),
+    ]
 
 
 def _unfinished(runs: list[Run]) -> Iterator[str]:
@@ -97,6 +104,16 @@ def _unfinished(runs: list[Run]) -> Iterator[str]:
     for run in runs:
         if run["state"] != "done":
             yield f"{run['run_id']}: {run['state']}: {run['reason'] or 'no reason is stored'}"
+
+
+def _doubtful(runs: list[Run]) -> Iterator[str]:
+    """Each kind of doubtful score, with the runs that have it."""
+    runs_with: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        for flag in run["flags"] or []:
+            runs_with[flag].append(run["run_id"])
+    for flag, names in sorted(runs_with.items()):
+        yield f"Doubtful scores, {flag}: {', '.join(names)}."
 
 
 def _mixtures(runs: list[Run]) -> Iterator[str]:

@@ -145,7 +145,7 @@ const RUN_TABLE = [
   ["what for", true, (run) => run.trial ? "trial" : "result"], ["precision", true, (run) => dash(run.precision)],
   ["protocol", true, (run) => dash(run.protocol)], ["device", true, (run) => dash(run.device)],
   ["code", true, (run) => dash(run.git_revision?.slice(0, 8))],
-  ["run", true, (run) => run.run_id], ["why not finished", true, (run) => dash(run.reason)],
+  ["doubtful", true, (run) => run.doubts || "-"], ["run", true, (run) => run.run_id], ["why not finished", true, (run) => dash(run.reason)],
 ];
 const nested = (run) => run.trained_rank !== null && run.trained_rank !== run.rank;
 const runRows = runs.map((run) => {

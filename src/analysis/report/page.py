@@ -1,6 +1,7 @@
 """The page: data, scripts and styles in one file."""
 
 import json
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -18,13 +19,11 @@ def page(data: dict[str, Any]) -> str:
     folder = files("src.analysis.report")
     parts = {
         "STYLE": (folder / "page.css").read_text(encoding="utf-8"),
-        # Escaped, since "</script>" in a message would end the script that holds the data.
-        "DATA": json.dumps(without_nan(data), allow_nan=False, separators=(",", ":")).replace("</", r"<\/"),
+        # "</script>" in a message would end the script that holds the data, and "<!--<script>" would keep it open.
+        "DATA": json.dumps(without_nan(data), allow_nan=False, separators=(",", ":")).replace("<", r"\u003c"),
         "PLOTLY": get_plotlyjs(),
         "SCRIPT": (folder / "page.js").read_text(encoding="utf-8"),
     }
     text = (folder / "page.html").read_text(encoding="utf-8")
-    for name, part in parts.items():
-        before, _, after = text.partition(f"/*{name}*/")
-        text = before + part + after
-    return text
+    # All at once: a part that has been put in is no place for another.
+    return re.sub(r"/\*([A-Z]+)\*/", lambda mark: parts[mark[1]], text)

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from src.analysis.comparison import Comparison
+from src.analysis.doubtful import MARK
 from src.analysis.formats import Table
 from src.analysis.texts import frame, number, score_text, several, whole, word
 from src.analysis.trials import CellTrials, cell_trials, trial_rows
@@ -30,13 +31,14 @@ def learning_rates(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
             "at edge": ["yes" if tuning.at_edge else "no" for tuning in tuned],
         }
     )
-    return Table(
-        text, pd.DataFrame(list(trial_rows(tuned))), ["Each trial: rate: validation score; bold is the best one."]
-    )
+    notes = ["Each trial: rate: validation score; bold is the best one."]
+    if any(trial.get("flags") for tuning in tuned for trial in tuning.trials):
+        notes.append(f"{MARK} Doubtful, and never chosen: constant predictions, at chance, or a loss that rose.")
+    return Table(text, pd.DataFrame(list(trial_rows(tuned))), notes)
 
 
 def _trial(tuning: CellTrials, trial: dict[str, Any]) -> str:
     """A trial's rate and score, or what became of it; bold where its rate was chosen."""
     score = trial["state"] if trial["validation"] is None else score_text(trial["validation"], tuning.cell["unit"])
-    text = f"{number(trial['value'])}: {score}"
+    text = f"{number(trial['value'])}: {score}" + (f" {MARK}" if trial.get("flags") else "")
     return f"**{text}**" if trial["value"] == tuning.chosen else text

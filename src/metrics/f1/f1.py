@@ -2,9 +2,10 @@
 
 Reported for MRPC and QQP. Follows GLUE's evaluator as Hugging Face carries it (huggingface/evaluate,
 metrics/glue/glue.py, `acc_and_f1`): scikit-learn's `f1_score` with its defaults. Where neither side has a 1, F1 is 0/0:
-scikit-learn warns and gives 0.0, this gives 0.0.
+scikit-learn warns and gives 0.0, this gives 0.0, marked in tables as undefined.
 """
 
+import math
 from typing import Any
 
 from sklearn.metrics import f1_score
@@ -22,4 +23,4 @@ class F1(OneNumber):
     features = CLASSES
 
     def _value(self, predictions: Any, references: Any) -> float:
-        return float(f1_score(list(references), list(predictions), zero_division=0.0))
+        return float(f1_score(list(references), list(predictions), zero_division=math.nan))

@@ -1,10 +1,11 @@
 """Matthews' correlation of predicted and true classes, -1 to 1, as GLUE reports CoLA. Higher is better.
 
 Follows GLUE's evaluator as Hugging Face carries it (huggingface/evaluate, metrics/glue/glue.py, subset "cola"):
-scikit-learn's `matthews_corrcoef`. It is 0.0 where either side is one class throughout, which is what a model that
-learned nothing gives. Tables show it times 100, as papers do.
+scikit-learn's `matthews_corrcoef`. Where either side is one class throughout it is 0/0: scikit-learn gives 0.0,
+and so does this, marked in tables as undefined. Tables show it times 100, as papers do.
 """
 
+import math
 from typing import Any
 
 from sklearn.metrics import matthews_corrcoef
@@ -22,4 +23,6 @@ class MatthewsCorrelation(OneNumber):
     features = CLASSES
 
     def _value(self, predictions: Any, references: Any) -> float:
+        if min(len(set(predictions)), len(set(references))) < 2:
+            return math.nan
         return float(matthews_corrcoef(list(references), list(predictions)))

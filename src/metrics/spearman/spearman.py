@@ -2,7 +2,7 @@
 
 Follows GLUE's evaluator as Hugging Face carries it (huggingface/evaluate, metrics/glue/glue.py,
 `pearson_and_spearman`): scipy's `spearmanr`. What differs: where the correlation is undefined, because either side is
-constant or not finite, scipy gives NaN and this gives 0.0, so that a collapsed model has a place in a table.
+constant, scipy gives NaN and this gives 0.0, so that a collapsed model has a place in a table, where it is marked.
 Tables show it times 100, as papers do.
 """
 
