@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 
 from src.config.schema import Config
 from src.errors import UserError
@@ -21,7 +22,10 @@ STEP = math.sqrt(10)  # between neighboring rates: half a decade
 
 @dataclass(frozen=True)
 class Trial:
-    """One rate's run; `validation` is None where it diverged or failed, and `state` says which."""
+    """One rate's run; `validation` is None where it diverged or failed, and `state` says which.
+
+    Of a method that trains several ranks at once it is the mean over them.
+    """
 
     value: float
     state: str
@@ -160,7 +164,9 @@ def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]
 def _trial(value: float, record: Record | None) -> Trial:
     if record is None or record["state"] != "done":
         return Trial(value, record["state"] if record else "not run")
-    return Trial(value, "done", record["metrics"]["validation"]["value"])
+    # Where one training gives adapters of several ranks, its rate is for all of them.
+    smaller = [row["validation"] for row in record.get("smaller_ranks", [])]
+    return Trial(value, "done", fmean([record["metrics"]["validation"]["value"], *smaller]))
 
 
 def record_of(config: Config) -> Record | None:
