@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         up: nn.Parameter
         up_bias: nn.Parameter
 
+        base_squares: Tensor
+
         def row_norms(self) -> Tensor: ...
 
 
@@ -526,6 +528,49 @@ def test_kaiming_lora_stays_within_the_bound_of_peft_and_fills_it() -> None:
     assert 0.8 * IN**-0.5 < largest <= IN**-0.5
 
 
+@pytest.mark.parametrize("name", ["lora", "rslora", "dora", "dylora", "lora_fa", "lora_fa_v1"])
+def test_kaiming_is_torch_s_default_of_a_linear_layer_for_every_method_that_draws_a(name: str) -> None:
+    expected = torch.empty(RANK, IN)
+    nn.init.kaiming_uniform_(expected, a=math.sqrt(5), generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(adapter_of(name, setup(seed=4, init="kaiming")).lora_A.float(), expected)
+    assert not torch.equal(adapter_of(name, setup(seed=4)).lora_A.float(), expected)
+    with pytest.raises(UserError, match=r"adapter\.options\.init=kaming is not known.\nAllowed: kaiming, gaussian"):
+        adapter_of(name, setup(init="kaming"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lora", {"dropout": "0.1x"}, "dropout=0.1x isn't a number"),
+        ("lora", {"dropout": True}, "dropout=True isn't a number"),
+        ("lora", {"dropout": -0.1}, r"dropout=-0.1 is no probability.\nAllowed: 0 to 1"),
+        ("vera", {"dropout": math.nan}, r"dropout=nan is no probability"),
+        ("dora", {"dropout": 1.5}, r"dropout=1.5 is no probability"),
+        ("lora", {"init": 3}, "init=3 isn't a word"),
+        ("lora", {"lr_ratio": "fast"}, "lr_ratio=fast isn't a number"),
+        ("lora", {"lr_ratio": [1, 2]}, r"lr_ratio=\[1, 2\] isn't a number"),
+        ("lora_sb", {"eta": 0.0}, r"eta=0.0 is no size of a start.\nAllowed: a number above 0"),
+        ("lora_sb", {"eta": math.inf}, "eta=inf is no size of a start"),
+        ("lora_sb", {"eta": math.nan}, "eta=nan is no size of a start"),
+        ("lora_sb", {"probe_dropout": 0.1}, "probe_dropout=0.1 isn't true or false"),
+        ("houlsby", {"activation": True}, "activation=True isn't a word"),
+    ],
+)
+def test_an_option_that_can_not_be_meant_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+    model = base_model()
+    with pytest.raises(UserError, match=rf"adapter\.options\.{message}"):
+        inject(model, method_class(name), setup(**options), head=[])
+    assert type(model[0]) is nn.Linear
+
+
+def test_eta_of_lora_sb_is_the_size_of_its_start() -> None:
+    plain, sized = adapter_of("lora_sb"), adapter_of("lora_sb", setup(eta=STEP_SIZE / 4))
+    torch.testing.assert_close(plain.lora_R, 4 * sized.lora_R, rtol=1e-6, atol=0)
+    expected, _ = best_approximation(STEP_SIZE / 4 * first_update(seed=0), RANK)
+    update = sized.scaling * array(sized.lora_B @ sized.lora_R @ sized.lora_A)
+    np.testing.assert_allclose(update, expected, rtol=0, atol=1e-7)
+
+
 def peft_layer(config: str, alpha: int | None, arguments: dict[str, object], base: nn.Module) -> tuple[nn.Module, Any]:
     """PEFT's method on the layer called 0, in the base model's format: the model and the adapted layer."""
     peft = pytest.importorskip("peft")
@@ -797,6 +842,41 @@ def test_the_norm_of_dora_is_that_of_the_dense_product_which_is_never_made(bias:
         loss_of(adapter(inputs(dtype))).backward()
     assert (TOKENS, OUT) in shapes
     assert not {(OUT, IN), (IN, OUT), (IN, IN), (OUT, OUT)} & set(shapes)
+
+
+@pytest.mark.parametrize("left", [0.3, 0.1, 0.01, 0.001])
+@pytest.mark.parametrize("rank", [3, 48])
+def test_the_norm_of_dora_is_dense_where_the_update_cancels_the_weight(rank: int, left: float) -> None:
+    size = 48
+    model = nn.Sequential(nn.Linear(size, size))
+    inject(model, method_class("dora"), setup(rank=rank), head=[])
+    adapter, noise = adapter_at(model), drawn(size, size, seed=7)
+    with torch.no_grad():
+        adapter.lora_B.copy_(drawn(size, rank, seed=8))
+        if rank < size:
+            adapter.base_layer.weight.copy_(left * noise - 2.0 * adapter.lora_B @ adapter.lora_A)
+        else:  # A has full rank, so that B can take away most of any weight, with entries far larger than its product
+            adapter.lora_B.copy_(-(1 - left) / 2 * adapter.base_layer.weight @ torch.linalg.inv(adapter.lora_A))
+        adapter.lora_B[:5] = 0  # rows where nothing cancels
+        adapter.base_squares.copy_(adapter.base_layer.weight.square().sum(1))
+    # In float32 B A itself is rounded, by so much of the entries that it is summed from.
+    update = 2.0 * adapter.lora_B.double() @ adapter.lora_A.double()
+    summed = 2.0 * adapter.lora_B.double().abs() @ adapter.lora_A.double().abs()
+    expected = torch.linalg.norm(adapter.base_layer.weight.double() + update, dim=1)
+    rounding = 1e-6 * expected + 3e-7 * torch.linalg.norm(summed, dim=1) / math.sqrt(rank)
+    deviation = (adapter.row_norms().double() - expected).abs()
+    assert (deviation <= rounding + 3e-6 * expected).all(), (deviation / expected).max()
+
+
+def test_a_row_that_the_update_leaves_nothing_of_has_a_finite_scale() -> None:
+    adapter = adapter_of("dora", setup(rank=5), dtype=torch.float32)
+    with torch.no_grad():
+        weight = adapter.base_layer.weight[:, :5] @ torch.eye(5, IN)
+        adapter.base_layer.weight.copy_(weight)
+        adapter.base_squares.copy_(weight.square().sum(1))
+        adapter.lora_A.copy_(torch.eye(5, IN))
+        adapter.lora_B.copy_(-weight[:, :5] / 2)
+    assert adapter(inputs(torch.float32)).isfinite().all()
 
 
 def test_the_norm_of_dora_is_computed_in_float32_under_autocast() -> None:

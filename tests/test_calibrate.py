@@ -122,11 +122,28 @@ def test_the_model_is_probed_without_dropout_and_put_back_into_its_mode(mode: bo
     assert model.training == model.dropout.training == mode
 
 
-def test_the_global_random_state_is_as_it_was() -> None:
+@pytest.mark.parametrize("dropout_seed", [None, 5])
+def test_the_global_random_state_is_as_it_was(dropout_seed: int | None) -> None:
     model = Classifier().train()
     before = torch.get_rng_state()
-    update_directions(model, TARGETS, batches(5, 3))
+    update_directions(model, TARGETS, batches(5, 3), dropout_seed=dropout_seed)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("sizes", [(8,), (5, 3)], ids=str)
+def test_dropout_acts_in_the_probe_where_it_is_asked_for_with_the_masks_of_its_seed(sizes: tuple[int, ...]) -> None:
+    model, expected = Classifier().eval(), Classifier().train()
+    direction = update_directions(model, ["second"], batches(*sizes), dropout_seed=5)["second"]
+    assert model.modes == [True] * len(sizes)
+    assert not model.training
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        losses = [expected(**batch).loss * len(batch["labels"]) for batch in batches(*sizes)]
+    (gradient,) = torch.autograd.grad(sum(losses), expected.second.weight)
+    product = direction.U @ torch.diag(direction.S) @ direction.Vh
+    torch.testing.assert_close(product, -gradient.sign().float(), rtol=0, atol=1e-5)
+    without = update_directions(model, ["second"], batches(*sizes))["second"]
+    assert not torch.allclose(without.U @ torch.diag(without.S) @ without.Vh, product, atol=1e-3)
 
 
 @pytest.mark.parametrize(("sizes", "expected"), [((8,), [1, 1]), ((5, 3), [2, 1])], ids=str)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.adapters.calibrate import update_directions
-from src.adapters.inject import adapters
+from src.adapters.inject import adapters, inject
 from src.adapters.ledger import count
 from src.adapters.lora import LoRA
+from src.adapters.pissa import PiSSA
 from src.config.schema import Config
 from src.errors import UserError
 from src.models import quantization
@@ -25,7 +26,7 @@ from src.models.base_model import load_base
 from src.models.dense_weight import dense_weight, replace_weight
 from src.results.schema import Record
 from src.results.store import ADAPTER
-from src.running.assemble import inject_empty
+from src.running.assemble import empty_setup, inject_empty
 from src.running.execute import execute
 from src.streams import stream_generator
 from src.training.batches import collate, encoded_splits
@@ -249,6 +250,58 @@ def test_a_gradient_taken_at_outputs_is_the_one_of_the_dequantized_weights(kind:
         agreeing = (products[0].round() == products[1].round()).float().mean()
         assert agreeing > 0.999, name  # a gradient at the edge of rounding may change its sign
     assert not any(hooks for module in quantized.modules() for hooks in (module._forward_hooks,))
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("nf4", 8), ("nf4", 32), ("int8", 8)])
+def test_pissa_is_nearer_to_the_weight_than_its_quantization_is_since_the_residual_alone_is_rounded(
+    kind: str, rank: int
+) -> None:
+    """Section 4 of the paper (arXiv 2404.02948v4): MiniLM's first query matrix, errors relative to its norm."""
+    plain_base, quantized_base = (
+        load_base(composed().model, num_labels=10, attention="eager", quantization=which) for which in ("none", kind)
+    )
+    name = "bert.encoder.layer.0.attention.self.query"
+    weight = linear_at(plain_base.module, name).weight.detach()
+
+    def error(other: Tensor) -> float:
+        return float(torch.linalg.norm(other.detach() - weight) / torch.linalg.norm(weight))
+
+    def start(**given: Any) -> PiSSA:
+        base_layer = copy.deepcopy(linear_at(quantized_base.module, name))
+        return PiSSA(base_layer, rank=rank, alpha=rank, generator=torch.Generator(), **given)
+
+    rounded = error(dense_weight(linear_at(quantized_base.module, name)))
+    once, twice = start(float_weight=lambda: weight), start()  # the second decomposes what was rounded already
+    assert error(once.merged_weight()) < 0.94 * rounded < rounded < error(twice.merged_weight())
+    U, S, Vh = torch.linalg.svd(weight.double())
+    residual = weight.double() - U[:, :rank] * S[:rank] @ Vh[:rank]
+    _, reference = layer(kind, *weight.shape)
+    replace_weight(reference, residual.float())
+    expected = error(dense_weight(reference) + (weight.double() - residual).float())
+    assert error(once.merged_weight()) == pytest.approx(expected, rel=2e-3)
+    if (kind, rank) == ("nf4", 8):
+        assert (error(once.merged_weight()), rounded, error(twice.merged_weight())) == pytest.approx(
+            (0.0847, 0.0928, 0.1250), abs=1e-3
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_s_pissa_starts_from_the_weight_before_it_was_quantized(kind: str) -> None:
+    config = composed(*TINY, "adapter=pissa", "rank=4", f"quantization={kind}")
+    plain, quantized = (
+        load_base(config.model, num_labels=0, attention="eager", quantization=which) for which in ("none", kind)
+    )
+    model = quantized.fresh_copy([], stream_generator(0, "head_init"))
+    setup = empty_setup(config, model)
+    setup.generator = torch.Generator()
+    injected = inject(model, PiSSA, setup, head=[])
+    for name, adapter in adapters(injected.model).items():
+        weight = linear_at(plain.module, name).weight.double()
+        U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+        expected = U[:, :4] * S[:4] @ Vh[:4]
+        factors = adapter.get_parameter("initial_B") @ adapter.get_parameter("initial_A")
+        torch.testing.assert_close(factors.double(), expected, rtol=0, atol=1e-5)
+        assert_is_rounded(kind, dense_weight(adapter.base_layer), (weight - factors).float())
 
 
 def run(config: Config, folder: Path) -> Record:

@@ -5,7 +5,9 @@ parameters train; an `Adapter` is the `Method` that wraps linear layers one by o
 """
 
 import inspect
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
     from src.config.schema import AdaptedModel
 
 
+# What a keyword of `create` may be called in a yaml, by its annotation; bool is an int to Python, but no number here.
+OPTION_TYPES: dict[Any, tuple[type, ...]] = {
+    bool: (bool,), int: (int,), float: (int, float), float | None: (int, float), str: (str,),
+}  # fmt: skip
+INITS = ("gaussian", "kaiming")
+
+
 @dataclass
 class Setup:
     """What a method may need to inject itself into a model.
@@ -28,7 +37,7 @@ class Setup:
     `modules_of_role` has the names of the modules by role, `layers` those of the model's blocks, first to last;
     `config` is the adapter's yaml of that name. `update_directions` (by target module) is filled only for a method
     that asks for it by `needs_gradient`. `step_size` is the learning rate of the first step that full fine-tuning
-    would take.
+    would take. `float_weight` gives a target's weight as it was before the base was quantized; None where it isn't.
     """
 
     target_modules: list[str] = field(default_factory=list)
@@ -41,6 +50,7 @@ class Setup:
     generator: torch.Generator | None = None
     update_directions: dict[str, "UpdateDirection"] = field(default_factory=dict)
     step_size: float = 0.0
+    float_weight: Callable[[str], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ class Adapter(nn.Module, Method):
         lr_ratios: how many times the method's learning rate a parameter of that name gets, where it isn't 1.
 
     Raises:
-        UserError: the rank doesn't fit the layer.
+        UserError: the rank doesn't fit the layer, or the dropout is no probability.
     """
 
     any_rank: ClassVar[bool] = False  # the rank may exceed the layer's size
@@ -141,6 +151,8 @@ class Adapter(nn.Module, Method):
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.rank, self.alpha = rank, alpha
         self.scaling = self.scaling_of(alpha, rank)
+        if not 0 <= dropout <= 1:
+            raise UserError(f"adapter.options.dropout={dropout} is no probability.\nAllowed: 0 to 1.")
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         self.lr_ratios: dict[str, float] = {}
         self.create(**options)
@@ -167,7 +179,9 @@ class Adapter(nn.Module, Method):
         cls._check_options(setup)
         layers = {name: cls.checked_layer(model.get_submodule(name), name) for name in setup.target_modules}
         shared = cls.shared_tensors(layers, setup)
-        built = {id(layer): cls.build(layer, name, setup, shared) for name, layer in layers.items()}
+        made = {name: cls.build(layer, name, setup, shared) for name, layer in layers.items()}
+        cls.settle(model, made)
+        built = {id(layers[name]): adapter for name, adapter in made.items()}
         # Wherever the layer stands: a module that two others share is adapted in both.
         for parent in [module for module in model.modules() if not isinstance(module, Adapter)]:
             for child, module in parent._modules.items():
@@ -176,16 +190,22 @@ class Adapter(nn.Module, Method):
         return model
 
     @classmethod
+    def settle(cls, model: nn.Module, adapters: dict[str, Self]) -> None:
+        """Change what stands around the layers whose place the adapters are about to take; most methods don't."""
+
+    @classmethod
     def _check_options(cls, setup: Setup) -> None:
         keywords = inspect.signature(cls.create).parameters.values()
         # Tensors among the keywords come from `build` and `shared_tensors`, never from a yaml.
-        plain = [keyword.name for keyword in keywords if keyword.annotation in (bool, int, float, str)]
+        plain = {keyword.name: keyword.annotation for keyword in keywords if keyword.annotation in OPTION_TYPES}
         # Nor is a keyword an option that the setup has a field for, such as LoRA-SB's step_size.
-        names = [name for name in plain if not hasattr(setup, name)] + ["dropout"] * cls.has_dropout
-        for option in setup.options:
-            if option not in names:
-                allowed = ", ".join(nearest_first(option, names)) or "none"
+        types = {name: kind for name, kind in plain.items() if not hasattr(setup, name)}
+        types |= {"dropout": float} if cls.has_dropout else {}
+        for option, value in setup.options.items():
+            if option not in types:
+                allowed = ", ".join(nearest_first(option, types)) or "none"
                 raise UserError(f"adapter.options.{option} is no option of {cls.__name__}.\nAllowed: {allowed}.")
+            _check_type(option, value, OPTION_TYPES[types[option]])
 
     @classmethod
     def build(cls, base_layer: nn.Linear, name: str, setup: Setup, shared: dict[str, Any]) -> Self:
@@ -285,6 +305,37 @@ class Adapter(nn.Module, Method):
     def trainable_count(self) -> int:
         """Number of this adapter's parameters that require gradients."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+def _check_type(option: str, value: Any, types: tuple[type, ...]) -> None:
+    """Refuse an option's value of another type than its method takes."""
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        kind = "a number" if float in types else {bool: "true or false", int: "a whole number", str: "a word"}[types[0]]
+        raise UserError(f"adapter.options.{option}={value} isn't {kind}.\nAllowed: {kind}.")
+
+
+def drawn_A(init: str, rank: int, in_features: int, generator: torch.Generator) -> Tensor:
+    """The start of a LoRA's A, (rank, in_features), in float32.
+
+    Args:
+        init: "gaussian" for variance 1 / in_features, or "kaiming" for the uniform distribution of loralib and PEFT,
+            whose variance is a third of that.
+    """
+    drawn = torch.empty(rank, in_features)
+    if init == "gaussian":
+        return drawn.normal_(0.0, 1 / math.sqrt(in_features), generator=generator)
+    return nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+
+
+def checked_init(init: str) -> str:
+    """The name of A's start itself.
+
+    Raises:
+        UserError: there is no such start.
+    """
+    if init not in INITS:
+        raise UserError(f"adapter.options.init={init} is not known.\nAllowed: {', '.join(nearest_first(init, INITS))}.")
+    return init
 
 
 def parameter_beside(layer: nn.Linear, *shape: int, trained: bool = True) -> nn.Parameter:

@@ -3,13 +3,14 @@
 The gradient of each target's weight is summed over probe batches; at the last batch it is taken layer by layer,
 as backward produces it: sign, decomposition in float32, and the gradient is freed. With one probe batch no two
 layers' gradients exist at once; with more, the targets' sums do between batches, since a sign can't be summed.
-Gradients of embeddings, norms and the head are never computed, and the global random state is left alone.
+Gradients of embeddings, norms and the head are never computed, and the global random state is left as it was.
 
 A quantized weight can't have a gradient. There the layer's output stands in for it: with X (tokens, in_features) and
 the gradient of the output dY (tokens, out_features), the gradient of the weight is dY^T X.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ def update_directions(
     *,
     loss: Loss = model_loss,
     keep: int | None = None,
+    dropout_seed: int | None = None,
 ) -> dict[str, UpdateDirection]:
     """Decompose -sign(G) of every target, G the gradient of the loss summed over all samples.
 
@@ -42,23 +44,27 @@ def update_directions(
         batches: probe batches of the training split, `input_ids` (batch, seq) among their tensors.
         loss: the mean loss of a model over a batch.
         keep: how many singular vectors to keep of each target, all by default.
+        dropout_seed: of the masks where the model's dropout acts in the probe; by default it doesn't.
     """
     batches = list(batches)
     mode = model.training
-    model.eval().requires_grad_(False)
+    model.train(dropout_seed is not None).requires_grad_(False)
     directions: dict[str, UpdateDirection] = {}
     weights = {name: _weight(model, name) for name in targets}
     dense = {name: weight for name, weight in weights.items() if weight.is_floating_point()}
     for weight in dense.values():
         weight.requires_grad_(True)
     sums = {name: _Sum(model.get_submodule(name)) for name in targets if name not in dense}
-    for batch in batches[:-1]:
-        _backward(model, batch, loss)
-    # Only now, since a gradient is freed once it is taken: until here they add up.
-    hooks = [weight.register_post_accumulate_grad_hook(_take(name, directions, keep)) for name, weight in dense.items()]
-    for name, gradient_sum in sums.items():
-        gradient_sum.when_complete = _decompose_into(directions, name, keep)
-    _backward(model, batches[-1], loss)
+    with _drawing(dropout_seed):
+        for batch in batches[:-1]:
+            _backward(model, batch, loss)
+        # Only now, since a gradient is freed once it is taken: until here they add up.
+        hooks = [
+            weight.register_post_accumulate_grad_hook(_take(name, directions, keep)) for name, weight in dense.items()
+        ]
+        for name, gradient_sum in sums.items():
+            gradient_sum.when_complete = _decompose_into(directions, name, keep)
+        _backward(model, batches[-1], loss)
     for hook in [*hooks, *(gradient_sum.hook for gradient_sum in sums.values())]:
         hook.remove()
     model.requires_grad_(False).train(mode)
@@ -88,6 +94,15 @@ class _Sum:
         if self.when_complete is not None and self.pending == 0:
             self.when_complete(self.total)
             self.total = None
+
+
+@contextmanager
+def _drawing(seed: int | None) -> Iterator[None]:
+    """Let dropout, which knows only the global random state, draw from `seed`, and put that state back."""
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 def _backward(model: nn.Module, batch: dict[str, Tensor], loss: Loss) -> None:

@@ -11,27 +11,33 @@ PEFT makes V at every step; here its norm comes from the factors, so nothing of 
 
     ||V||^2 = ||W0||^2 + 2 scaling <W0 A^T, B> + scaling^2 <B (A A^T), B>,    <,> the rows' inner products
 
-W0 A^T is what the base layer makes of A, so the base may be quantized. Dropout acts on the low-rank path alone;
+W0 A^T is what the base layer makes of A, so the base may be quantized. Where the terms of a row all but cancel, their
+sum is mostly rounding: such rows of V are made after all, and measured. Dropout acts on the low-rank path alone;
 PEFT's drops out the input of the (m / ||V|| - 1) W0 x part as well, and runs the base layer twice for it.
 """
-
-import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.base import Adapter, LoRAFactors, checked_init, drawn_A, scaled_product
 from src.models.dense_weight import dense_weight
+
+CANCELLED = 1e-2  # share of the terms' own squares that is left: below, two digits or more are lost
 
 
 class DoRA(Adapter):
-    """Low-rank update of the direction of a weight's rows, with their lengths trained beside it."""
+    """Low-rank update of the direction of a weight's rows, with their lengths trained beside it.
+
+    Args:
+        init: "gaussian", or "kaiming" as in the authors' code and PEFT.
+    """
 
     base_squares: Tensor  # (out_features,), ||W0||^2
 
-    def create(self) -> None:
+    def create(self, *, init: str = "gaussian") -> None:
         """Make A, B and m, and keep the rows' lengths of W0."""
+        self.init = checked_init(init)
         self.lora_A = self.parameter(self.rank, self.in_features)  # (rank, in_features)
         self.lora_B = self.parameter(self.out_features, self.rank)  # (out_features, rank)
         self.lora_magnitude_vector = self.parameter(self.out_features)  # (out_features,)
@@ -42,9 +48,8 @@ class DoRA(Adapter):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw A from a Gaussian of variance 1 / in_features in float32, set B to zero and m to ||W0||."""
-        drawn = torch.empty(self.rank, self.in_features)
-        self.lora_A.copy_(drawn.normal_(0.0, 1 / math.sqrt(self.in_features), generator=generator))
+        """Draw A in float32, set B to zero and m to ||W0||."""
+        self.lora_A.copy_(drawn_A(self.init, self.rank, self.in_features, generator))
         self.lora_B.zero_()
         self.lora_magnitude_vector.copy_(self.row_norms())
 
@@ -61,7 +66,17 @@ class DoRA(Adapter):
             cross = (projected.T * B).sum(1)  # <W0 A^T, B>
             square = (B @ (A @ A.T) * B).sum(1)  # <B (A A^T), B>
             squares: Tensor = self.base_squares + 2 * self.scaling * cross + self.scaling**2 * square
+            rows = self._cancelled(squares, A, B).nonzero()[:, 0]
+            if len(rows):
+                dense = dense_weight(self.base_layer)[rows].to(B.dtype) + self.scaling * B[rows] @ A
+                squares[rows] = dense.square().sum(1)
             return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()  # a row of zeros divides by no zero
+
+    def _cancelled(self, squares: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        """Which rows' squares are too small a remainder of what they were summed from, (out_features,)."""
+        # What the square would be if W0 and the products of B's entries with A's rows were all orthogonal.
+        summed = self.base_squares + self.scaling**2 * B.square() @ A.square().sum(1)
+        return squares < CANCELLED * summed
 
     def row_scales(self) -> Tensor:
         """m / ||V||, (out_features,), with ||V|| a constant to the gradient (section 4.3): exactly 1 at the start."""

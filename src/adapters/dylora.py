@@ -10,14 +10,13 @@ trains the b-th row and column alone (the paper's FROZEN variant, Eq. 10); here 
 does better in the paper's table 4.
 """
 
-import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.base import Adapter, LoRAFactors, checked_init, drawn_A, scaled_product
 from src.errors import UserError
 
 
@@ -25,6 +24,7 @@ class DyLoRA(Adapter):
     """Low-rank update of one linear layer, trained to be cut to any smaller rank.
 
     Args:
+        init: "gaussian", or "kaiming" as in the authors' code.
 
     Attributes:
         scaling: alpha over the rank in use outside training.
@@ -32,17 +32,17 @@ class DyLoRA(Adapter):
 
     nested: ClassVar[bool] = True
 
-    def create(self) -> None:
+    def create(self, *, init: str = "gaussian") -> None:
         """Make A and B, all of whose ranks are in use."""
+        self.init = checked_init(init)
         self.drawn_rank = self.kept_rank = self.rank  # b of this training step, and outside training
         self.lora_A = self.parameter(self.rank, self.in_features)  # (rank, in_features)
         self.lora_B = self.parameter(self.out_features, self.rank)  # (out_features, rank)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw A from a Gaussian of variance 1 / in_features in float32 and set B to zero."""
-        drawn = torch.empty(self.rank, self.in_features)
-        self.lora_A.copy_(drawn.normal_(0.0, 1 / math.sqrt(self.in_features), generator=generator))
+        """Draw A in float32 and set B to zero."""
+        self.lora_A.copy_(drawn_A(self.init, self.rank, self.in_features, generator))
         self.lora_B.zero_()
 
     def on_step(self, draw: float) -> None:

@@ -7,13 +7,11 @@ zero, so the first output is the base model's. A's Gaussian has variance 1 / in_
 `x A^T` the same at every rank and width; the paper leaves the variance open, PEFT's own Gaussian has 1 / rank^2.
 """
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.base import Adapter, LoRAFactors, checked_init, drawn_A, scaled_product
 from src.errors import UserError
 
 
@@ -27,11 +25,9 @@ class LoRA(Adapter):
 
     def create(self, *, init: str = "gaussian", lr_ratio: float = 1.0) -> None:
         """Make A and B, and take the options."""
-        if init not in ("gaussian", "kaiming"):
-            raise UserError(f"adapter.options.init={init} is not known.\nAllowed: gaussian, kaiming.")
         if not lr_ratio > 0:
             raise UserError(f"adapter.options.lr_ratio={lr_ratio} can't train B.\nAllowed: a number above 0.")
-        self.init = init
+        self.init = checked_init(init)
         self.lr_ratios = {"lora_B": lr_ratio}
         self.lora_A = self.parameter(self.rank, self.in_features)  # (rank, in_features)
         self.lora_B = self.parameter(self.out_features, self.rank)  # (out_features, rank)
@@ -39,12 +35,7 @@ class LoRA(Adapter):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw A from `generator` in float32 and set B to zero (section 4.1)."""
-        drawn = torch.empty(self.rank, self.in_features)
-        if self.init == "gaussian":
-            drawn.normal_(0.0, 1 / math.sqrt(self.in_features), generator=generator)
-        else:
-            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
-        self.lora_A.copy_(drawn)
+        self.lora_A.copy_(drawn_A(self.init, self.rank, self.in_features, generator))
         self.lora_B.zero_()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,20 +11,23 @@ the paper corrects B's gradient so that the update of W is the one closest to fu
 A never changes, so the inverse is computed once; PEFT's optimizer of this name computes it at every step.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.base import Adapter, LoRAFactors, checked_init, drawn_A, scaled_product
 
 
 class LoRAFA(Adapter):
-    """Low-rank update of one linear layer with a frozen random projection."""
+    """Low-rank update of one linear layer with a frozen random projection.
 
-    def create(self) -> None:
+    Args:
+        init: "gaussian", or "kaiming" as in PEFT, where the authors' code is.
+    """
+
+    def create(self, *, init: str = "gaussian") -> None:
         """Make the frozen A and the trained B."""
+        self.init = checked_init(init)
         self.lora_A = self.parameter(self.rank, self.in_features, trained=False)  # (rank, in)
         self.lora_B = self.parameter(self.out_features, self.rank)  # (out_features, rank)
         self._gram_inverse: Tensor | None = None  # (rank, rank), of the A whose version it carries
@@ -32,9 +35,8 @@ class LoRAFA(Adapter):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw A from a Gaussian of variance 1 / in_features in float32 and set B to zero."""
-        drawn = torch.empty(self.rank, self.in_features)
-        self.lora_A.copy_(drawn.normal_(0.0, 1 / math.sqrt(self.in_features), generator=generator))
+        """Draw A in float32 and set B to zero."""
+        self.lora_A.copy_(drawn_A(self.init, self.rank, self.in_features, generator))
         self.lora_B.zero_()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ model's by design. B and A are orthonormal, which makes the optimal gradient of 
 global seed for every layer; this one does neither.
 """
 
+import math
 from typing import Any, ClassVar, Self
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, Setup, UpdateDirection, scaled_product
+from src.errors import UserError
 
 
 class LoRASB(Adapter):
@@ -24,18 +26,31 @@ class LoRASB(Adapter):
 
     Args:
         direction: SVD of -sign(G) of this layer; None leaves all three matrices at zero, to be loaded.
-        step_size: eta, the learning rate of full fine-tuning's first step.
+        step_size: the learning rate of full fine-tuning's first step, which eta is by default.
+        eta: the size of the start where it is another one; the authors' runs on language models count the probe's
+            batches as steps, which makes it 10 to 15 times smaller.
+        probe_dropout: the model's dropout acts while G is estimated, as in the authors' code; whoever makes the
+            direction reads it.
     """
 
     needs_gradient: ClassVar[bool] = True
 
-    def create(self, *, direction: UpdateDirection | None = None, step_size: float = 0.0) -> None:
+    def create(
+        self,
+        *,
+        direction: UpdateDirection | None = None,
+        step_size: float = 0.0,
+        eta: float | None = None,
+        probe_dropout: bool = False,
+    ) -> None:
         """Make the frozen factors and R, and start from the direction where there is one."""
+        if eta is not None and not 0 < eta < math.inf:
+            raise UserError(f"adapter.options.eta={eta} is no size of a start.\nAllowed: a number above 0, or null.")
         self.lora_A = self.parameter(self.rank, self.in_features, trained=False)  # (rank, in)
         self.lora_B = self.parameter(self.out_features, self.rank, trained=False)  # (out, rank)
         self.lora_R = self.parameter(self.rank, self.rank)  # (rank, rank)
         if direction is not None:
-            self.start(direction, step_size)
+            self.start(direction, step_size if eta is None else eta)
 
     @classmethod
     def build(cls, base_layer: nn.Linear, name: str, setup: Setup, shared: dict[str, Any]) -> Self:

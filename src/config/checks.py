@@ -162,6 +162,7 @@ def check_numbers(config: "Config") -> None:
         ("alpha", config.alpha),
         ("trainer.head_lr", trainer.head_lr),
         ("trainer.epochs", trainer.epochs),
+        ("trainer.adam_eps", trainer.adam_eps),
     ):
         if rate is not None and not rate > 0:
             raise UserError(f"{key}={rate} can't train anything.\nAllowed: a number above 0.")

@@ -162,9 +162,9 @@ class TrainerConfig:
     eval_batch_size: int = MISSING  # texts at once when scoring
     eval_every: int = MISSING  # steps between two validations
     head_lr: float = MISSING  # the learning rate of the head, the same for all methods
-    warmup_ratio: float = MISSING  # share of the steps in which the rate rises
+    warmup_ratio: float = MISSING  # share of the steps in which the rate rises; above 0 at least one step
     schedule: str = MISSING  # of the rate after that: linear, cosine or constant
-    weight_decay: float = MISSING  # of AdamW
+    weight_decay: float = MISSING  # of AdamW; biases and norms are left alone, as transformers' Trainer does
     max_grad_norm: float = MISSING  # gradients are clipped to this norm; 0: never
     # auto, bf16 or fp32; auto takes bf16 autocast where it is measured to be faster and a step of the model in it is
     # finite and near fp32's
@@ -173,6 +173,8 @@ class TrainerConfig:
     eval_limit: int | None = None  # items scored of a split, or of each set that it is made of; null: all
     score_test: bool = True  # false leaves the test split untouched, as trials of a rate do
     checkpoint: str = "last"  # which state is saved and scored: last or best_validation
+    decay_all: bool = False  # weight decay acts on biases and norms too, as in a plain AdamW
+    adam_eps: float = 1e-8  # AdamW's epsilon
 
     @property
     def steps(self) -> int:

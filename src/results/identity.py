@@ -22,6 +22,7 @@ TASK_KEYS = ("name", "version", "architecture", "metric", "max_length", "max_new
 OPTIONAL_TASK_KEYS = (
     "more_metrics", "validation_metric", "metric_options", "samples", "temperature", "stop",
 )  # fmt: skip
+OPTIONAL_TRAINER_KEYS = ("checkpoint", "decay_all", "adam_eps")  # likewise
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ def _task(config: TaskConfig) -> dict[str, Any]:
 
 
 def _trainer(config: TrainerConfig) -> dict[str, Any]:
-    left_out = {"name", "epochs"} | ({"checkpoint"} if config.checkpoint == "last" else set())
-    return {key: value for key, value in asdict(config).items() if key not in left_out} | {"max_steps": config.steps}
+    values, default = asdict(config), TrainerConfig()
+    at_default = {key for key in OPTIONAL_TRAINER_KEYS if values[key] == getattr(default, key)}
+    left_out = {"name", "epochs"} | at_default
+    return {key: value for key, value in values.items() if key not in left_out} | {"max_steps": config.steps}
 
 
 def run_folder(config: Config, inputs: Inputs) -> Path:

@@ -2,16 +2,17 @@
 
 import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from src.adapters.base import Method, Setup
 from src.adapters.inject import InjectedModel, find_targets, inject
 from src.config.schema import AdaptedModel, Config
-from src.models.base_model import BaseModel
+from src.models.base_model import BaseModel, load_base
 from src.streams import stream_generator
 
 
@@ -38,7 +39,21 @@ def empty_setup(config: AdaptedModel, model: nn.Module) -> Setup:
         modules_of_role={role: find_targets(model, config.model, [role]) for role in config.model.roles},
         layers=layer_names(config, model),
         config=config.adapter.config,
+        float_weight=_float_weight(config, model) if getattr(config, "quantization", "none") != "none" else None,
     )
+
+
+def _float_weight(config: AdaptedModel, model: Any) -> Callable[[str], Tensor]:
+    """What gives a layer's weight as it was before it was quantized; the base is loaded when it is first asked."""
+
+    def weight(name: str) -> Tensor:
+        labels = model.config.num_labels if config.model.architecture == "classifier" else 0
+        base = load_base(
+            config.model, num_labels=labels, attention=model.config._attn_implementation, quantization="none"
+        )
+        return base.module.get_parameter(f"{name}.weight")
+
+    return weight
 
 
 def inject_empty(config: AdaptedModel, model: nn.Module) -> InjectedModel:

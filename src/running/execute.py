@@ -20,7 +20,7 @@ from src.running.assemble import fresh_model, restored
 from src.running.fitting import Fit, Report, fit
 from src.running.prepare import Prepared, prepare
 from src.running.record import Evaluation, finished_record, write_predictions
-from src.training.forgetting import general_loss
+from src.training.forgetting import general_loss, source_fingerprint
 from src.training.scoring import Scored
 
 
@@ -67,7 +67,10 @@ def _scored(run: Prepared, model: Any, split: str, step: int | None) -> Scored:
 
 def _decides_loss(run: Prepared) -> Any:
     config = run.config
-    return config.model, config.quantization, config.forgetting, run.device.type, run.device.precision
+    # A language model's head is part of what predicts, and where it is trained its start is drawn from the seed.
+    head_seed = config.seed if config.model.head and config.model.architecture != "classifier" else None
+    text = source_fingerprint(config.forgetting)
+    return config.model, config.quantization, text, head_seed, run.device.type, run.device.precision
 
 
 @kept(1, key=_decides_loss)

@@ -17,13 +17,14 @@ from src.adapters.calibrate import update_directions
 from src.adapters.inject import InjectedModel, adapters, inject
 from src.adapters.ledger import Ledger, closed_form, count
 from src.config.memo import kept
+from src.config.schema import Config
 from src.errors import UserError
 from src.files import replacing, write_json
 from src.results.store import ADAPTER, FIT
 from src.running.assemble import empty_setup, fresh_model, method_of
 from src.running.preflight import preflight
 from src.running.prepare import Prepared
-from src.streams import stream_generator
+from src.streams import stream_generator, stream_seed
 from src.training.batches import by_length, collate
 from src.training.loss import mean_loss
 from src.training.trainer import Recipe, Training, train, warmup_steps
@@ -99,7 +100,7 @@ def _injected(run: Prepared) -> InjectedModel:
     config, model = run.config, fresh_model(run.config, run.base, run.device.type)
     method, setup = method_of(config), empty_setup(config, model)
     setup.generator = stream_generator(config.seed, "adapter_init")
-    setup.step_size = (config.lr or 0.0) / warmup_steps(config.trainer)
+    setup.step_size = (config.lr or 0.0) / max(1, warmup_steps(config.trainer))  # without warm-up the rate itself
     if method.needs_gradient:
         keep = max(config.rank, KEPT_DIRECTIONS)
         setup.update_directions = _directions(run, model, tuple(setup.target_modules), keep)
@@ -123,7 +124,19 @@ def _decides_directions(run: Prepared, model: PreTrainedModel, targets: tuple[st
     """What an estimate depends on: neither rank, alpha nor learning rate, so that a sweep makes it once."""
     config = run.config
     base = (config.model, config.quantization, run.device.type, run.device.precision)
-    return (*base, config.task, config.protocol, config.seed, config.trainer.calibration_samples, targets, keep)
+    # The rows themselves, since the config alone doesn't say which of them are there to train on.
+    probe = (
+        config.task,
+        run.task.fingerprint,
+        config.seed,
+        config.trainer.calibration_samples,
+        _probes_dropout(config),
+    )
+    return (*base, *probe, targets, keep)
+
+
+def _probes_dropout(config: Config) -> bool:
+    return bool(config.adapter.options.get("probe_dropout"))
 
 
 @kept(1, key=_decides_directions)
@@ -138,4 +151,5 @@ def _directions(
     pad_token_id = run.base.tokenizer.pad_token_id
     batches = [collate([probe[index] for index in batch], pad_token_id) for batch in by_length(probe, PROBE_BATCH)]
     on_device = [{name: tensor.to(run.device.type) for name, tensor in batch.items()} for batch in batches]
-    return update_directions(model, list(targets), on_device, loss=mean_loss, keep=keep)
+    dropout_seed = stream_seed(run.config.seed, "gradient_probe") if _probes_dropout(run.config) else None
+    return update_directions(model, list(targets), on_device, loss=mean_loss, keep=keep, dropout_seed=dropout_seed)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from src.config.schema import Config
 from src.errors import UserError
@@ -24,7 +25,8 @@ STEP = math.sqrt(10)  # between neighboring rates: half a decade
 class Trial:
     """One rate's run; `validation` is None where it diverged or failed, and `state` says which.
 
-    `flags` has what makes its score doubtful, `reason` in words what went wrong, where something did.
+    Of a method that trains several ranks at once it is the mean over them. `flags` has what makes its score doubtful,
+    `reason` in words what went wrong, where something did.
     """
 
     value: float
@@ -186,23 +188,28 @@ def further(cell: Cell, trials: list[Trial], leader: Trial | None) -> float | No
 def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]:
     """What the trials of a cell gave, as far as they were run, and the best of them."""
     folders = [folder_of(cell.trial(value)) for value in values]
-    trials = [_trial(value, folder) for value, folder in zip(values, folders, strict=True)]
+    trials = [_trial_in(value, folder) for value, folder in zip(values, folders, strict=True)]
     done = [record for folder in folders if (record := readable_record(folder)) and record["state"] == "done"]
     directions = [record["metrics"]["validation"]["higher_is_better"] for record in done]
     return trials, best(trials, cell.prior, higher_is_better=all(directions))
 
 
-def _trial(value: float, folder: Path) -> Trial:
+def _trial_in(value: float, folder: Path) -> Trial:
     try:
-        record = read_record(folder)
+        return _trial(value, read_record(folder))
     except UserError as error:
         return Trial(value, "unreadable", reason=str(error))
+
+
+def _trial(value: float, record: Record | None) -> Trial:
     if record is None:
         return Trial(value, "not run")
     if record["state"] != "done":
-        return Trial(value, record["state"], reason=(record["error"] or {}).get("message", ""))
+        return Trial(value, record["state"], reason=(record.get("error") or {}).get("message", ""))
     flags = tuple(record.get("flags", []))
-    return Trial(value, "done", record["metrics"]["validation"]["value"], flags, ", ".join(flags))
+    # Where one training gives adapters of several ranks, its rate is for all of them.
+    smaller = [row["validation"] for row in record.get("smaller_ranks", [])]
+    return Trial(value, "done", fmean([record["metrics"]["validation"]["value"], *smaller]), flags, ", ".join(flags))
 
 
 def record_of(config: Config) -> Record | None:

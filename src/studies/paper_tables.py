@@ -125,7 +125,7 @@ def paper_table(
         )
         why = paper.reason(row) or ("" if counterpart else _why_unmatched(row, reading, readings))
         cell = cells.iloc[counterpart.cell] if counterpart else None
-        part = counterpart.set if counterpart else ""
+        part = (counterpart.set or readings["sets"].get(row["metric"], "")) if counterpart else ""
         rows.append(row | {"computed": computed} | _measured(study, row, cell, part, why, runs, readings))
     return pd.DataFrame(rows).astype({"computed": "Int64", "n": "Int64"})
 

@@ -117,8 +117,16 @@ def general_text(config: Config, base: BaseModel) -> GeneralText:
         # An encoder expects its tokens of start and end around every text.
         rows = [_with_special_tokens(row, tokenizer) for row in rows]
     inputs = torch.tensor(rows)
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return GeneralText(name, fingerprint, masked, *(_masked(inputs, tokenizer) if masked else (inputs, inputs)))
+    return GeneralText(name, _fingerprint(text), masked, *(_masked(inputs, tokenizer) if masked else (inputs, inputs)))
+
+
+def source_fingerprint(source: str) -> str:
+    """The fingerprint of the text that a config names, as it is now; empty where it names none."""
+    return "" if source == "none" else _fingerprint(_read(source)[1])
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _with_special_tokens(row: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

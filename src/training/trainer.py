@@ -47,8 +47,9 @@ class Training:
 
 
 def warmup_steps(settings: TrainerConfig) -> int:
-    """Number of steps over which the learning rate rises to its full value, at least 1."""
-    return max(1, round(settings.warmup_ratio * settings.steps))
+    """Number of steps over which the learning rate rises to its full value: none, or at least 1."""
+    # The first of them has rate 0, so that a single step trains nothing unless there is no warm-up.
+    return max(1, round(settings.warmup_ratio * settings.steps)) if settings.warmup_ratio > 0 else 0
 
 
 @dataclass(frozen=True)
@@ -171,20 +172,29 @@ class _AdapterTrainer(Trainer):
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with the head at its own rate and everything else at the method's, times the adapter's own ratio."""
-        groups: dict[float, list[nn.Parameter]] = {}
+        """AdamW with the head at its own rate and everything else at the method's, times the adapter's own ratio.
+
+        Weight decay leaves biases and norms alone, known by their names and classes as transformers knows them,
+        unless it is told to act on all.
+        """
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         ratios = {
             f"{name}.{parameter}": ratio
             for name, adapter in adapters(self.injected.model).items()
             for parameter, ratio in adapter.lr_ratios.items()
         }
+        settings, decaying = self.recipe.settings, set(self.get_decay_parameter_names(self.injected.model))
         for name, parameter in self.injected.model.named_parameters():
             if parameter.requires_grad:
                 in_head = name in self.injected.head
-                rate = self.recipe.settings.head_lr if in_head else (self.recipe.lr or 0.0) * ratios.get(name, 1.0)
-                groups.setdefault(rate, []).append(parameter)
-        parameter_groups = [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
-        self.optimizer = torch.optim.AdamW(parameter_groups, weight_decay=self.recipe.settings.weight_decay, fused=True)
+                rate = settings.head_lr if in_head else (self.recipe.lr or 0.0) * ratios.get(name, 1.0)
+                decay = settings.weight_decay if settings.decay_all or name in decaying else 0.0
+                groups.setdefault((rate, decay), []).append(parameter)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
+            eps=settings.adam_eps,
+            fused=True,
+        )
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
