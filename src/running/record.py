@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from src.files import replacing
+from src.metrics import TIMED_OUT
 from src.results.digests import tensor_digests
 from src.results.identity import identity
 from src.results.provenance import provenance
@@ -94,7 +95,7 @@ def finished_record(run: Prepared, fit: Fit, evaluation: Evaluation) -> Record:
         "history": training.history,
         "data": data,
         "provenance": provenance(asdict(run.device), inputs.code),
-        "warnings": _warnings(run, data),
+        "warnings": _warnings(run, data, evaluation.scored),
         "error": None,
     }
     if evaluation.forgetting:
@@ -135,11 +136,14 @@ def _data(run: Prepared) -> Data:
     }
 
 
-def _warnings(run: Prepared, data: Data) -> list[str]:
-    """What a reader of the scores should know of the data."""
+def _warnings(run: Prepared, data: Data, scored: dict[str, Scored]) -> list[str]:
+    """What a reader of the scores should know of the data and of the scoring."""
     config, texts = run.config, run.task.warnings(run.config)
     cut = data["at_max_length"]["test"]
     if cut:
         rows = data["rows"]["test"]
         texts.append(f"{cut:,} of {rows:,} test items reach task.max_length={config.task.max_length} and may be cut")
+    for split, items in scored.items():
+        if stopped := items.more.get(TIMED_OUT):
+            texts.append(f"{stopped:,.0f} programs of {split} ran out of time and count as wrong")
     return texts
