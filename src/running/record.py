@@ -42,8 +42,8 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
             {
                 "split": split,
                 "item": range(len(items.references)),
-                "prediction": [_plain(value) for value in items.predictions],
-                "reference": [_plain(value) for value in items.references],
+                "prediction": [plain_value(value) for value in items.predictions],
+                "reference": [plain_value(value) for value in items.references],
                 "score": np.array(items.score.items or [np.nan] * len(items.references), dtype=np.float32),
             }
         )
@@ -58,7 +58,8 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
         table.to_parquet(partial, index=False)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """A prediction or reference as a table keeps it: lists and dictionaries as JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 

@@ -67,16 +67,21 @@ class Scoring:
 
     def score(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> Scored:
         """Predict in batches of similar length and score."""
+        predictions = self.predict(model, rows, examples)
+        references = [_reference(row) for row in rows]
+        more = {name: score(name, predictions, references).value for name in self.task.more_metrics}
+        whole, sets = self._by_set(rows, predictions, references)
+        return Scored(predictions, references, whole, more | whole.more, sets)
+
+    def predict(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> list[Any]:
+        """The model's predictions in the order of the rows: classes, numbers, texts, or lists of texts."""
         predictions: list[Any] = [None] * len(examples)
         with _evaluating(model), self.device.autocast(), _drawing(self.seed, self.task.temperature > 0):
             for batch in by_length(examples, self.batch_size):
                 answers = self._predict(model, [rows[index] for index in batch], [examples[index] for index in batch])
                 for index, answer in zip(batch, answers, strict=True):
                     predictions[index] = answer
-        references = [_reference(row) for row in rows]
-        more = {name: score(name, predictions, references).value for name in self.task.more_metrics}
-        whole, sets = self._by_set(rows, predictions, references)
-        return Scored(predictions, references, whole, more | whole.more, sets)
+        return predictions
 
     def _by_set(self, rows: list[Row], predictions: list[Any], references: list[Any]) -> tuple[Score, dict[str, float]]:
         members: dict[str, list[int]] = {}
@@ -142,7 +147,7 @@ class Scoring:
         ids = pad(prompts, self.tokenizer.pad_token_id, left=True).to(model.device)
         mask = pad([[1] * len(prompt) for prompt in prompts], 0, left=True).to(model.device)
         generate: Any = model.generate
-        written = generate(input_ids=ids, attention_mask=mask, generation_config=self._decoding())
+        written = generate(input_ids=ids, attention_mask=mask, generation_config=self.decoding())
         texts = self.tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
         texts = [_stopped(text, self.task.stop) for text in texts]
         if self.task.samples == 1:
@@ -150,7 +155,8 @@ class Scoring:
         # transformers puts the samples of a prompt next to each other.
         return [texts[start : start + self.task.samples] for start in range(0, len(texts), self.task.samples)]
 
-    def _decoding(self) -> GenerationConfig:
+    def decoding(self) -> GenerationConfig:
+        """How texts are written: greedily, or drawn at the task's temperature."""
         # From the whole distribution; by default transformers would draw from the 50 likeliest tokens.
         drawn = {"do_sample": True, "temperature": self.task.temperature, "top_k": 0, "top_p": 1.0}
         return GenerationConfig(
