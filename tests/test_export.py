@@ -22,7 +22,7 @@ from src.errors import UserError
 from src.exporting import export as exporting
 from src.exporting import peft_adapter
 from src.exporting.export import Export, export
-from src.exporting.reproduction import is_tie, logits_of, reproduce
+from src.exporting.reproduction import is_same, is_tie, logits_of, reproduce
 from src.exporting.stored import _first_of_each
 from src.files import write_json
 from src.models.base_model import find_weights, load_base
@@ -526,6 +526,36 @@ def test_a_stored_text_is_a_tie_where_every_token_of_it_is_as_likely_as_the_mode
     for wrong in (own[0] + "~", own[0] + "~~"):
         assert not is_tie(model, prepared.scoring, examples[0], wrong, 1e-4)
         assert is_tie(model, prepared.scoring, examples[0], wrong, 1e4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        (3, 3, True),
+        ("3", 3, True),  # in a table that has texts too
+        (3, 4, False),
+        (2.5, 2.50001, True),
+        (2.5, 2.51, False),
+        ("0.125", 0.125, True),
+        (1000.0, 1000.05, True),
+        (float("nan"), 1.0, False),
+        ("a", "a ", False),
+        ('["a", "é"]', ["a", "é"], True),
+        ('["a"]', ["b"], False),
+    ],
+)
+def test_predictions_are_equal_but_for_a_numbers_rounding(old: Any, new: Any, same: bool) -> None:
+    assert is_same(old, new, 1e-4) == same
+
+
+def test_a_number_that_is_another_is_no_tie(runs: Runs, tmp_path: Path) -> None:
+    folder = changed(runs.tiny("lora", "task.validation_metric=loss"), tmp_path / "run", "prediction", "another text")
+    table = pd.read_parquet(folder / PREDICTIONS)
+    first = table.index[table["split"] == "validation"][0]
+    table.loc[first, "prediction"] = str(float(table.loc[first, "prediction"]) + 0.5)
+    table.to_parquet(folder / PREDICTIONS, index=False)
+    with pytest.raises(UserError, match=r"1 of 8 validation predictions aren't those that are stored"):
+        export(folder, "peft", tmp_path / "out")
 
 
 def test_a_half_written_export_is_no_export(runs: Runs, tmp_path: Path) -> None:

@@ -106,9 +106,13 @@ def reproduce(job: Job) -> Reproduction:
         loss = split == "validation" and config.task.validation_metric == LOSS
         found = scoring.answer_loss(model, examples).predictions if loss else scoring.predict(model, rows, examples)
         pairs = zip(examples, stored, found, strict=True)
-        others = [(example, kept) for example, kept, new in pairs if not is_same(kept, new, job.tie)]
+        others = [each for each in pairs if not is_same(*each[1:], job.tie)]
         equal[split] = len(rows) - len(others)
-        ties[split] = 0 if loss else sum(is_tie(model, scoring, example, kept, job.tie) for example, kept in others)
+        ties[split] = sum(
+            is_tie(model, scoring, example, kept, job.tie)
+            for example, kept, new in others
+            if not isinstance(new, float)  # numbers are equal within rounding, or they aren't
+        )
     if config.quantization == "none":  # what was loaded in bfloat16
         model.float()
     return Reproduction(equal, ties, logits_of(model, job.logit_rows, tokenizer, config.task))
