@@ -4,7 +4,8 @@
     python -m src.export results/runs/TASK/MODEL/RUN --format merged --to FOLDER
 
 `peft` is an adapter that PEFT loads onto the base model, `merged` a model that needs nothing but transformers. Both
-are checked against the run's own model before they appear, in RUN/export/FORMAT where no folder is named.
+are loaded in a fresh process by the line that is printed and held against the run's stored predictions before they
+appear, in RUN/export/FORMAT where no folder is named.
 Exit status: 0 if the export is there, 2 for a mistake in what was asked.
 """
 
@@ -28,11 +29,21 @@ def main() -> None:
 
         quiet_libraries()
         from src.exporting.export import export
+        from src.exporting.reproduction import imports_of
 
         done = export(arguments.run, arguments.format, arguments.to)
     print(f"{done.folder}: {done.written.description}")
-    print(f"checked: loaded back, its logits differ from the run's by {done.deviation:.1g} at most")
+    counts = done.reproduced.items()
+    same = ", ".join(f"{same} of {total} {split}" for split, (same, _, total) in counts)
+    print(f"checked in a fresh process: it gives {same or 'no'} predictions that are stored")
+    if ties := sum(ties for _, (_, ties, _) in counts):
+        print(f"of the others, {ties} are as likely as the stored ones within rounding")
+    print(f"its logits differ from the run's by {done.deviation:.1g} at most")
+    if done.written.rounds:
+        print(f"note: {done.written.rounds}")
     print(f"load it with: {done.written.usage}")
+    print(f"its tokenizer: {done.written.tokenizer_usage}")
+    print(f"after: {imports_of(done.written.usage + done.written.tokenizer_usage)}")
 
 
 if __name__ == "__main__":

@@ -140,6 +140,19 @@ def test_what_is_boxed_is_the_answer_that_the_files_give(file: str) -> None:
         (r"\boxed{4", None),
         ("four", None),
         (r"$\boxed{72}$\n#### 7,2" + "\nThe answer is: 72 ", "72"),
+        ("The answer is 4.", "4"),
+        ("5 - 1 is 4. The answer is 4", "4"),
+        ("THE ANSWER IS: $1,080.50.", "1080.50"),
+        ("The answer is: 4.", "4"),
+        (r"The answer is: \left. x \right.", r"\left. x \right."),
+        ("The answer is -3/4.", "-3/4"),
+        ("4", "4"),
+        (" 4.0 ", "4.0"),
+        ("-1,080", "-1080"),
+        ("50%", "50"),
+        ("The answer is clear.", None),
+        ("4 apples", None),
+        ("It is 4", None),
     ],
 )
 def test_the_final_answer_is_the_last_one_marked(solution: str, answer: str | None) -> None:
@@ -183,7 +196,10 @@ def test_metamathqa_is_tested_on_both_sets_by_name(tmp_path: Path) -> None:
     splits = loaded(metamath_files(tmp_path / "root"), "task=metamathqa").data.splits
     assert [len(splits[split]) for split in ("train", "validation", "test")] == [100, 500, 1319 + 500]
     assert [row["set"] for row in splits["test"]] == ["gsm8k"] * 1319 + ["math"] * 500
-    assert [splits["test"][index]["reference"] for index in (0, 1319)] == ["18", r"\left( 3, \frac{\pi}{2} \right)"]
+    assert [splits["test"][index]["reference"] for index in (0, 1319)] == [
+        "18",
+        r"\boxed{\left( 3, \frac{\pi}{2} \right)}",
+    ]
     row = next(row for row in splits["train"] + splits["validation"] if " 7 cats " in row["prompt"])
     assert row == {
         "prompt": PROMPT.format(instruction="If 7 cats have four legs each, how many legs are there?"),
@@ -207,8 +223,27 @@ def test_both_forms_of_metamathqa_give_the_same_rows(tmp_path: Path, monkeypatch
 
 
 def test_one_metric_scores_the_answers_of_both_sets() -> None:
-    written = ["so The answer is: 1,080", "The answer is: 18", r"thus $\boxed{\dfrac12}$", "The answer is: 5"]
-    assert score("math_equivalence", written, ["1080", "18", r"\frac{1}{2}", "4"]).value == 0.75
+    written = ["The answer is: 1,080", "The answer is: 18 eggs", r"The answer is: \dfrac12", "The answer is: 18 eggs"]
+    assert score(composed(*MODEL, "task=metamathqa").task.metric, written,
+                 ["1080", "18", r"\boxed{\frac{1}{2}}", r"\boxed{18}"]).items == [1, 1, 1, 0]  # fmt: skip
+
+
+def test_metamathqas_own_answers_score_full_marks_on_both_sets(tmp_path: Path) -> None:
+    rows = loaded(metamath_files(tmp_path / "root"), "task=metamathqa").data.splits["test"]
+    written = [f"so ... The answer is: {last_boxed(row['reference']) or row['reference']}" for row in rows]
+    references = [row["reference"] for row in rows]
+    assert score("metamath", written, references).value == 1
+    assert score("metamath", [f"{text}7" for text in written], references).value < 0.01
+
+
+@pytest.mark.parametrize("answer", ["The answer is 4.", "4", 4, 4.0])
+def test_a_file_of_short_answers_is_read(tmp_path: Path, answer: Any) -> None:
+    row = json.dumps({"question": "2 + 2?", "answer": answer})
+    root = gsm8k_folder(tmp_path / "data", row, row)
+    splits = read(composed(*MODEL, "task=gsm8k", f"task.data_dir={root}"), tmp_path).splits
+    assert splits["train"] == splits["test"]
+    assert splits["test"][0]["answer"] == f" {answer}"
+    assert float(splits["test"][0]["reference"]) == 4
 
 
 @pytest.mark.parametrize("task", ["gsm8k", "math"])

@@ -2,17 +2,19 @@
 
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForSequenceClassification, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
 from src import export as program
 from src.config.schema import Config
@@ -20,13 +22,16 @@ from src.errors import UserError
 from src.exporting import export as exporting
 from src.exporting import peft_adapter
 from src.exporting.export import Export, export
+from src.exporting.reproduction import is_same, is_tie, logits_of, reproduce
+from src.exporting.stored import _first_of_each
 from src.files import write_json
 from src.models.base_model import find_weights, load_base
 from src.results.identity import decisive
-from src.results.store import ADAPTER, RESULT, read_all, read_record
+from src.results.store import ADAPTER, PREDICTIONS, RESULT, read_all, read_record
 from src.results.stored_run import command, config_of, finished_run
 from src.running.assemble import restored
 from src.running.lifecycle import run
+from src.running.prepare import prepare
 from src.running.sweep import Plan
 from src.tasks.base import load_task
 from tests.conftest import ROOT, TINY, composed
@@ -57,6 +62,18 @@ GPT2 = [
     *("model.roles.ffn_up.in_features=12", "model.roles.ffn_up.out_features=48"),
     *("model.roles.ffn_down.in_features=48", "model.roles.ffn_down.out_features=12"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load exports in this process, by the same lines: a fresh one takes seconds, and `fresh_process` tests have it."""
+    if "fresh_process" not in request.fixturenames:
+        monkeypatch.setattr(exporting, "in_fresh_process", reproduce)
+
+
+@pytest.fixture
+def fresh_process() -> None:
+    """For a test whose exports are checked as a user's are, in a process of their own."""
 
 
 class Runs:
@@ -303,7 +320,8 @@ def test_the_program_exports_beside_the_run_unless_told(runs: Runs, monkeypatch:
     status, out, err = call(monkeypatch, capsys, folder, "--format", "merged")
     assert (status, err) == (0, "")
     assert out.splitlines()[0] == f"{folder}/export/merged: a LlamaForCausalLM in float32"
-    assert "checked: loaded back, its logits differ from the run's by" in out
+    assert "checked in a fresh process: it gives 8 of 8 validation, 8 of 8 test predictions that are stored" in out
+    assert "its logits differ from the run's by" in out
     assert f'load it with: AutoModelForCausalLM.from_pretrained("{folder}/export/merged")' in out
 
 
@@ -368,3 +386,197 @@ def test_an_export_says_what_it_is(runs: Runs, tmp_path: Path) -> None:
     done = export(runs.tiny("pissa"), "peft", tmp_path / "out")
     assert isinstance(done, Export)
     assert done.written.description == f"an adapter of PEFT (LORA, rank 6) on {tmp_path}/out/base"
+
+
+# ---- the printed line, the stored predictions
+
+
+def test_the_printed_lines_load_the_export_in_a_fresh_process(
+    runs: Runs, tmp_path: Path, monkeypatch: Any, capsys: Any, fresh_process: None
+) -> None:
+    folder = runs.tiny("lora")
+    status, out, err = call(monkeypatch, capsys, folder, "--format", "peft", "--to", tmp_path / 'a "torch.d" folder')
+    assert (status, err) == (0, "")
+    printed = dict(line.split(": ", 1) for line in out.splitlines()[1:] if ": " in line)
+    names: dict[str, Any] = {}
+    exec(printed["after"], names)
+    assert_close(logits(eval(printed["load it with"], names)), logits(run_model(folder)))
+    assert eval(printed["its tokenizer"], names)("a word")["input_ids"] == load_tokenizer()("a word")["input_ids"]
+    assert printed["checked in a fresh process"].endswith("predictions that are stored")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["peft", "merged"])
+def test_a_line_that_fails_in_a_fresh_process_is_not_printed(
+    runs: Runs, tmp_path: Path, monkeypatch: Any, kind: str, fresh_process: None
+) -> None:
+    """The hub's copy can't be had offline, though this process has the weights in memory."""
+    monkeypatch.setattr(f"src.exporting.{'peft_adapter' if kind == 'peft' else 'merged_model'}.quoted",
+                        lambda path: '"no/such-model"')  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"can't be used by the line that would be printed:\n .*no/such-model(.|\n)*fails"
+    ):
+        export(runs.tiny("lora"), kind, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def changed(run_folder: Path, target: Path, column: str, value: Any) -> Path:
+    """A copy of a run whose first stored test item has another value."""
+    shutil.copytree(run_folder, target, ignore=shutil.ignore_patterns("export"))
+    table = pd.read_parquet(target / PREDICTIONS)
+    table.loc[table.index[table["split"] == "test"][0], column] = value
+    table.to_parquet(target / PREDICTIONS, index=False)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["peft", "merged"])
+def test_an_export_that_does_not_give_a_stored_prediction_is_refused(runs: Runs, tmp_path: Path, kind: str) -> None:
+    folder = changed(runs.tiny("lora"), tmp_path / "run", "prediction", "another text")
+    with pytest.raises(UserError, match=r"1 of 8 test predictions aren't those that are stored.\nNothing was written"):
+        export(folder, kind, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_export_is_held_against_the_rows_that_were_scored(runs: Runs, tmp_path: Path) -> None:
+    folder = changed(runs.tiny("lora"), tmp_path / "run", "reference", "another word")
+    with pytest.raises(UserError, match=r"scored on other test rows than task=reverse_words has now"):
+        export(folder, "merged", tmp_path / "out")
+    (folder / PREDICTIONS).unlink()
+    with pytest.raises(UserError, match=r"has no predictions.parquet, with which an export is compared.\nMake the run"):
+        export(folder, "merged", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_first_items_of_every_set_of_a_split_are_compared() -> None:
+    rows = [{"set": name} for name in "aabbbaab"]
+    assert _first_of_each(rows, 2) == [0, 1, 2, 3]
+    assert _first_of_each(rows, 3) == [0, 1, 2, 3, 4, 5]
+    assert _first_of_each([{}] * 5, 3) == [0, 1, 2]
+
+
+def test_weights_of_a_folder_are_the_base_of_an_export_also_where_the_yaml_names_the_hub(
+    runs: Runs, tmp_path: Path
+) -> None:
+    """The folder's weights are other ones than the hub's, which would load as well and compute something else."""
+    weights = find_weights(composed().model)
+    assert weights is not None
+    other = AutoModelForSequenceClassification.from_pretrained(weights, num_labels=10)
+    with torch.no_grad():
+        other.get_input_embeddings().weight.mul_(1.5)
+    other.save_pretrained(tmp_path / "mine")
+    AutoTokenizer.from_pretrained(weights).save_pretrained(tmp_path / "mine")
+    small = [
+        "trainer=smoke",
+        "trainer.eval_limit=16",
+        "trainer.max_steps=3",
+        "tracking=none",
+        "model.weights_sha256=null",
+    ]
+    folder = runs("adapter=lora", "rank=4", "target=qv", "lr=0.05", *small, f"model.path={tmp_path / 'mine'}")
+    done = export(folder, "peft", tmp_path / "out")
+    settings = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == (str(tmp_path / "mine"), None)
+    assert f'from_pretrained("{tmp_path / "mine"}", num_labels=10)' in done.written.usage
+    assert json.loads((tmp_path / "out/export.json").read_text())["base"] == str(tmp_path / "mine")
+    model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out", num_labels=10)
+    assert_close(logits(model, IDS + 1000), logits(run_model(folder, num_labels=10), IDS + 1000))
+
+
+@pytest.mark.parametrize("kind", ["peft", "merged"])
+def test_tokenizer_and_decoding_go_along(runs: Runs, tmp_path: Path, kind: str) -> None:
+    folder = runs.tiny("lora")
+    export(folder, kind, tmp_path / "out")
+    _, config = finished_run(folder)
+    tokenizer, decoding = load_tokenizer(), GenerationConfig.from_pretrained(tmp_path / "out")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (saved.pad_token, saved.eos_token) == (tokenizer.pad_token, tokenizer.eos_token)
+    assert decoding.max_new_tokens == config.task.max_new_tokens
+    assert (decoding.eos_token_id, decoding.do_sample) == (tokenizer.eos_token_id, False)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_what_bitsandbytes_rounds_otherwise_is_measured_and_said(
+    runs: Runs, tmp_path: Path, monkeypatch: Any, capsys: Any, kind: str
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes isn't installed: pip install -e '.[quantization]'")
+    folder = runs.tiny("lora", f"quantization={kind}")
+    status, out, err = call(monkeypatch, capsys, folder, "--format", "peft", "--to", tmp_path / "out")
+    assert (status, err) == (0, "")
+    assert "note: bitsandbytes' own layers, which PEFT and transformers load, round otherwise than the run's" in out
+    checked = json.loads((tmp_path / "out/export.json").read_text())["checked"]
+    names: dict[str, Any] = {}
+    exec(out.rpartition("after: ")[2], names)
+    loaded = eval(next(line for line in out.splitlines() if line.startswith("load it with: "))[14:], names)
+    _, config = finished_run(folder)
+    rows, tokenizer = load_task(config).data.splits["validation"][:8], load_tokenizer()
+    theirs, own = (logits_of(model, rows, tokenizer, config.task) for model in (loaded, run_model(folder)))
+    assert checked["largest_logit_deviation"] == pytest.approx((theirs - own).abs().max().item(), rel=1e-3)
+    assert checked["largest_logit_deviation"] > 1e-5
+
+
+def test_a_stored_text_is_a_tie_where_every_token_of_it_is_as_likely_as_the_models_own(runs: Runs) -> None:
+    folder = runs.tiny("lora")
+    _, config = finished_run(folder)
+    prepared = prepare(config, folder)
+    rows = prepared.task.data.splits["test"][:2]
+    examples = prepared.examples["test"][:2]
+    model: Any = run_model(folder)
+    own = prepared.scoring.predict(model, rows, examples)
+    assert all(is_tie(model, prepared.scoring, *pair, 1e-4) for pair in zip(examples, own, strict=True))
+    for wrong in (own[0] + "~", own[0] + "~~"):
+        assert not is_tie(model, prepared.scoring, examples[0], wrong, 1e-4)
+        assert is_tie(model, prepared.scoring, examples[0], wrong, 1e4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        (3, 3, True),
+        ("3", 3, True),  # in a table that has texts too
+        (3, 4, False),
+        (2.5, 2.50001, True),
+        (2.5, 2.51, False),
+        ("0.125", 0.125, True),
+        (1000.0, 1000.05, True),
+        (float("nan"), 1.0, False),
+        ("a", "a ", False),
+        ('["a", "é"]', ["a", "é"], True),
+        ('["a"]', ["b"], False),
+    ],
+)
+def test_predictions_are_equal_but_for_a_numbers_rounding(old: Any, new: Any, same: bool) -> None:
+    assert is_same(old, new, 1e-4) == same
+
+
+def test_a_number_that_is_another_is_no_tie(runs: Runs, tmp_path: Path) -> None:
+    folder = changed(runs.tiny("lora", "task.validation_metric=loss"), tmp_path / "run", "prediction", "another text")
+    table = pd.read_parquet(folder / PREDICTIONS)
+    first = table.index[table["split"] == "validation"][0]
+    table.loc[first, "prediction"] = str(float(table.loc[first, "prediction"]) + 0.5)
+    table.to_parquet(folder / PREDICTIONS, index=False)
+    with pytest.raises(UserError, match=r"1 of 8 validation predictions aren't those that are stored"):
+        export(folder, "peft", tmp_path / "out")
+
+
+def test_a_half_written_export_is_no_export(runs: Runs, tmp_path: Path) -> None:
+    """What a killed export left beside its place is in nobody's way."""
+    (tmp_path / ".out.1").mkdir()
+    (tmp_path / ".out.1/config.json").write_text("{")
+    export(runs.tiny("lora"), "merged", tmp_path / "out")
+    with pytest.raises(UserError, match="out exists already"):
+        export(runs.tiny("lora"), "peft", tmp_path / "out")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="file exists already"):
+        export(runs.tiny("lora"), "peft", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["peft", "merged"])
+def test_a_classifiers_stored_classes_are_those_of_its_export_in_a_fresh_process(
+    runs: Runs, tmp_path: Path, kind: str, fresh_process: None
+) -> None:
+    small = ["trainer=smoke", "trainer.eval_limit=16", "trainer.max_steps=3", "tracking=none"]
+    done = export(runs("adapter=lora", "rank=4", "target=qv", "lr=0.05", *small), kind, tmp_path / kind)
+    assert {split: counts[2] for split, counts in done.reproduced.items()} == {"validation": 16, "test": 16}
+    assert all(same + ties == total for same, ties, total in done.reproduced.values())

@@ -257,7 +257,7 @@ def _check_metrics(record: Record, config: Config, sets: list[str]) -> None:
         assert metric["higher_is_better"] == (expected != "loss")
         values = [metric["value"], *metric.get("more", {}).values(), *metric.get("sets", {}).values()]
         assert all(math.isfinite(value) for value in values)
-        parts = ["turn_1", "turn_2", "writing"] if expected == "judge_rating" else []
+        parts = {"judge_rating": ["turn_1", "turn_2", "writing"], "pass_at_k": ["timed_out"]}.get(expected, [])
         assert list(metric.get("more", {})) == ([] if expected == "loss" else task.more_metrics + parts)
     test = record["metrics"]["test"]
     assert sorted(test.get("sets", {})) == sorted(sets)
@@ -416,6 +416,7 @@ def test_pass_at_k_takes_the_drawn_texts(tmp_path: Path) -> None:
     record, folder = attempt(composed(*SMOKE, *stories(), *of_task("humaneval", tmp_path, *short, *drawn)))
     assert record["state"] == "done", record["error"]
     assert record["metrics"]["test"]["name"] == "pass_at_k"
+    assert record["metrics"]["test"]["more"] == {"timed_out": 0.0}
     assert record["metrics"]["test"]["n"] == LIMIT
     items = pd.read_parquet(folder / PREDICTIONS)
     assert [len(json.loads(prediction)) for prediction in items[items["split"] == "test"]["prediction"]] == [3] * LIMIT

@@ -21,6 +21,8 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "last_number": (["it is 4", "5", "none"], ["#### 4", "#### 6", "#### 1"]),
     "choice": (["answer1", "say answer2", "no"], ["answer1", "answer3", "answer2"]),
     "math_equivalence": ([r"\boxed{1/2}", r"\boxed{3}", "?"], [r"\boxed{0.5}", r"\boxed{4}", r"\boxed{1}"]),
+    "math_verify": ([r"\boxed{1/4}", r"\boxed{3}", "?"], [r"\boxed{0.25}", r"\boxed{4}", r"\boxed{1}"]),
+    "metamath": (["The answer is: 4 eggs", "5", "none"], ["4", "5", r"\boxed{1}"]),
     "rouge_1": (["a b", "c", "d"], ["a b", "c d", "e"]),
     "rouge_2": (["a b", "c", "d"], ["a b", "c d", "e"]),
     "rouge_l": (["a b", "c", "d"], ["a b", "c d", "e"]),

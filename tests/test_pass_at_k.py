@@ -15,7 +15,8 @@ import pytest
 
 from src.errors import UserError
 from src.metrics import score
-from src.metrics.pass_at_k.pass_at_k import STOPS, completion_of, estimate, program_of, verdicts
+from src.metrics.pass_at_k.pass_at_k import STOPS, completion_of, estimate, outcomes, program_of
+from src.running.lifecycle import _outcome
 from src.sandbox.outside import BACKENDS, isolating_backend, why_not_isolating
 from tests.conftest import real_data
 
@@ -121,8 +122,37 @@ def test_a_completion_that_does_not_solve_the_problem_scores_zero(body: str, mon
 @pytest.mark.usefixtures("isolated")
 def test_a_completion_that_takes_too_long_scores_zero_and_one_that_does_not_scores_one() -> None:
     slow = "    import time\n    time.sleep(0.4)\n    return 42\n"  # the test calls it twice
-    assert pass_at_k([[slow]], timeout_seconds=0.5) == 0
+    assert pass_at_k([[slow]], timeout_seconds=0.05) == 0  # ten times as long in all
     assert pass_at_k([[slow]]) == 1
+
+
+BUSY = "    import time\n    while time.process_time() < 0.6: pass\n    return 42\n"
+
+
+@pytest.mark.usefixtures("isolated")
+def test_programs_that_time_out_are_counted() -> None:
+    problems = [json.dumps(ANSWER)] * 3
+    samples = [[RIGHT, "    while True: pass\n"], [WRONG, "    import time; time.sleep(60)\n"], [RIGHT, WRONG]]
+    scored = score("pass_at_k", samples, problems, allow_code_execution=True, workers=2, timeout_seconds=0.3)
+    assert (scored.items, scored.more) == ([0.5, 0.0, 0.5], {"timed_out": 2.0})
+    scored = score("pass_at_k", [[WRONG]], problems[:1], allow_code_execution=True)
+    assert (scored.items, scored.more) == ([0.0], {"timed_out": 0.0})
+
+
+def test_time_outs_are_said_at_the_end_of_a_run() -> None:
+    split = {"value": 0.5, "more": {"timed_out": 2.0}}
+    record: Any = {"error": None, "metrics": {"test": split}, "history": [], "time": {"run_seconds": 1}}
+    assert "test 0.5000  (2 programs timed out, counted as wrong)" in _outcome(record)
+    split["more"] = {"timed_out": 0.0}
+    assert "timed out" not in _outcome(record)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("isolated")
+def test_a_busy_machine_fails_no_solution() -> None:
+    """Eight programs at a time that use most of their processor's time: each takes several times that in all."""
+    processors = len(os.sched_getaffinity(0))
+    assert pass_at_k([[BUSY]] * 4 * processors, workers=4 * processors, timeout_seconds=1.0) == 1
 
 
 # ---- from a model's text to a completion
@@ -248,7 +278,7 @@ def test_solutions_with_one_character_changed_are_judged_as_by_a_plain_python(tm
     programs = [program_of(each, mutant(each["canonical_solution"], seed)) for seed, each in enumerate(problems)]
     with ThreadPoolExecutor(2) as pool:
         outside = list(pool.map(lambda program: passes_outside(program, tmp_path), programs))
-    inside = verdicts(programs, timeout_seconds=MUTANT_SECONDS, workers=2)
+    inside = [outcome.ended for outcome in outcomes(programs, timeout_seconds=MUTANT_SECONDS, workers=2)]
     assert inside == outside
     assert 0 < sum(inside) < 82  # some changes, such as one inside a comment, break nothing
 

@@ -153,8 +153,25 @@ def test_hash_order_is_the_same_in_every_run(run: Runs) -> None:
 def test_an_endless_loop_is_stopped_at_its_time(run: Runs, marker: str, only_the_inner_limit: float) -> None:
     start = time.monotonic()
     outcome = run(named(marker) + "while True: pass", timeout_seconds=0.5)
-    assert outcome == Outcome(ended=False, reason="stopped after 0.5 s", timed_out=True)
+    assert outcome == Outcome(ended=False, reason="stopped after 0.5 s of processor time", timed_out=True)
     assert 0.5 <= time.monotonic() - start < only_the_inner_limit
+
+
+def test_a_program_that_waits_has_ten_times_its_time(run: Runs, only_the_inner_limit: float) -> None:
+    assert run("import time; time.sleep(0.4)", timeout_seconds=0.1) == Outcome(ended=True)
+    outcome = run("import time; time.sleep(600)", timeout_seconds=0.05)
+    assert outcome == Outcome(ended=False, reason="stopped after 0.5 s, most of which it waited", timed_out=True)
+
+
+def test_the_time_of_all_threads_counts(run: Runs, only_the_inner_limit: float) -> None:
+    program = """
+        import hashlib, threading
+        work = lambda: [hashlib.sha256(bytes(10**6)).digest() for _ in range(10**6)]
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    """
+    assert run(program, timeout_seconds=0.3).reason == "stopped after 0.3 s of processor time"
 
 
 @pytest.mark.parametrize("signal", [9, 15, 19])

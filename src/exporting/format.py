@@ -1,36 +1,39 @@
 """What a format of exports is: how to write a run's model, and how its user reads it back."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-import torch
-import transformers
-from torch import nn
 
 from src.adapters.inject import InjectedModel
 from src.config.schema import Config
 from src.models.base_model import AUTO_CLASSES, BaseModel
 from src.models.last_token import pools_last_token
-from src.tasks.base import Row
+from src.training.scoring import Scoring
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished run's model, put together again from its base and its adapter."""
+    """A finished run's model, put together again from its base and its adapter, and how its run was scored."""
 
     config: Config
     base: BaseModel
     injected: InjectedModel
     label_names: list[str]
+    scoring: Scoring
 
 
 @dataclass(frozen=True)
 class Written:
-    """What an export is, and the Python that loads it."""
+    """What an export is, and the Python expressions that load its model and its tokenizer.
+
+    `rounds` says why the model that is loaded computes otherwise than the run's, where it does.
+    """
 
     description: str
     usage: str
+    tokenizer_usage: str
+    rounds: str = ""
 
 
 class Format(Protocol):
@@ -42,14 +45,10 @@ class Format(Protocol):
     def write(self, source: TrainedModel, folder: Path, target: Path) -> Written:
         """Write to `folder`, which will be moved to `target`; the injected model may be used up."""
 
-    def load(self, source: TrainedModel, folder: Path, rows: list[Row]) -> nn.Module:
-        """Read the model back as its user will."""
 
-
-def plain_model(source: TrainedModel, folder: Path, dtype: str = "float32") -> Any:
-    """The model in a folder of weights, loaded in `dtype` by transformers alone; it computes in float32."""
-    kind, arguments = auto_class(source.config), loading_arguments(source)
-    return kind.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True, **arguments).float()
+def auto_class(config: Config) -> str:
+    """The name of transformers' class for the model's architecture."""
+    return AUTO_CLASSES[config.model.architecture]
 
 
 def loading_arguments(source: TrainedModel) -> dict[str, int]:
@@ -65,6 +64,14 @@ def loading_arguments(source: TrainedModel) -> dict[str, int]:
     return arguments
 
 
-def auto_class(config: Config) -> Any:
-    """transformers' class for the model's architecture."""
-    return getattr(transformers, AUTO_CLASSES[config.model.architecture])
+def quoted(path: Path | str) -> str:
+    """A path as a Python string."""
+    return json.dumps(str(path), ensure_ascii=False)
+
+
+def write_reading(source: TrainedModel, folder: Path, target: Path) -> str:
+    """Write the tokenizer, and for texts how they were decoded, beside the weights; returns what loads the first."""
+    source.base.tokenizer.save_pretrained(folder)
+    if source.config.model.architecture != "classifier":
+        source.scoring.decoding().save_pretrained(folder)
+    return f"AutoTokenizer.from_pretrained({quoted(target)})"

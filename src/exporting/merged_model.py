@@ -4,18 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from torch import nn
-from transformers import AutoTokenizer
 
 from src.adapters.inject import InjectedModel, adapters
 from src.config.schema import Config
 from src.errors import UserError
-from src.exporting.format import TrainedModel, Written, auto_class, plain_model
+from src.exporting.format import TrainedModel, Written, auto_class, quoted, write_reading
 from src.models.quantization import dequantize
 from src.models.unfuse import fused_state_dict
 from src.running.assemble import fresh_model, inject_empty
-from src.tasks.base import Row
-from src.training.batches import encode
 
 
 def refuse(config: Config) -> None:
@@ -29,27 +25,15 @@ def write(source: TrainedModel, folder: Path, target: Path) -> Written:
         model.config.id2label = dict(enumerate(source.label_names))
         model.config.label2id = {name: index for index, name in enumerate(source.label_names)}
     layout = {"state_dict": fused_state_dict(model)} if config.model.fused else {}
+    if model.can_generate():
+        model.generation_config = source.scoring.decoding()
     model.save_pretrained(folder, **layout)
-    source.base.tokenizer.save_pretrained(folder)
     onto = "" if config.quantization == "none" else f", merged onto the dequantized {config.quantization} weights"
     return Written(
-        f"a {type(model).__name__} in float32{onto}", f'{auto_class(config).__name__}.from_pretrained("{target}")'
+        f"a {type(model).__name__} in float32{onto}",
+        f"{auto_class(config)}.from_pretrained({quoted(target)})",
+        write_reading(source, folder, target),
     )
-
-
-def load(source: TrainedModel, folder: Path, rows: list[Row]) -> nn.Module:
-    """Load it with transformers alone.
-
-    Raises:
-        UserError: the saved tokenizer reads the task's texts in another way than the run's.
-    """
-    tokenizer, task = AutoTokenizer.from_pretrained(folder, local_files_only=True), source.config.task
-    if encode(rows, tokenizer, task) != encode(rows, source.base.tokenizer, task):
-        raise UserError(
-            f"The tokenizer of model={source.config.model.name} can't be saved whole.\nNothing was written."
-        )
-    model: nn.Module = plain_model(source, folder)
-    return model
 
 
 def _merged(source: TrainedModel) -> Any:

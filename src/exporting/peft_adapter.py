@@ -14,21 +14,20 @@ import peft
 import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from torch import nn
 
 from src.adapters.base import Adapter, LoRAFactors
 from src.adapters.inject import adapters
 from src.adapters.peft_bridge import TASK_TYPES
 from src.config.schema import Config
 from src.errors import UserError
-from src.exporting.format import TrainedModel, Written, auto_class, loading_arguments, plain_model
-from src.models.base_model import find_weights, load_base
+from src.exporting.format import TrainedModel, Written, auto_class, loading_arguments, quoted, write_reading
+from src.models.base_model import find_weights, has_hub_weights, load_base
 from src.models.dense_weight import dense_weight
 from src.running.assemble import fresh_model
-from src.tasks.base import Row
 
 ADAPTER_NAME = "default"  # PEFT's for a model's first adapter
 DRAWN_BASE = "base"  # folder in the export for weights that lie nowhere else
+OTHER_KERNELS = "bitsandbytes' own layers, which PEFT and transformers load, round otherwise than the run's"
 
 
 def refuse(config: Config) -> None:
@@ -50,22 +49,14 @@ def write(source: TrainedModel, folder: Path, target: Path) -> Written:
     kind = "DORA" if getattr(settings, "use_dora", False) else settings.peft_type.value
     rank = f", rank {settings.r}" if getattr(settings, "r", None) else ""
     weights = "" if config.quantization == "none" else f" with {config.quantization} weights"
-    pinned = [f'revision="{revision}"'] if revision else []
-    arguments = [f'"{where}"', *pinned, *_loading_options(source)]
-    base = f"{auto_class(config).__name__}.from_pretrained({', '.join(arguments)})"
+    arguments = ", ".join([_loaded_from(config, target), *_loading_options(source)])
+    base = f"{auto_class(config)}.from_pretrained({arguments})"
     return Written(
-        f"an adapter of PEFT ({kind}{rank}) on {where}{weights}", f'PeftModel.from_pretrained({base}, "{target}")'
+        f"an adapter of PEFT ({kind}{rank}) on {where}{weights}",
+        f"PeftModel.from_pretrained({base}, {quoted(target)})",
+        write_reading(source, folder, target),
+        rounds=OTHER_KERNELS if config.quantization != "none" else "",
     )
-
-
-def load(source: TrainedModel, folder: Path, rows: list[Row]) -> nn.Module:
-    """Load it with PEFT onto the plain base model, or onto one quantized as the run's was."""
-    config = source.config
-    if config.quantization == "none":
-        model = plain_model(source, find_weights(config.model) or folder / DRAWN_BASE, config.model.dtype)
-    else:
-        model = fresh_model(source.config, source.base)
-    return PeftModel.from_pretrained(model, str(folder))
 
 
 def _loading_options(source: TrainedModel) -> list[str]:
@@ -80,8 +71,18 @@ def _loading_options(source: TrainedModel) -> list[str]:
     return [*labels, f"quantization_config=BitsAndBytesConfig({bits}{kept})"]
 
 
+def _loaded_from(config: Config, target: Path) -> str:
+    """Where the base model's weights lie on this machine, as the first arguments of `from_pretrained`."""
+    model, weights = config.model, find_weights(config.model)
+    if weights is None:
+        return quoted(target / DRAWN_BASE)
+    if model.hub_id and has_hub_weights(model):
+        return ", ".join([quoted(model.hub_id), *([f'revision="{model.revision}"'] if model.revision else [])])
+    return quoted(weights.absolute())
+
+
 def _base_of(source: TrainedModel, folder: Path, target: Path) -> tuple[str, str | None]:
-    """Where the base model's weights are to be had, and in which revision."""
+    """Where the base model's weights are to be had, and in which revision: those that the run had, and no others'."""
     model = source.config.model
     weights = find_weights(model)
     if weights is None:  # drawn from a seed
@@ -89,7 +90,9 @@ def _base_of(source: TrainedModel, folder: Path, target: Path) -> tuple[str, str
         plain.module.save_pretrained(folder / DRAWN_BASE)
         plain.tokenizer.save_pretrained(folder / DRAWN_BASE)
         return str(target / DRAWN_BASE), None
-    return (model.hub_id, model.revision) if model.hub_id else (str(weights), None)
+    if model.hub_id and not model.path:  # a package's are the hub's, by the yaml
+        return model.hub_id, model.revision
+    return str(weights.absolute()), None
 
 
 def _peft_model(source: TrainedModel) -> PeftModel:

@@ -12,6 +12,7 @@ from src.errors import UserError, nearest_first
 FOLDER = Path(__file__).parent
 RUNS_CODE = ("pass_at_k",)
 ASKS_A_JUDGE = ("judge_rating",)
+TIMED_OUT = "timed_out"  # the part of a score that is a number of programs which were stopped
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Where a solution of MATH has its answer: in a box."""
+"""Where a solution of MATH has its answer: in a box, or behind the words that say so."""
+
+import re
+
+MARK = re.compile(r"the answer is\s*:?\s*", re.IGNORECASE)
 
 
 def last_boxed(text: str) -> str | None:
@@ -16,3 +20,12 @@ def last_boxed(text: str) -> str | None:
         if depth == 0:
             return inside[1:position]
     return None
+
+
+def marked_answer(text: str) -> str:
+    """What the last box holds, else what follows the last "The answer is" in its line, else the whole text."""
+    answer = last_boxed(text)
+    if answer is None:
+        _, *behind = MARK.split(text)
+        answer = behind[-1].partition("\n")[0] if behind else text
+    return answer

@@ -95,6 +95,11 @@ def find_weights(config: ModelConfig) -> Path | None:
     return folder
 
 
+def has_hub_weights(config: ModelConfig) -> bool:
+    """Whether the weights that `find_weights` finds are those in the hub's cache, and not a folder's or a package's."""
+    return config.init_seed is None and not config.path and _package_folder(config) is None
+
+
 def _check_checksum(config: ModelConfig, folder: Path) -> None:
     actual = local_checksum(config.name, config.path) if config.path else checksum(folder)
     if actual != config.weights_sha256:

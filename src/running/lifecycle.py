@@ -8,6 +8,7 @@ from pathlib import Path
 from src.config.schema import Config
 from src.errors import Diverged, UserError
 from src.files import write_json
+from src.metrics import TIMED_OUT
 from src.results.identity import identity, run_folder
 from src.results.provenance import note_code
 from src.results.schema import SCHEMA_VERSION, Record
@@ -147,4 +148,6 @@ def _outcome(record: Record) -> str:
     scores = "  ".join(f"{split} {metric['value']:.4f}" for split, metric in record["metrics"].items())
     loss = next((point["loss"] for point in reversed(record["history"]) if "loss" in point), float("nan"))
     doubts = "".join(f"  {flag}" for flag in record.get("flags", []))
-    return f"loss {loss:.3f}  {scores}  {record['time']['run_seconds']:.0f} s{doubts}"
+    stopped = sum(metric.get("more", {}).get(TIMED_OUT, 0) for metric in record["metrics"].values())
+    timed_out = f"  ({stopped:,.0f} programs timed out, counted as wrong)" if stopped else ""
+    return f"loss {loss:.3f}  {scores}{timed_out}  {record['time']['run_seconds']:.0f} s{doubts}"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from src.files import replacing
+from src.metrics import TIMED_OUT
 from src.results.digests import tensor_digests
 from src.results.identity import identity
 from src.results.provenance import provenance
@@ -46,8 +47,8 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
             {
                 "split": split,
                 "item": range(len(items.references)),
-                "prediction": [_plain(value) for value in items.predictions],
-                "reference": [_plain(value) for value in items.references],
+                "prediction": [plain_value(value) for value in items.predictions],
+                "reference": [plain_value(value) for value in items.references],
                 "score": np.array(items.score.items or [np.nan] * len(items.references), dtype=np.float32),
             }
         )
@@ -62,7 +63,8 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
         table.to_parquet(partial, index=False)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """A prediction or reference as a table keeps it: lists and dictionaries as JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
@@ -100,7 +102,7 @@ def finished_record(run: Prepared, fit: Fit, evaluation: Evaluation) -> Record:
         "history": training.history,
         "data": data,
         "provenance": provenance(asdict(run.device), inputs.code),
-        "warnings": _warnings(run, data) + [f"{kind}: {found}" for kind, found in doubts.items()],
+        "warnings": _warnings(run, data, evaluation.scored) + [f"{kind}: {found}" for kind, found in doubts.items()],
         "error": None,
     }
     if fit.preflight:
@@ -149,11 +151,14 @@ def _data(run: Prepared) -> Data:
     }
 
 
-def _warnings(run: Prepared, data: Data) -> list[str]:
-    """What a reader of the scores should know of the data."""
+def _warnings(run: Prepared, data: Data, scored: dict[str, Scored]) -> list[str]:
+    """What a reader of the scores should know of the data and of the scoring."""
     config, texts = run.config, [*run.task.warnings(run.config), *run.base.notes]
     cut = data["at_max_length"]["test"]
     if cut:
         rows = data["rows"]["test"]
         texts.append(f"{cut:,} of {rows:,} test items reach task.max_length={config.task.max_length} and may be cut")
+    for split, items in scored.items():
+        if stopped := items.more.get(TIMED_OUT):
+            texts.append(f"{stopped:,.0f} programs of {split} ran out of time and count as wrong")
     return texts

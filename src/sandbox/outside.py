@@ -4,6 +4,8 @@ Threat model. The machine is protected from a hostile program: it runs in namesp
 network, shared memory), as an unprivileged user without capabilities, and behind a filter of system calls. It sees
 the standard library and the system's libraries read-only, a small /tmp in memory and nothing else: no home, no /proc,
 no network, no environment. Time, memory, processes and files are limited. All its processes end with it.
+The time is that of the processor, so that a busy machine changes no verdict; a program that only waits is stopped after
+ten times as long.
 What remains is the kernel itself: a program that exploits a flaw in it gets out, as from any container.
 
 A score is protected from accidents and simple cheating: a program counts as ended only if its last line has run, which
@@ -41,6 +43,7 @@ MEMORY_BYTES = 512 * 2**20  # of each process
 MAX_PROCESSES = 6  # with the program's first and up to two of the sandbox itself
 TEMPORARY_BYTES = 16 * 2**20
 START_SECONDS = 10  # what setting up may take on a busy machine
+PATIENCE = 10  # times its processor time that a program may take in all
 DEVICES = ["/dev/null", "/dev/urandom", "/dev/zero"]
 USERS = itertools.cycle(range(61184, 65520))  # systemd's range for passing users: one a program, as limits are by user
 
@@ -57,7 +60,7 @@ class Outcome:
 def run_isolated(
     program: str, *, timeout_seconds: float, memory_bytes: int = MEMORY_BYTES, backend: str | None = None
 ) -> Outcome:
-    """Run a program's text in a sandbox, with the standard library only.
+    """Run a program's text in a sandbox, with the standard library only, for `timeout_seconds` of processor time.
 
     Raises:
         UserError: this system cannot isolate programs, or the sandbox did not start.
@@ -101,6 +104,7 @@ def _job(program: str, token: bytes, timeout_seconds: float, memory_bytes: int) 
     ]
     user = next(USERS) if _may_change_user() else None
     job = {"program": program, "token": token, "timeout_seconds": timeout_seconds}
+    job["wait_seconds"] = PATIENCE * timeout_seconds
     return job | {"limits": limits, "user": user, "walls": None}
 
 
@@ -185,17 +189,18 @@ def _run(program: str, timeout_seconds: float, memory_bytes: int, backend: str) 
     """Run a program in a backend's sandbox, isolating or not."""
     token = secrets.token_hex(16).encode()
     job = _job(program, token, timeout_seconds, memory_bytes)
+    limit_seconds = PATIENCE * timeout_seconds + START_SECONDS
     paths, links = _view()
     command = [_interpreter(), "-P", "-s", "-S", "-B", "-c", Path(inside.__file__).read_text()]
     if backend == "bubblewrap":
         with _sent(_filter()) as rules:
             command = [*_bubblewrap(paths, links, rules, as_root=job["user"] is not None), *command]
-            report, errors, status = _execute(command, job, timeout_seconds + START_SECONDS, [rules])
+            report, errors, status = _execute(command, job, limit_seconds, [rules])
     else:
         temporary = f"size={TEMPORARY_BYTES},nr_inodes=4096"
         walls = {"paths": paths, "links": links, "devices": DEVICES, "temporary": temporary}
         job |= {"walls": walls, "filter": _filter()}
-        report, errors, status = _execute(command, job, timeout_seconds + START_SECONDS)
+        report, errors, status = _execute(command, job, limit_seconds)
     if not report.startswith(inside.STARTED):
         raise UserError(f"The sandbox ({backend}) did not start: {errors or f'exit status {status}'}")
     return _outcome(report.removeprefix(inside.STARTED), token, status, timeout_seconds)
@@ -264,8 +269,11 @@ def _waiting(pipe: int) -> bytes:
 
 def _outcome(report: bytes, token: bytes, status: int, timeout_seconds: float) -> Outcome:
     """Read a report: the token, and it alone, proves the end."""
-    if status == inside.TIMED_OUT or status < 0:
-        return Outcome(ended=False, reason=f"stopped after {timeout_seconds:g} s", timed_out=True)
+    if status == inside.TIMED_OUT:
+        return Outcome(ended=False, reason=f"stopped after {timeout_seconds:g} s of processor time", timed_out=True)
+    if status == inside.WAITED or status < 0:
+        reason = f"stopped after {PATIENCE * timeout_seconds:g} s, most of which it waited"
+        return Outcome(ended=False, reason=reason, timed_out=True)
     if report == token:
         return Outcome(ended=True)
     reason = report.decode(errors="replace")[:100]

@@ -20,6 +20,8 @@ The prompt is the evaluators' of meta-math/MetaMath (eval_gsm8k.py, eval_math.py
 is trained on the prompt that it is asked with. lora-sb's lengths and stop words stand in the yamls.
 """
 
+import re
+
 from src.errors import UserError
 from src.metrics.boxed import last_boxed
 from src.tasks.base import Row, TaskData
@@ -27,10 +29,15 @@ from src.tasks.source import DataRecord, Source
 
 METAMATH_MARK = "The answer is: "
 GSM8K_MARK = "####"
+PLAIN_MARK = re.compile(r"the answer is\s*:?\s+(?=\S)", re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
 
 
 def load(source: Source) -> TaskData:
-    """Read all parts; the rows of a test part "test_<set>" carry its `set`."""
+    r"""Read all parts; the rows of a test part "test_<set>" carry its `set`.
+
+    There a reference keeps MATH's \boxed{...}, by which a metric tells its numbers from GSM8K's.
+    """
     splits = {
         split: [row for part in source.parts(split) for row in _rows(source, part)] for split in ("train", "test")
     }
@@ -39,8 +46,13 @@ def load(source: Source) -> TaskData:
 
 def _rows(source: Source, part: str) -> list[Row]:
     split, _, name = part.partition("_")
-    named = {"set": name} if split == "test" and name else {}
-    return [_row(record, source, needs_answer=split == "test") | named for record in source.records(part)]
+    rows = [_row(record, source, needs_answer=split == "test") for record in source.records(part)]
+    return [_of_set(row, name) for row in rows] if split == "test" and name else rows
+
+
+def _of_set(row: Row, name: str) -> Row:
+    boxed = GSM8K_MARK not in row["answer"] and last_boxed(row["answer"]) == row["reference"]
+    return row | {"set": name, "reference": f"\\boxed{{{row['reference']}}}" if boxed else row["reference"]}
 
 
 def _row(record: DataRecord, source: Source, *, needs_answer: bool) -> Row:
@@ -50,6 +62,8 @@ def _row(record: DataRecord, source: Source, *, needs_answer: bool) -> Row:
         UserError: it needs a final answer and has none.
     """
     solution = record.first(source.task.columns["solution"])
+    if isinstance(solution, int | float):  # a file of bare answers
+        solution = str(solution)
     prompt = source.task.prompt.format_map(
         DataRecord({"question": record.first(source.task.columns["question"])}, record.location)
     )
@@ -59,17 +73,32 @@ def _row(record: DataRecord, source: Source, *, needs_answer: bool) -> Row:
     if answer is None and needs_answer:
         raise UserError(
             f"{record.location} has no final answer: '{solution[-60:]}'.\n"
-            f"Allowed: '{METAMATH_MARK}...', '{GSM8K_MARK} ...' or '\\boxed{{...}}' in its solution.\n"
+            f"Allowed: '{METAMATH_MARK}...', '{GSM8K_MARK} ...' or '\\boxed{{...}}' in it, or just a number.\n"
             f"If that is not the solution, set task.columns.solution to its column."
         )
     return row if answer is None else row | {"reference": answer}
 
 
 def final_answer(solution: str) -> str | None:
-    """What a solution ends in: a number without commas for GSM8K, LaTeX for MATH; None without a mark of theirs."""
+    """What a solution ends in: a number without commas for GSM8K, LaTeX for MATH; None without a mark of theirs.
+
+    A solution that is a number and nothing else is its own answer.
+    """
     # First, since MetaMath's solutions of GSM8K's questions have both marks.
     _, mark, answer = solution.rpartition(METAMATH_MARK)
     if mark:
-        return answer.strip()
+        return _ended(answer)
     _, mark, number = solution.rpartition(GSM8K_MARK)
-    return number.strip().replace(",", "") if mark else last_boxed(solution)
+    if mark:
+        return number.strip().replace(",", "")
+    if boxed := last_boxed(solution):
+        return boxed
+    *_, answer = PLAIN_MARK.split(solution)  # all of it without the mark
+    number = _ended(answer)
+    return re.sub("[,$%]", "", number) if NUMBER.fullmatch(number) else None
+
+
+def _ended(answer: str) -> str:
+    """An answer without the full stop of its sentence."""
+    answer = answer.strip()
+    return answer if answer.endswith(r"\right.") else answer.removesuffix(".").strip()

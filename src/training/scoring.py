@@ -88,12 +88,7 @@ class Scoring:
         Raises:
             Diverged: a prediction is made of logits that are infinite or NaN, or a metric's value is so.
         """
-        predictions: list[Any] = [None] * len(examples)
-        with evaluating(model), self.device.autocast(), _drawing(self.seed, self.task.temperature > 0):
-            for batch in by_length(examples, self.batch_size):
-                answers = self._predict(model, [rows[index] for index in batch], [examples[index] for index in batch])
-                for index, answer in zip(batch, answers, strict=True):
-                    predictions[index] = answer
+        predictions = self.predict(model, rows, examples)
         references = [_reference(row) for row in rows]
         others = [score(name, predictions, references) for name in self.task.more_metrics]
         more = {other.name: other.value for other in others}
@@ -101,6 +96,20 @@ class Scoring:
         _check_values({whole.name: whole.value} | more | whole.more | sets)
         undefined = [metric.name for metric in (whole, *others) if metric.undefined]
         return Scored(predictions, references, whole, more | whole.more, sets, undefined)
+
+    def predict(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> list[Any]:
+        """The model's predictions in the order of the rows: classes, numbers, texts, or lists of texts.
+
+        Raises:
+            Diverged: one is made of logits that are infinite or NaN.
+        """
+        predictions: list[Any] = [None] * len(examples)
+        with evaluating(model), self.device.autocast(), _drawing(self.seed, self.task.temperature > 0):
+            for batch in by_length(examples, self.batch_size):
+                answers = self._predict(model, [rows[index] for index in batch], [examples[index] for index in batch])
+                for index, answer in zip(batch, answers, strict=True):
+                    predictions[index] = answer
+        return predictions
 
     def _by_set(self, rows: list[Row], predictions: list[Any], references: list[Any]) -> tuple[Score, dict[str, float]]:
         members: dict[str, list[int]] = {}
@@ -173,7 +182,7 @@ class Scoring:
         written = generate(
             input_ids=ids,
             attention_mask=mask,
-            generation_config=self._decoding(),
+            generation_config=self.decoding(),
             logits_processor=LogitsProcessorList([watch]),
         )
         check_rows("logits", watch.largest)
@@ -184,7 +193,8 @@ class Scoring:
         # transformers puts the samples of a prompt next to each other.
         return [texts[start : start + self.task.samples] for start in range(0, len(texts), self.task.samples)]
 
-    def _decoding(self) -> GenerationConfig:
+    def decoding(self) -> GenerationConfig:
+        """How texts are written: greedily, or drawn at the task's temperature."""
         # From the whole distribution; by default transformers would draw from the 50 likeliest tokens.
         drawn = {"do_sample": True, "temperature": self.task.temperature, "top_k": 0, "top_p": 1.0}
         return GenerationConfig(

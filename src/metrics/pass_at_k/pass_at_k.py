@@ -2,6 +2,9 @@
 
 Chen et al. 2021, arXiv 2107.03374v2. Programs are put together and judged as in openai/human-eval (execution.py), but
 run in `src.sandbox.outside`, with the standard library only: a completion that imports numpy does not pass.
+
+What differs: there a program has three seconds, which on a busy machine fails right solutions; here it has them of
+processor time, and the programs that were stopped are counted (`timed_out`).
 """
 
 import ast
@@ -17,8 +20,9 @@ from typing import Any
 import datasets
 
 from src.errors import UserError
-from src.metrics.base import MeanOfItems
-from src.sandbox.outside import isolating_backend, run_isolated
+from src.metrics import TIMED_OUT
+from src.metrics.base import ITEMS, Metric
+from src.sandbox.outside import Outcome, isolating_backend, run_isolated
 
 # Chen et al. 2021, section 3.2, then the two that bigcode-evaluation-harness adds (bigcode_eval/tasks/humaneval.py)
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```")
@@ -30,8 +34,8 @@ FORMS = [  # several completions of a problem, or one
 HEAD = re.compile(r"(async |def |class |from |import |@|\w+ *=)")
 
 
-class PassAtK(MeanOfItems):
-    """Mean over problems of the unbiased estimate of pass@k, 0 to 1.
+class PassAtK(Metric):
+    """Mean over problems of the unbiased estimate of pass@k, 0 to 1, and how many programs timed out.
 
     A prediction is a problem's n completions, or one as a plain string. A reference is a string of JSON with the
     problem's `prompt`, `test` and `entry_point`. What runs of a model's text is what `completion_of` makes of it.
@@ -42,7 +46,7 @@ class PassAtK(MeanOfItems):
     takes = "predictions: completions of each problem; references: problems as JSON"
     features = FORMS
 
-    def _items(
+    def _compute(
         self,
         predictions: Any,
         references: Any,
@@ -50,7 +54,7 @@ class PassAtK(MeanOfItems):
         timeout_seconds: float = 3.0,
         allow_code_execution: bool = False,
         workers: int | None = None,
-    ) -> list[float]:
+    ) -> dict[str, Any]:
         samples = [[prediction] if isinstance(prediction, str) else list(prediction) for prediction in predictions]
         check_allowed(allow_code_execution)
         check_enough(samples, k)
@@ -59,8 +63,11 @@ class PassAtK(MeanOfItems):
             for problem, texts in zip(map(json.loads, references), samples, strict=True)
             for text in texts
         ]
-        passed = iter(verdicts(programs, timeout_seconds, workers))
-        return [estimate(len(each), sum(next(passed) for _ in each), k) for each in samples]
+        ended = outcomes(programs, timeout_seconds, workers)
+        passed = (outcome.ended for outcome in ended)
+        items = [estimate(len(each), sum(next(passed) for _ in each), k) for each in samples]
+        timed_out = sum(outcome.timed_out for outcome in ended)
+        return {self.name: sum(items) / len(items), TIMED_OUT: timed_out, ITEMS: items}
 
 
 def check_allowed(allow_code_execution: bool) -> None:
@@ -97,11 +104,10 @@ def program_of(problem: dict[str, str], completion: str) -> str:
     return f"{problem['prompt']}{completion}\n{problem['test']}\ncheck({problem['entry_point']})"
 
 
-def verdicts(programs: list[str], timeout_seconds: float, workers: int | None = None) -> list[bool]:
-    """Whether each program runs to its end; `workers` at a time, by default one a processor."""
+def outcomes(programs: list[str], timeout_seconds: float, workers: int | None = None) -> list[Outcome]:
+    """How each program ends; `workers` at a time, by default one a processor."""
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        outcomes = pool.map(lambda program: run_isolated(program, timeout_seconds=timeout_seconds), programs)
-        return [outcome.ended for outcome in outcomes]
+        return list(pool.map(lambda program: run_isolated(program, timeout_seconds=timeout_seconds), programs))
 
 
 def estimate(n: int, c: int, k: int) -> float:
