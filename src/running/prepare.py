@@ -11,9 +11,11 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.metrics import ASKS_A_JUDGE, RUNS_CODE
 from src.models.base_model import BaseModel, load_base
+from src.running.progress import say_once
 from src.streams import stream_seed
 from src.tasks.base import LoadedTask, Row, load_task
 from src.training.batches import Example, encoded_splits
+from src.training.cuts import Cut, cut_splits, cut_warning
 from src.training.device import Device, find_device
 from src.training.scoring import Scored, Scoring
 
@@ -22,7 +24,8 @@ from src.training.scoring import Scored, Scoring
 class Prepared:
     """A run's data, base model and scoring; none of its steps changes them.
 
-    `examples` are all rows of each split as tokens, `scored_rows` the indices of those that are scored.
+    `examples` are all rows of each split as tokens, `cuts` how many were too long, `scored_rows` the indices of those
+    that are scored.
     """
 
     config: Config
@@ -31,6 +34,7 @@ class Prepared:
     task: LoadedTask
     base: BaseModel
     examples: dict[str, list[Example]]
+    cuts: dict[str, Cut]
     scored_rows: dict[str, list[int]]
     scoring: Scoring
 
@@ -58,7 +62,9 @@ def prepare(config: Config, folder: Path) -> Prepared:
     labels = len(task.data.label_names)
     base = load_base(config.model, num_labels=labels, attention=device.attention, quantization=config.quantization)
     _check_dtype(config, device)
-    limit = config.trainer.eval_limit
+    limit, cuts = config.trainer.eval_limit, cut_splits(config, base.tokenizer)
+    if cut := cut_warning(config.task, cuts):
+        say_once(f"warning: {cut}")
     return Prepared(
         config=config,
         folder=folder,
@@ -66,6 +72,7 @@ def prepare(config: Config, folder: Path) -> Prepared:
         task=task,
         base=base,
         examples=encoded_splits(config, base.tokenizer),
+        cuts=cuts,
         scored_rows={split: _first_of_each_set(rows, limit) for split, rows in task.data.splits.items()},
         scoring=_scoring(config, base, device, folder),
     )

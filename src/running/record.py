@@ -18,6 +18,7 @@ from src.running.fitting import Fit
 from src.running.inputs import inputs_of
 from src.running.prepare import Prepared
 from src.streams import STREAMS, stream_seed
+from src.training.cuts import cut_warning
 from src.training.scoring import Scored
 
 
@@ -94,7 +95,7 @@ def finished_record(run: Prepared, fit: Fit, evaluation: Evaluation) -> Record:
         "history": training.history,
         "data": data,
         "provenance": provenance(asdict(run.device), inputs.code),
-        "warnings": _warnings(run, data),
+        "warnings": _warnings(run),
         "error": None,
     }
     if evaluation.forgetting:
@@ -123,23 +124,20 @@ def _metric(scored: Scored) -> SplitScore:
 
 def _data(run: Prepared) -> Data:
     longest = run.config.task.max_length
-    # A row that just fits is as long as one that was cut; the warning therefore says "may".
-    cut = {
+    # A row that just fits is as long as one that was cut, which `cut` tells apart.
+    full = {
         split: sum(len(example["input_ids"]) >= longest for example in examples)
         for split, examples in run.examples.items()
     }
     return {
         "rows": {split: len(rows) for split, rows in run.task.data.splits.items()},
-        "at_max_length": cut,
+        "at_max_length": full,
+        "cut": {split: asdict(cut) for split, cut in run.cuts.items()},
         "overlap": {split: asdict(overlap) for split, overlap in run.task.overlaps.items()},
     }
 
 
-def _warnings(run: Prepared, data: Data) -> list[str]:
+def _warnings(run: Prepared) -> list[str]:
     """What a reader of the scores should know of the data."""
-    config, texts = run.config, run.task.warnings(run.config)
-    cut = data["at_max_length"]["test"]
-    if cut:
-        rows = data["rows"]["test"]
-        texts.append(f"{cut:,} of {rows:,} test items reach task.max_length={config.task.max_length} and may be cut")
-    return texts
+    cut = cut_warning(run.config.task, run.cuts)
+    return [*run.task.warnings(run.config), *([cut] if cut else [])]
