@@ -221,15 +221,15 @@ def _check_quotes(rows: list[tuple[str, list[str]]], columns: int) -> None:
     """Refuse rows that became one because a quote was left open.
 
     A field of several lines is taken for that where one of its lines is a row itself: it has all columns, and one of
-    them a value that stands in most rows of its column as that of another row, as classes do.
+    them has the value of another row, as a class does.
     """
     spread = [(location, fields) for location, fields in rows if any("\n" in field for field in fields)]
     if not spread:
         return
     whole = [fields for _, fields in rows if len(fields) == columns and not any("\n" in field for field in fields)]
     counts = [Counter(fields[column] for fields in whole) for column in range(columns)]
-    # A column of classes has few values; one of texts, whose values are all different, says nothing.
-    classes = {column: count for column, count in enumerate(counts) if len(count) <= len(whole) / 2}
+    # A class is there more than once; a column of texts, which are all different, says nothing.
+    classes = {column: count for column, count in enumerate(counts) if len(count) < len(whole)}
     for location, fields in spread:
         for line in (line for field in fields if "\n" in field for line in field.splitlines()):
             inner = line.split(",")
