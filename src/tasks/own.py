@@ -143,8 +143,12 @@ def _joined(prompt: str, answer: str) -> str:
 
 
 def _reference(record: DataRecord, column: str) -> str | list[str]:
-    """What the metric compares with: a text, or a list of texts of which each would be right."""
+    """What the metric compares with: a text, a number, or a list of texts of which each would be right."""
     value = record[column]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Nothing is learned from it, and a metric of numbers compares by value.
+        record.number(column)
+        return str(value)
     if isinstance(value, list):
         if not value or not all(isinstance(text, str) for text in value):
             raise UserError(
