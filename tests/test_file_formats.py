@@ -50,7 +50,7 @@ GOOD = "label,text\npos,fine\nneg,bad\n"
         ("i.csv", "label|text\npos|fine\n", ":1 separates its columns by '|'"),
         ("j.tsv", "label,text\npos,fine\n", ":1 separates its columns by ',': 'label,text'.\nSave it with tabs"),
         # other encodings
-        ("k.csv", GOOD.encode("utf-16"), ":1 is UTF-16.\nSave it as UTF-8"),
+        ("k.csv", GOOD.encode("utf-16"), ":1 is UTF-16 or UTF-32.\nSave it as UTF-8"),
         ("l.jsonl", '{"text": "a"}\n'.encode("utf-16-be"), ":1 holds a NUL character.\nIs it UTF-16? Save it as UTF-8"),
         ("m.csv", f"{GOOD}pos,très bien\n".encode("latin-1"), ":4 isn't UTF-8: byte 0xe8 behind 'pos,tr'.\nSave it as"),
         ("n.tsv", "label\ttext\npos\t“fine”\n".encode("cp1252"), ":2 isn't UTF-8: byte 0x93 behind 'pos\t'"),
@@ -66,6 +66,10 @@ GOOD = "label,text\npos,fine\nneg,bad\n"
         # headers
         ("v.csv", f"{GOOD}label,text\npos,again\n", ":4 repeats the header.\nAre two files joined?"),
         ("w.csv", "text,label,text\na,b,c\n", ":1 names two columns 'text'.\nGive each its own name."),
+        ("y.csv", ",,text\n0,1,a\n", ":1 names two columns ''."),
+        ("z.csv", 'text,label\n"say \\"hi\\" now",x\n',
+         ":2 can't be read: ',' expected after '\"'.\nA quote inside quotes"),
+        ("zz.csv", GOOD.encode("utf-32"), ":1 is UTF-16 or UTF-32."),
         ("x.tsv", "a\tb\ta\n1\t2\t3\n", ":1 names two columns 'a'"),
     ],
 )  # fmt: skip
@@ -88,6 +92,8 @@ def test_a_table_of_which_something_would_be_lost_is_refused(
         ("h.jsonl", '[\n{"text": "a"}\n]\n', "a list of objects belongs into a file that ends in .json."),
         ("i.json", '{"text": "a"}\n{"text": "b"}\n', "an object a line belongs into a file that ends in .jsonl."),
         ("j.jsonl", '{"text": "a"}\n' + "[" * 100_000, ":2 is nested too deeply.\n"),
+        ("l.jsonl", '{"text": "a", "text": "b"}', "twice.\nAllowed: an object a line, with each name once."),
+        ("m.jsonl", '{"text": ' + "9" * 5000 + "}", ":1 Exceeds the limit (4300 digits)"),
         ("k.jsonl", '{"text": "a"} {"text": "b"}\n', ":1 is not complete JSON: Extra data at character 15.\n"),
     ],
 )  # fmt: skip
@@ -97,7 +103,9 @@ def test_json_of_which_something_would_be_lost_is_refused(tmp_path: Path, name: 
 
 def test_only_the_last_line_of_a_jsonl_file_can_be_cut_off(tmp_path: Path) -> None:
     assert refusal(tmp_path, "a.jsonl", '{"a": 1}\n{"a": \n\n').endswith("Is the file cut off?")
-    assert refusal(tmp_path, "b.jsonl", '{"a": 1}\n{"a": \n{"a": 3}\n').endswith("Allowed: an object a line.")
+    assert refusal(tmp_path, "b.jsonl", '{"a": 1}\n{"a": \n{"a": 3}\n').endswith(
+        "Allowed: an object a line, with each name once."
+    )
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_what_is_no_text_is_refused_by_every_loader(value: Any, tmp_path: Path) 
 
 
 def test_a_dialogue_that_is_null_is_left_out_and_said(tmp_path: Path) -> None:
-    rows = [{"dialogue": None, "summary": "s"}, {"dialogue": "d", "summary": "s"}]
+    rows: Rows = [{"dialogue": None, "summary": "s"}, {"dialogue": "d", "summary": "s"}]
     data: TaskData = samsum.load(source(tmp_path, rows, **DIALOGUE))
     assert [len(split) for split in data.splits.values()] == [1, 1, 1]
     assert data.notes[0] == "task=t: 1 of 2 train items have no dialogue and are left out"

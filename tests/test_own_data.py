@@ -28,7 +28,8 @@ CLASSES = ["task.kind=classification", "task.columns.text=review", "task.columns
 NUMBERS = ["task.kind=regression", *CLASSES[1:]]
 SUMS = [{"question": f"{i} plus 1?", "sum": f"It is {i + 1}", "number": f"{i + 1}"} for i in range(20)]
 WRITTEN = ["task.kind=generation", "task.columns.prompt=question", "task.columns.answer=sum"]
-QUIZ = [{"asked": f"Which is {i}?", "options": [f"x{i}", f"y{i}", f"z{i}"], "index": i % 3} for i in range(9)]
+ASKED = ["task.kind=generation", "task.columns.answer=sum"]
+QUIZ: Rows = [{"asked": f"Which is {i}?", "options": [f"x{i}", f"y{i}", f"z{i}"], "index": i % 3} for i in range(9)]
 CHOSEN = ["task.kind=choice", "task.columns.prompt=asked", "task.columns.choices=options"]
 
 
@@ -247,6 +248,17 @@ def test_splits_of_the_hub_that_are_not_used_are_said(tmp_path: Path, monkeypatc
     ]
 
 
+def test_an_ending_may_be_written_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "R.CSV").write_text(pd.DataFrame(REVIEWS).to_csv(index=False))
+    assert sizes(load_task(own(tmp_path / "R.CSV", *CLASSES))) == [36, 4, 10]
+
+
+def test_a_split_that_would_be_empty_is_refused_with_its_share(tmp_path: Path) -> None:
+    rows = [{"review": f"t{i}", "stars": f"class {i}"} for i in range(9)]
+    said = refusal(rows, tmp_path, *CLASSES)
+    assert said.startswith("task=own has no rows for validation.\nRaise task.split.validation, or give a file for it")
+
+
 # ---- splits by a seed
 
 
@@ -276,7 +288,7 @@ def test_the_seed_and_the_texts_decide_and_the_order_of_the_file_does_not() -> N
 
 def test_equal_texts_are_on_one_side() -> None:
     ways = ("text {}", "Text {}!", "text  {} ")
-    rows = [{"text": way.format(i), "label": i % 2} for way in ways for i in range(20)]
+    rows: Rows = [{"text": way.format(i), "label": i % 2} for way in ways for i in range(20)]
     held_out = stratified(rows, 0.3, 0, "test")
     sides = [{normalized(rows[i]["text"]) for i in range(60) if (i in held_out) is side} for side in (True, False)]
     assert len(held_out) == 18
@@ -311,6 +323,12 @@ def test_the_papers_protocol_keeps_the_test_split_and_validates_on_it(tmp_path: 
         ([*CLASSES, "task.labels=[a]"], "task.labels=[a] can't be the classes of task.kind=classification.\n"),
         ([*CLASSES, "task.labels=[a,a]"], "task.labels=[a,a] can't be the classes"),
         ([*WRITTEN, "task.labels=[a,b]"], "task.labels=[a,b] can't be the classes of task.kind=generation."),
+        ([*ASKED, "task.prompt=Add"], "task.prompt='Add' shows no column.\nAllowed: names of columns in braces"),
+        ([*ASKED, "task.prompt='{question} {sum}'"], "task.prompt shows {sum}, which is the answer itself."),
+        ([*ASKED, "task.prompt='{question} {n}'", "task.columns.reference=n"], "task.prompt shows {n}, which is"),
+        ([*CLASSES, "task.columns.label=review"], "task.columns.text and task.columns.label are both 'review'."),
+        (["task.kind=pairs", "task.columns.text=a", "task.columns.text_pair=a"],
+         "task.columns.text and task.columns.text_pair are both 'a'.\nAllowed: a column of its own for each."),
         ([*WRITTEN, "task.prompt='{question}'"], "task.prompt and task.columns.prompt both say what is asked."),
         ([*CLASSES, "task.split.test=1"], "task.split.test=1 is no share of the rows.\nAllowed: between 0 and 1."),
         ([*CLASSES, "task.split.validation=-0.1"], "task.split.validation=-0.1 is no share"),
@@ -345,6 +363,8 @@ def test_data_that_are_not_there_are_refused(path: str, said: str) -> None:
         ({"stars": "01"}, CLASSES, "The classes '1' (rows.jsonl:1) and '01' (rows.jsonl:50) look like one.\n"),
         ({"stars": " 5"}, CLASSES, "The classes '5' (rows.jsonl:5) and ' 5' (rows.jsonl:50) look like one."),
         ({"stars": "5.0"}, CLASSES, "The classes '5' (rows.jsonl:5) and '5.0' (rows.jsonl:50) look like one."),
+        ({"stars": True}, CLASSES, "The classes '1' (rows.jsonl:1) and 'True' (rows.jsonl:50) look like one."),
+        ({"stars": "5\u200b"}, CLASSES, "The classes '5' (rows.jsonl:5) and '5\u200b' (rows.jsonl:50) look like one."),
         ({"review": None}, CLASSES, "rows.jsonl:50 has null in column 'review', where a text must be."),
         ({"review": 7}, CLASSES, "rows.jsonl:50 has 7 in column 'review', where a text must be.\nAllowed: a"),
         ({"stars": "0"}, [*CLASSES, "task.labels=['1','2','3','4','5']"],
@@ -457,6 +477,7 @@ def test_a_metric_of_another_kind_of_label_is_refused_before_training(
     [
         (["task.metric=accuracy"], "task.metric=accuracy can't score task=own, whose answers are texts."),
         (["task.more_metrics=[pass_at_k]"], "task.more_metrics=[pass_at_k] can't score task=own, whose answers"),
+        (["task.metric=pass_at_k", "task.allow_code_execution=true"], "task.metric=pass_at_k can't score"),
         (["task.more_metrics=[judge_rating]"], "task.more_metrics=[judge_rating] can't score task=own"),
         (["task.metric=logical_form"], "task.metric=logical_form can't read a reference of task=own: The reference "),
         (["task.metric=choice"], "task.metric=choice can't read a reference of task=own: The reference "),

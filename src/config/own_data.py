@@ -55,6 +55,8 @@ def fill_in_kind(task: "TaskConfig") -> None:
     if task.metric == AUTO:
         task.metric = kind.metric
     _check_columns(task, kind)
+    _check_prompt(task, kind)
+    _check_labels(task)
     _check_shares(task)
     given = [part for part, source in task.sources.items() if source.file or source.hub_id]
     if (task.path is None) == (not given):
@@ -77,6 +79,7 @@ def is_on_hub(path: str) -> bool:
 
 
 def _check_columns(task: "TaskConfig", kind: Kind) -> None:
+    """Refuse columns that the kind doesn't read, and one that is two things at once."""
     roles = [*kind.columns, *kind.further]
     for role, column in task.columns.items():
         if column and role not in roles:
@@ -84,23 +87,44 @@ def _check_columns(task: "TaskConfig", kind: Kind) -> None:
                 f"task.columns.{role}={column} has no part in task.kind={task.kind}.\n"
                 f"Allowed: {', '.join(nearest_first(role, roles))}."
             )
-    if task.prompt and "prompt" not in roles:
-        raise UserError(
-            f"task.prompt has no part in task.kind={task.kind}.\nAllowed: it empty, or kinds with a prompt."
-        )
-    if task.prompt and task.columns.get("prompt"):
+    if task.kind == "choice" and sum(bool(task.columns.get(role)) for role in RIGHT_CHOICE) > 1:
+        raise UserError(f"Several columns say which choice is right.\nAllowed: one of {', '.join(RIGHT_CHOICE)}.")
+    read = [role for role in roles if role in kind.columns or task.columns.get(role)]
+    # What is compared with may be the answer, and a template stands in place of a prompt's column.
+    read = [role for role in read if role != "reference" and not (role == "prompt" and task.prompt)]
+    for index, role in enumerate(read):
+        for other in read[:index]:
+            if column_of(task, role) == column_of(task, other):
+                raise UserError(
+                    f"task.columns.{other} and task.columns.{role} are both '{column_of(task, role)}'.\n"
+                    "Allowed: a column of its own for each."
+                )
+
+
+def _check_prompt(task: "TaskConfig", kind: Kind) -> None:
+    """Refuse a template that nobody reads, that is the same for all rows, or that gives the answer away."""
+    if not task.prompt:
+        return
+    if "prompt" not in kind.columns:
+        raise UserError(f"task.prompt has no part in task.kind={task.kind}.\nAllowed: choice and generation.")
+    if task.columns.get("prompt"):
         raise UserError("task.prompt and task.columns.prompt both say what is asked.\nAllowed: one of the two.")
-    if task.labels and (
-        task.kind not in ("classification", "pairs")
-        or len(set(task.labels)) != len(task.labels)
-        or len(task.labels) < 2
-    ):
+    if "{" not in task.prompt:
+        raise UserError(f"task.prompt='{task.prompt}' shows no column.\nAllowed: names of columns in braces.")
+    for role in [role for role in (*RIGHT_CHOICE, "reference") if task.columns.get(role)] or ["answer"]:
+        if f"{{{column_of(task, role)}}}" in task.prompt:
+            raise UserError(
+                f"task.prompt shows {{{column_of(task, role)}}}, which is the {role} itself.\nAllowed: other columns."
+            )
+
+
+def _check_labels(task: "TaskConfig") -> None:
+    of_classes = task.kind in ("classification", "pairs")
+    if task.labels and not (of_classes and len(set(task.labels)) == len(task.labels) > 1):
         raise UserError(
             f"task.labels=[{','.join(task.labels)}] can't be the classes of task.kind={task.kind}.\n"
             "Allowed: two or more different names, for classification and pairs."
         )
-    if task.kind == "choice" and sum(bool(task.columns.get(role)) for role in RIGHT_CHOICE) > 1:
-        raise UserError(f"Several columns say which choice is right.\nAllowed: one of {', '.join(RIGHT_CHOICE)}.")
 
 
 def _check_shares(task: "TaskConfig") -> None:

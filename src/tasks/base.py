@@ -44,11 +44,12 @@ class TaskData:
 
 @dataclass(frozen=True, eq=False)
 class LoadedTask:
-    """A task's rows, their fingerprint, and how many of them occur more than once (see `overlaps`)."""
+    """A task's rows, their fingerprint, how many of them occur more than once, and what else is to be said of them."""
 
     data: TaskData
     fingerprint: str
     overlaps: dict[str, Overlap]
+    findings: list[str]
 
     def warnings(self, config: Config) -> list[str]:
         """What a reader of the scores should know of the data; validating on the test split is said by its name."""
@@ -56,7 +57,7 @@ class LoadedTask:
         leaks = overlap_warnings(name, self.overlaps, pairs="text_pair" in train[0])
         same = self.data.splits["validation"] is self.data.splits["test"]
         said = [f"task={name}: protocol=paper validates on the test split"] if same else []
-        found = [f"task={name}: {finding}" for finding in findings(self.data.splits, self.data.label_names)]
+        found = [f"task={name}: {finding}" for finding in self.findings]
         return [*self.data.notes, *said, *found, *leaks]
 
 
@@ -78,12 +79,15 @@ def load_task(config: Config) -> LoadedTask:
     for split, rows in data.splits.items():
         # Refused here, where it can be said which split of which task is empty.
         if not rows:
-            raise UserError(f"task={task.name} has no rows for {split}.\nSee task.sources and task.validation_size.")
+            remedy = "See task.sources and task.validation_size."
+            if task.kind:
+                remedy = f"Raise task.split.{split}, or give a file for it; no class gives its last text."
+            raise UserError(f"task={task.name} has no rows for {split}.\n{remedy}")
     check_metrics(task, data.splits["test"], len(data.label_names))
     if task.kind:  # other tasks' loaders know what their metric reads
         data.notes.extend(unreadable_references(task, data.splits["test"]))
-    # Kept beside the data, as hashing all rows takes a while and every run asks for it.
-    return LoadedTask(data, data.fingerprint, overlaps(data.splits))
+    # Kept beside the data, as to look at all rows takes a while and every run asks for it.
+    return LoadedTask(data, data.fingerprint, overlaps(data.splits), findings(data.splits, data.label_names))
 
 
 def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str) -> dict[str, list[Row]]:

@@ -43,7 +43,7 @@ def located(path: Path, kind: str, header: list[str] | None) -> Located:
     if kind == "parquet":
         yield from _parquet(path)
         return
-    opener: Any = gzip.open if path.suffix == ".gz" else open
+    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
     last = ""
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:  # line ends inside csv fields are kept
@@ -54,7 +54,9 @@ def located(path: Path, kind: str, header: list[str] | None) -> Located:
         raise _not_utf_8(path, opener) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         read_so_far = f" after {path}{last}" if last else ""
-        raise FaultyFile("", f"can't be read{read_so_far}: {error}", CUT_OFF) from error
+        unpacked = isinstance(error, gzip.BadGzipFile) and not last
+        remedy = f"{CUT_OFF} Or is it not packed, so that its name should not end in .gz?" if unpacked else CUT_OFF
+        raise FaultyFile("", f"can't be read{read_so_far}: {error}", remedy) from error
 
 
 def _not_utf_8(path: Path, opener: Any) -> FaultyFile:
@@ -62,7 +64,7 @@ def _not_utf_8(path: Path, opener: Any) -> FaultyFile:
     with opener(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if number == 1 and line.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-                return FaultyFile(":1", "is UTF-16", f"{SAVE_AS_UTF_8}.")
+                return FaultyFile(":1", "is UTF-16 or UTF-32", f"{SAVE_AS_UTF_8}.")
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -90,10 +92,11 @@ def _jsonl(file: TextIO, header: list[str] | None) -> Located:
         try:
             values = _parsed(line)
         except (ValueError, RecursionError) as error:
+            remedy = "Allowed: an object a line, with each name once."
             if number == 1 and line.lstrip().startswith("["):
                 remedy = "Allowed: an object a line; a list of objects belongs into a file that ends in .json."
-            else:
-                remedy = "Allowed: an object a line." if any(map(str.strip, lines)) else CUT_OFF
+            elif isinstance(error, json.JSONDecodeError) and not any(map(str.strip, lines)):
+                remedy = CUT_OFF
             raise FaultyFile(f":{number}", _json_fault(error), remedy) from error
         if _may_halve(line):
             _check_characters(f":{number}", values)
@@ -112,7 +115,7 @@ def _json(file: TextIO, header: list[str] | None) -> Located:
             remedy = CUT_OFF
         raise FaultyFile(f":{error.lineno}", _json_fault(error), remedy) from error
     except (ValueError, RecursionError) as error:
-        raise FaultyFile("", _json_fault(error), "Allowed: a list of objects.") from error
+        raise FaultyFile("", _json_fault(error), "Allowed: a list of objects, with each name once.") from error
     may_halve = _may_halve(text)
     for number, item in enumerate(items if isinstance(items, list) else [items]):
         if may_halve:
@@ -135,7 +138,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _json_fault(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"is not complete JSON: {error.msg} at character {error.colno}"
-    return "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return "is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
 
 
 def _may_halve(text: str) -> bool:
@@ -178,7 +181,9 @@ def _csv_rows(file: TextIO) -> Iterator[tuple[str, list[str]]]:
                 yield f":{start}", fields
             start = reader.line_num + 1
     except csv.Error as error:
-        raise FaultyFile(f":{start}", f"can't be read: {error}", f"Is a quote left open? {CUT_OFF}") from error
+        ends = "end of data" in str(error)
+        remedy = f"Is a quote left open? {CUT_OFF}" if ends else 'A quote inside quotes is written twice: "".'
+        raise FaultyFile(f":{start}", f"can't be read: {error}", remedy) from error
 
 
 def _tsv(file: TextIO, header: list[str] | None) -> Located:
@@ -203,7 +208,7 @@ def _check_names(names: list[str], kind: str, location: str) -> None:
         shown = "tabs" if other == "\t" else f"'{other}'"
         remedy = f"Save it with {allowed}{', or end its name in .tsv' if other == chr(9) else ''}."
         raise FaultyFile(location, f"separates its columns by {shown}: {names[0][:60]!r}", remedy)
-    if repeated := _repeated(names):
+    if (repeated := _repeated(names)) is not None:
         raise FaultyFile(location, f"names two columns '{repeated}'", "Give each its own name.")
 
 
@@ -258,7 +263,7 @@ def _parquet(path: Path) -> Located:
 
     try:
         table = pyarrow.parquet.read_table(path)
-        if repeated := _repeated(table.column_names):
+        if (repeated := _repeated(table.column_names)) is not None:
             raise FaultyFile("", f"names two columns '{repeated}'", "Give each its own name.")
         yield from ((f", row {number}", values) for number, values in enumerate(table.to_pylist()))
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:

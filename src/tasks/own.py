@@ -13,6 +13,7 @@ Where there is no file for the test, or none for validation, the rows are held o
 by its place, in the words of the commonsense tasks, so that `choice` reads it.
 """
 
+import unicodedata
 from typing import Any
 
 from src.config.own_data import KINDS, RIGHT_CHOICE, column_of
@@ -111,13 +112,20 @@ def _check_distinct(places: dict[str, str]) -> None:
     """Refuse two classes whose names may be meant as one, as "1" and "01" or "pos" and "Pos "."""
     seen: dict[object, str] = {}
     for name, place in places.items():
-        alike = float(name) if NUMBER.fullmatch(name) else name.strip().casefold()
+        alike = _alike(name)
         other = seen.setdefault(alike, name)
         if other != name:
             raise UserError(
                 f"The classes '{other}' ({places[other]}) and '{name}' ({place}) look like one.\n"
                 "Write them alike, or name all classes: task.labels=[...]."
             )
+
+
+def _alike(name: str) -> object:
+    """What two ways to write one class have in common: a number's value, else the letters that can be seen."""
+    seen = "".join(letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
+    seen = seen.strip().casefold()
+    return float(seen) if NUMBER.fullmatch(seen) else {"true": 1.0, "false": 0.0}.get(seen, seen)
 
 
 # ---- texts to write

@@ -49,7 +49,9 @@ def _allowed(task: TaskConfig, rows: list[dict[str, Any]], labels: int) -> tuple
         return fitting, f"which has {labels} classes"
     if any("turns" in row for row in rows):
         return list(ASKS_A_JUDGE), "whose items are conversations"
-    texts = [name for name in metric_names() if name not in (*OF_CLASSES, *OF_NUMBERS, *ASKS_A_JUDGE)]
+    # Of one's own data no answer is a program with its tests.
+    others = (*OF_CLASSES, *OF_NUMBERS, *ASKS_A_JUDGE, *(RUNS_CODE if task.kind else ()))
+    texts = [name for name in metric_names() if name not in others]
     if any(isinstance(row.get("reference"), list) for row in rows):
         return [name for name in texts if name in TAKES_REFERENCES], "whose items have several references"
     return texts, "whose answers are texts"

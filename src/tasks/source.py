@@ -251,7 +251,7 @@ def read(path: Path, *, header: list[str] | None = None) -> Iterator[DataRecord]
 
 def ending(path: Path) -> str:
     """What a file's name says of its kind: its ending, without the .gz that may follow it."""
-    return path.name.removesuffix(".gz").rpartition(".")[2]
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
 def _listing(folder: Path, name: str) -> str:
