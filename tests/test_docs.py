@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 
 from docs import settings
 from src.config.schema import Config, SweeperConfig, TrainerConfig
 from src.results.store import read_all
-from tests.conftest import ROOT
+from src.tasks.base import load_task
+from tests.conftest import ROOT, composed
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 LINKING = [
@@ -198,19 +201,69 @@ def test_a_classifier_s_own_data_can_be_brought_as_the_page_says(tmp_path: Path)
     assert [record["config"]["adapter"]["name"] for record in records] == ["head_only", "lora"]
     for record in records:
         assert record["state"] == "done"
-        assert (record["metrics"]["validation"]["n"], record["metrics"]["test"]["n"]) == (2, 4)
+        assert record["data"]["rows"] == {"train": 7, "validation": 1, "test": 2}
     table = pd.read_csv(tmp_path / "results/tables/comparison.csv")
     assert sorted(table["adapter"]) == ["head_only", "lora"]
     assert (tmp_path / "results/tables/comparison.md").is_file()
 
 
+KINDS_OF_THE_PAGE = {
+    "Classify texts": ({"train": 7, "validation": 1, "test": 2}, ["billing", "technical"]),
+    "Pairs of texts": ({"train": 3, "validation": 1, "test": 2}, ["0", "1"]),
+    "Predict a number": ({"train": 3, "validation": 2, "test": 3}, ["number"]),
+    "Choose an answer": ({"train": 2, "validation": 1, "test": 1}, []),
+    "Write answers": ({"train": 4, "validation": 2, "test": 3}, []),
+}
+
+
+def write_files(page: list[Block], folder: Path) -> None:
+    """Write the titled blocks of a page as it says."""
+    for block in page:
+        if block.title and block.title != "output":
+            (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.title).write_text(block.text)
+
+
+def overrides_of(page: list[Block]) -> list[str]:
+    """The arguments of a page's first command, but for what a sweep alone can take."""
+    (command, *_) = [block.text for block in page if block.language == "sh"]
+    words = shlex.split(command.replace("\\\n", " ").splitlines()[0])
+    return [word.partition(",")[0] if word.startswith("adapter=") else word for word in words[3:] if word != "-m"]
+
+
+@pytest.mark.parametrize("section", KINDS_OF_THE_PAGE)
+def test_the_data_of_each_kind_are_read_as_the_page_says(
+    section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = blocks("own-data.md", section)
+    write_files(page, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    config = composed(*overrides_of(page))
+    data = load_task(config).data
+    assert ({split: len(rows) for split, rows in data.splits.items()}, data.label_names) == KINDS_OF_THE_PAGE[section]
+
+
+def test_a_task_s_own_yaml_gives_the_rows_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = blocks("own-data.md", "Classify texts")
+    (yaml,) = blocks("own-data.md", "A task by name")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    write_files([*page, yaml], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        named = Config.from_hydra(compose("config", ["task=tickets"]))
+    assert (named.task.name, named.task.architecture, named.task.metric) == ("tickets", "classifier", "accuracy")
+    assert load_task(named).fingerprint == load_task(composed(*overrides_of(page))).fingerprint
+
+
 @pytest.mark.slow
-def test_own_prompts_and_answers_can_be_brought_as_the_page_says(tmp_path: Path) -> None:
-    follow(blocks("own-data.md", "Generate texts"), tmp_path)
+@pytest.mark.parametrize("section", [name for name in KINDS_OF_THE_PAGE if name != "Classify texts"])
+def test_own_data_of_each_kind_can_be_brought_as_the_page_says(section: str, tmp_path: Path) -> None:
+    follow(blocks("own-data.md", section), tmp_path)
     (record,) = read_all(tmp_path / "results")
     assert record["state"] == "done"
-    assert (record["metrics"]["validation"]["n"], record["metrics"]["test"]["n"]) == (2, 3)
-    assert record["metrics"]["test"]["value"] == 0
+    rows, _ = KINDS_OF_THE_PAGE[section]
+    assert record["data"]["rows"] == rows
+    assert record["metrics"]["test"]["n"] == rows["test"]
 
 
 @pytest.mark.slow

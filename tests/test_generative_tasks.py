@@ -277,16 +277,20 @@ def _check_history(record: Record) -> None:
 def _check_data(record: Record, trained_on: str | None) -> None:
     """The overlap is counted on whole splits, and told of for people just where there is some."""
     rows, overlap = record["data"]["rows"], record["data"]["overlap"]
-    assert {split: counts["items"] for split, counts in overlap.items()} == {
-        split: rows[split] for split in ("validation", "test")
+    assert {key: counts["items"] for key, counts in overlap.items()} == {
+        **{split: rows[split] for split in ("validation", "test")},
+        "test_validation": rows["test"],
+        **{f"inside_{split}": rows[split] for split in rows},
     }
-    for split, counts in overlap.items():
+    for split in ("validation", "test"):
         told = [warning for warning in record["warnings"] if f"{split} items are in train too" in warning]
-        assert len(told) == bool(counts["normalised"])
+        assert len(told) == bool(overlap[split]["normalised"])
     if trained_on:
         assert overlap[trained_on]["exact"] > 0
-    cut = record["data"]["at_max_length"]["test"]
-    assert any("may be cut" in warning for warning in record["warnings"]) == bool(cut)
+    cut = record["data"]["cut"]
+    assert any("task.max_length=" in warning for warning in record["warnings"]) == any(
+        counts["inputs"] or counts["answers"] for counts in cut.values()
+    )
 
 
 def _check_predictions(folder: Path, record: Record) -> None:

@@ -14,7 +14,7 @@ from src.errors import UserError
 from src.results.identity import decisive, run_folder
 from src.results.store import read_all
 from src.tasks.base import LoadedTask, Row, _three_splits, load_task
-from src.tasks.overlap import Overlap, normalized, overlap
+from src.tasks.overlap import Overlap, normalized, overlap, overlap_warnings, overlaps
 from tests.conftest import REAL_DATA, as_on_the_hub, composed, real_data, run_program, some_inputs
 
 TINY_GSM8K = [
@@ -51,11 +51,11 @@ def test_texts_are_the_same_but_for_case_punctuation_spaces_and_unicode_variants
     assert (normalized(trained_on) == normalized(asked)) is same
 
 
-def test_a_pair_is_the_same_where_both_texts_are_in_their_order() -> None:
+def test_a_pair_is_the_same_in_either_order() -> None:
     train = [{"text": "one", "text_pair": "two", "label": 1}]
     asked = [("one", "two"), ("One!", "two"), ("two", "one"), ("one", "three"), ("three", "two")]
     held_out = [{"text": first, "text_pair": second, "label": 0} for first, second in asked]
-    assert overlap(train, held_out) == Overlap(items=5, exact=1, normalised=2)
+    assert overlap(train, held_out) == Overlap(items=5, exact=1, normalised=3)
 
 
 def test_a_conversation_is_the_same_where_all_its_turns_are() -> None:
@@ -93,6 +93,74 @@ def test_the_warning_has_the_counts_and_is_left_out_where_they_are_zero() -> Non
     assert said.startswith("task=t: 3 of 1,200 test items are in train too")
     assert "2 " in said.partition("too")[2]
     assert Overlap(items=1200, exact=0, normalised=0).warning("t", "test") is None
+
+
+def test_every_pair_of_splits_and_every_split_itself_are_compared() -> None:
+    train, validation, test = rows("a b", "c", "A B!", "d"), rows("c", "e", "e"), rows("E.", "d", "f", "a b")
+    assert overlaps({"train": train, "validation": validation, "test": test}) == {
+        "validation": Overlap(items=3, exact=1, normalised=1),
+        "test": Overlap(items=4, exact=2, normalised=2),
+        "test_validation": Overlap(items=4, exact=0, normalised=1),
+        "inside_train": Overlap(items=4, exact=0, normalised=1),
+        "inside_validation": Overlap(items=3, exact=1, normalised=1),
+        "inside_test": Overlap(items=4, exact=0, normalised=0),
+    }
+
+
+def test_a_test_split_that_validates_too_is_compared_once() -> None:
+    test = rows("a", "a")
+    found = overlaps({"train": rows("b"), "validation": test, "test": test})
+    assert set(found) == {"validation", "test", "inside_train", "inside_test"}
+
+
+def test_each_comparison_that_found_something_is_said() -> None:
+    pair = {"text": "one", "text_pair": "two", "label": 0}
+    turned = {"text": "Two", "text_pair": "one", "label": 1}
+    found = overlaps({"train": [pair, turned], "validation": [turned], "test": [pair, pair]})
+    assert overlap_warnings("t", found, pairs=True) == [
+        f"task=t: {said}, {more} up to case, punctuation, spaces and order"
+        for said, more in (
+            ("1 of 1 validation items are in train too: 1 exactly", 0),
+            ("2 of 2 test items are in train too: 2 exactly", 0),
+            ("2 of 2 test items are in validation too: 0 exactly", 2),
+            ("1 of 2 train items repeat an earlier train item: 0 exactly", 1),
+            ("1 of 2 test items repeat an earlier test item: 1 exactly", 0),
+        )
+    ]
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [("?!", "?!", True), ("?!", "!!", False), ("😀", "😡", False)])
+def test_signs_without_a_word_are_the_same_where_they_are_equal(one: str, other: str, same: bool) -> None:
+    assert overlap(rows(one), rows(other)).normalised == int(same)
+
+
+def test_texts_of_a_pair_are_compared_each_by_itself() -> None:
+    train = [{"text": "a b", "text_pair": "c", "label": 0}]
+    assert overlap(train, [{"text": "a", "text_pair": "b c", "label": 0}]).normalised == 0
+
+
+def test_sums_that_are_tested_and_trained_on_are_said_for_every_pair_of_splits(tmp_path: Path) -> None:
+    """A test set among the training questions of LLM-Adapters' mathematics, in its format."""
+    questions = [f"Tim has {i} apples and finds {i + 1} more. How many has he?" for i in range(12)]
+    made = [
+        {"instruction": question, "input": "", "output": f"The answer is {2 * i + 1}", "answer": f"{2 * i + 1}.0"}
+        for i, question in enumerate(questions)
+    ]
+    for name, part in {"train": [*made, made[0]], "validation": made[3:5], "test": [*made[:4], made[1]]}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    columns = ["task.columns.answer=output", "task.columns.reference=answer", "task.metric=last_number"]
+    config = composed(
+        "task=own", "task.kind=generation", f"task.path={tmp_path}", "task.prompt='{instruction}'", *columns,
+        "model=tiny_llama", "model.config.max_position_embeddings=160",
+    )  # fmt: skip
+    said = load_task(config).warnings(config)
+    assert [line.partition(": ")[2].partition(":")[0] for line in said] == [
+        "2 of 2 validation items are in train too",
+        "5 of 5 test items are in train too",
+        "1 of 5 test items are in validation too",
+        "1 of 13 train items repeat an earlier train item",
+        "1 of 5 test items repeat an earlier test item",
+    ]
 
 
 def words_of(text: str) -> tuple[str, ...]:

@@ -241,7 +241,8 @@ def test_glue_s_shapes_of_data_run_to_their_records(task: str, tmp_path: Path) -
     if task == "mrpc":
         assert (test["name"], set(test["more"])) == ("accuracy", {"f1"})
     assert record["data"]["rows"] == {"train": 31, "validation": 9, "test": 24 if task == "mnli" else 12}
-    assert set(record["data"]["overlap"]) == {"validation", "test"}
+    inside = {f"inside_{split}" for split in ("train", "validation", "test")}
+    assert set(record["data"]["overlap"]) == {"validation", "test", "test_validation"} | inside
 
 
 def test_a_limit_takes_the_first_of_every_set() -> None:

@@ -12,6 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from src.config import checks
 from src.config.checks import FORMATS, GENERAL_TEXT
+from src.config.own_data import fill_in_kind
 from src.judging.client import JudgeConfig
 from src.models.weights import local_checksum
 
@@ -114,11 +115,24 @@ class SourceConfig:
 
 
 @dataclass
+class SplitConfig:
+    """What is held out of the training rows of one's own data where it has no such split."""
+
+    validation: float = 0.1  # share of each class
+    test: float = 0.2  # share of each class
+    seed: int = 0  # another one holds out other rows
+
+
+@dataclass
 class TaskConfig:
     """A data set with its metric."""
 
     name: str = MISSING  # what `task=` takes, and the name in tables
     loader: str = MISSING  # the function that makes rows of the records, as a Python path
+    kind: str | None = None  # of one's own data (`task=own`): classification, pairs, regression, choice or generation
+    path: str | None = None  # of one's own data: a file, a folder with a file a split, or owner/name[@revision]
+    labels: list[str] = field(default_factory=list)  # the classes of one's own data; none: those of the training rows
+    split: SplitConfig = field(default_factory=SplitConfig)  # of one's own data
     architecture: str = MISSING  # of the models that fit: classifier or causal_lm
     metric: str = MISSING  # the primary one, a folder in `src/metrics`
     max_length: int = MISSING  # tokens of a text, or of a prompt with its answer; what is longer is cut
@@ -297,6 +311,7 @@ class Config(AdaptedModel):
 
     def checked(self) -> Self:
         """Fill in the defaults that depend on other values, and refuse what can't be run."""
+        fill_in_kind(self.task)
         checks.check_choices(self)
         checks.check_duration(self.trainer)
         checks.check_numbers(self)

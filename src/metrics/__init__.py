@@ -13,6 +13,11 @@ FOLDER = Path(__file__).parent
 RUNS_CODE = ("pass_at_k",)
 ASKS_A_JUDGE = ("judge_rating",)
 TIMED_OUT = "timed_out"  # the part of a score that is a number of programs which were stopped
+# What metrics take, by name, so that it is known without importing them; all others take texts.
+OF_CLASSES = ("accuracy", "f1", "matthews_correlation")
+OF_TWO_CLASSES = ("f1",)
+OF_NUMBERS = ("pearson", "spearman")
+TAKES_REFERENCES = ("bleu", "nist", "rouge_1", "rouge_2", "rouge_l", "rouge_l_coco")  # several an item
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,11 @@ class Forgetting(TypedDict):
 
 
 class Data(TypedDict):
-    """By split: rows, examples as long as allowed, and held-out rows that were trained on."""
+    """By split: rows, examples as long as allowed, items that are cut, and items that occur more than once."""
 
     rows: dict[str, int]
     at_max_length: dict[str, int]
+    cut: NotRequired[dict[str, dict[str, int]]]  # of `items`, those whose `inputs` and whose `answers` are cut
     overlap: dict[str, dict[str, int]]
 
 

@@ -13,9 +13,11 @@ from src.metrics import ASKS_A_JUDGE, RUNS_CODE
 from src.models.base_model import BaseModel, load_base
 from src.models.quantization import quantized_share
 from src.running.extent import check_ids
+from src.running.progress import say_once
 from src.streams import stream_seed
 from src.tasks.base import LoadedTask, Row, load_task
 from src.training.batches import Example, encoded_splits
+from src.training.cuts import Cut, cut_splits, cut_warning
 from src.training.device import Device
 from src.training.forgetting import unmeasurable
 from src.training.precision import device_for
@@ -26,8 +28,9 @@ from src.training.scoring import Scored, Scoring
 class Prepared:
     """A run's data, base model and scoring; none of its steps changes them.
 
-    `examples` are all rows of each split as tokens, `scored_rows` the indices of those that are scored.
-    `quantized_share` is that of the base's matrix weights, `forgetting_skipped` why forgetting can't be measured.
+    `examples` are all rows of each split as tokens, `cuts` how many were too long, `scored_rows` the indices of those
+    that are scored. `quantized_share` is that of the base's matrix weights, `forgetting_skipped` why forgetting isn't
+    measured.
     """
 
     config: Config
@@ -36,6 +39,7 @@ class Prepared:
     task: LoadedTask
     base: BaseModel
     examples: dict[str, list[Example]]
+    cuts: dict[str, Cut]
     scored_rows: dict[str, list[int]]
     scoring: Scoring
     quantized_share: float | None = None
@@ -76,7 +80,9 @@ def prepare(config: Config, folder: Path) -> Prepared:
     base = load_base(config.model, num_labels=labels, attention=device.attention, quantization=config.quantization)
     device = replace(device, attention=base.module.config._attn_implementation)
     _check_dtype(config, device)
-    limit = config.trainer.eval_limit
+    limit, cuts = config.trainer.eval_limit, cut_splits(config, base.tokenizer)
+    if cut := cut_warning(config.task, cuts):
+        say_once(f"warning: {cut}")
     examples = encoded_splits(config, base.tokenizer)
     check_ids(config, base, examples)
     return Prepared(
@@ -86,6 +92,7 @@ def prepare(config: Config, folder: Path) -> Prepared:
         task=task,
         base=base,
         examples=examples,
+        cuts=cuts,
         scored_rows={split: _first_of_each_set(rows, limit) for split, rows in task.data.splits.items()},
         scoring=_scoring(config, base, device, folder),
         quantized_share=None if config.quantization == "none" else quantized_share(base.module, config),

@@ -2,6 +2,9 @@
 
 import sys
 import time
+from functools import lru_cache
+
+CLEAR_LINE = "\r\033[K"
 
 
 class RunLine:
@@ -37,6 +40,12 @@ class RunLine:
         assert self.first is not None
         steps, seconds = step - self.first[0], time.monotonic() - self.first[1]
         return f"{duration(seconds / steps * (self.max_steps - step))} left" if steps else ""
+
+
+@lru_cache(maxsize=64)
+def say_once(text: str) -> None:
+    """Print a line once a process, in place of the live line of the run that comes to say it."""
+    print(f"{CLEAR_LINE if sys.stdout.isatty() else ''}{text}", flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ from src.running.flags import flags
 from src.running.inputs import inputs_of
 from src.running.prepare import Prepared
 from src.streams import STREAMS, stream_seed
+from src.training.cuts import cut_warning
 from src.training.scoring import Scored
 
 
@@ -102,7 +103,7 @@ def finished_record(run: Prepared, fit: Fit, evaluation: Evaluation) -> Record:
         "history": training.history,
         "data": data,
         "provenance": provenance(asdict(run.device), inputs.code),
-        "warnings": _warnings(run, data, evaluation.scored) + [f"{kind}: {found}" for kind, found in doubts.items()],
+        "warnings": _warnings(run, evaluation.scored) + [f"{kind}: {found}" for kind, found in doubts.items()],
         "error": None,
     }
     if fit.preflight:
@@ -139,25 +140,23 @@ def _metric(scored: Scored) -> SplitScore:
 
 def _data(run: Prepared) -> Data:
     longest = run.config.task.max_length
-    # A row that just fits is as long as one that was cut; the warning therefore says "may".
-    cut = {
+    # A row that just fits is as long as one that was cut, which `cut` tells apart.
+    full = {
         split: sum(len(example["input_ids"]) >= longest for example in examples)
         for split, examples in run.examples.items()
     }
     return {
         "rows": {split: len(rows) for split, rows in run.task.data.splits.items()},
-        "at_max_length": cut,
+        "at_max_length": full,
+        "cut": {split: asdict(cut) for split, cut in run.cuts.items()},
         "overlap": {split: asdict(overlap) for split, overlap in run.task.overlaps.items()},
     }
 
 
-def _warnings(run: Prepared, data: Data, scored: dict[str, Scored]) -> list[str]:
-    """What a reader of the scores should know of the data and of the scoring."""
-    config, texts = run.config, [*run.task.warnings(run.config), *run.base.notes]
-    cut = data["at_max_length"]["test"]
-    if cut:
-        rows = data["rows"]["test"]
-        texts.append(f"{cut:,} of {rows:,} test items reach task.max_length={config.task.max_length} and may be cut")
+def _warnings(run: Prepared, scored: dict[str, Scored]) -> list[str]:
+    """What a reader of the scores should know of the data, the model and the scoring."""
+    cut = cut_warning(run.config.task, run.cuts)
+    texts = [*run.task.warnings(run.config), *run.base.notes, *([cut] if cut else [])]
     for split, items in scored.items():
         if stopped := items.more.get(TIMED_OUT):
             texts.append(f"{stopped:,.0f} programs of {split} ran out of time and count as wrong")

@@ -61,12 +61,8 @@ def _row(record: DataRecord, source: Source, *, needs_answer: bool) -> Row:
     Raises:
         UserError: it needs a final answer and has none.
     """
-    solution = record.first(source.task.columns["solution"])
-    if isinstance(solution, int | float):  # a file of bare answers
-        solution = str(solution)
-    prompt = source.task.prompt.format_map(
-        DataRecord({"question": record.first(source.task.columns["question"])}, record.location)
-    )
+    solution, question = (record.text(source.task.columns[key]) for key in ("solution", "question"))
+    prompt = DataRecord({"question": question}, record.location).filled(source.task.prompt)
     # The space is the answer's, as most tokenizers keep it with the word that follows.
     row = {"prompt": prompt, "answer": f" {solution}"}
     answer = final_answer(solution)

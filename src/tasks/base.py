@@ -10,8 +10,11 @@ from typing import Any
 from src.config.memo import kept
 from src.config.schema import Config, TaskConfig
 from src.errors import UserError
-from src.tasks.overlap import Overlap, input_text, normalized, overlap
+from src.tasks.findings import findings
+from src.tasks.overlap import Overlap, input_text, normalized, overlap_warnings, overlaps
+from src.tasks.scorable import check_metrics, unreadable_references
 from src.tasks.source import Source
+from src.tasks.splitting import stratified
 
 SPLITS = ("train", "validation", "test")
 Row = dict[str, Any]
@@ -41,18 +44,21 @@ class TaskData:
 
 @dataclass(frozen=True, eq=False)
 class LoadedTask:
-    """A task's rows, their fingerprint, and how many of the held-out rows were trained on."""
+    """A task's rows, their fingerprint, how many of them occur more than once, and what else is to be said of them."""
 
     data: TaskData
     fingerprint: str
     overlaps: dict[str, Overlap]
+    findings: list[str]
 
     def warnings(self, config: Config) -> list[str]:
         """What a reader of the scores should know of the data; validating on the test split is said by its name."""
-        leaks = [overlap.warning(config.task.name, split) for split, overlap in self.overlaps.items()]
+        name, train = config.task.name, self.data.splits["train"]
+        leaks = overlap_warnings(name, self.overlaps, pairs="text_pair" in train[0])
         same = self.data.splits["validation"] is self.data.splits["test"]
-        said = [f"task={config.task.name}: protocol=paper validates on the test split"] if same else []
-        return [*self.data.notes, *said, *(warning for warning in leaks if warning)]
+        said = [f"task={name}: protocol=paper validates on the test split"] if same else []
+        found = [f"task={name}: {finding}" for finding in self.findings]
+        return [*self.data.notes, *said, *found, *leaks]
 
 
 def _decides_data(config: Config) -> tuple[TaskConfig, str, str]:
@@ -69,15 +75,19 @@ def load_task(config: Config) -> LoadedTask:
     task, source = config.task, Source(config.task, Path(config.cache_dir))
     module, function = task.loader.rsplit(".", 1)
     loaded: TaskData = getattr(importlib.import_module(module), function)(source, **task.options)
-    data = TaskData(_three_splits(loaded.splits, task, config.protocol), loaded.label_names, loaded.notes)
+    data = TaskData(_three_splits(loaded.splits, task, config.protocol), loaded.label_names, list(loaded.notes))
     for split, rows in data.splits.items():
         # Refused here, where it can be said which split of which task is empty.
         if not rows:
-            raise UserError(f"task={task.name} has no rows for {split}.\nSee task.sources and task.validation_size.")
-    train = data.splits["train"]
-    overlaps = {split: overlap(train, data.splits[split]) for split in ("validation", "test")}
-    # Kept beside the data, as hashing all rows takes a while and every run asks for it.
-    return LoadedTask(data, data.fingerprint, overlaps)
+            remedy = "See task.sources and task.validation_size."
+            if task.kind:
+                remedy = f"Raise task.split.{split}, or give a file for it; no class gives its last text."
+            raise UserError(f"task={task.name} has no rows for {split}.\n{remedy}")
+    check_metrics(task, data.splits["test"], len(data.label_names))
+    if task.kind:  # other tasks' loaders know what their metric reads
+        data.notes.extend(unreadable_references(task, data.splits["test"]))
+    # Kept beside the data, as to look at all rows takes a while and every run asks for it.
+    return LoadedTask(data, data.fingerprint, overlaps(data.splits), findings(data.splits, data.label_names))
 
 
 def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str) -> dict[str, list[Row]]:
@@ -95,12 +105,19 @@ def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str)
                 f"task={task.name} has no answers in its test split to validate on.\nAllowed: protocol=strict."
             )
         return {"train": train, "validation": test, "test": test}
+    if task.kind and not task.validation_size:
+        return _parted(train, stratified(train, task.split.validation, task.split.seed, "validation"), test)
     if not 0 < task.validation_size < len(train):
         raise UserError(
             f"task.validation_size={task.validation_size} can't be held out of {len(train)} training rows.\n"
             f"Allowed: 1 to {len(train) - 1}."
         )
     held_out = set(sorted(range(len(train)), key=lambda index: _sort_key(train[index], index))[: task.validation_size])
+    return _parted(train, held_out, test)
+
+
+def _parted(train: list[Row], held_out: set[int], test: list[Row]) -> dict[str, list[Row]]:
+    """Train without the rows that are held out, those as validation, and test."""
     return {
         # Both keep the order of the file: the hash decides on which side a row is, and nothing else.
         "train": [row for index, row in enumerate(train) if index not in held_out],

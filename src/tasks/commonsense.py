@@ -55,7 +55,7 @@ def _rows(source: Source, part: str, set_name: str | None) -> list[Row]:
     rows = []
     for record in source.records(part):
         instruction, answer = read(record)
-        prompt = source.task.prompt.format_map(DataRecord({"instruction": instruction}, record.location))
+        prompt = DataRecord({"instruction": instruction}, record.location).filled(source.task.prompt)
         rows.append({"prompt": prompt, "answer": f"\nthe correct answer is {answer}", "reference": answer} | named)
     return rows
 
@@ -66,7 +66,7 @@ def as_published(record: DataRecord) -> tuple[str, str]:
     Raises:
         UserError: its answer is none of those that the instruction allows, or its output says otherwise.
     """
-    instruction, output = record["instruction"], record["output"]
+    instruction, output = record.text("instruction"), record.text("output")
     _, marker, choices = instruction.rpartition(FORMAT)
     if not marker:
         raise UserError(
@@ -80,41 +80,41 @@ def as_published(record: DataRecord) -> tuple[str, str]:
 
 
 def _boolq(record: DataRecord) -> tuple[str, str]:
-    asked = f"Please answer the following question with true or false, question: {record['question']}?"
+    asked = f"Please answer the following question with true or false, question: {record.text('question')}?"
     return f"{asked}\n\n{FORMAT}true/false", ("false", "true")[_right(record, "answer", ["False", "True"])]
 
 
 def _piqa(record: DataRecord) -> tuple[str, str]:
-    asked = f"Please choose the correct solution to the question: {record['goal']}"
-    solutions = [record["sol1"], record["sol2"]]
+    asked = f"Please choose the correct solution to the question: {record.text('goal')}"
+    solutions = [record.text("sol1"), record.text("sol2")]
     return _choose(asked, "Solution", solutions, _right(record, "label", ["0", "1"]), between="\n\n")
 
 
 def _social_i_qa(record: DataRecord) -> tuple[str, str]:
-    asked = f"{QUESTION}{record['context']} {record['question']}"
-    answers = [record["answerA"], record["answerB"], record["answerC"]]
+    asked = f"{QUESTION}{record.text('context')} {record.text('question')}"
+    answers = [record.text("answerA"), record.text("answerB"), record.text("answerC")]
     return _choose(asked, "Answer", answers, _right(record, "label", ["1", "2", "3"]))
 
 
 def _hellaswag(record: DataRecord) -> tuple[str, str]:
-    sentence = f"{record['activity_label']}: {record['ctx']}"
+    sentence = f"{record.text('activity_label')}: {record.text('ctx')}"
     asked = f"Please choose the correct ending to complete the given sentence: {sentence}"
     return _choose(asked, "Ending", record["endings"], _right(record, "label", ["0", "1", "2", "3"]))
 
 
 def _winogrande(record: DataRecord) -> tuple[str, str]:
-    sentence = record["sentence"]
+    sentence = record.text("sentence")
     asked = f"Please choose the correct answer to fill in the blank to complete the given sentence: {sentence}"
-    options = [record["option1"], record["option2"]]
+    options = [record.text("option1"), record.text("option2")]
     return _choose(asked, "Option", options, _right(record, "answer", ["1", "2"]), before_format=" ")
 
 
 def _arc(record: DataRecord) -> tuple[str, str]:
-    return _lettered(record, record["question"])
+    return _lettered(record, record.text("question"))
 
 
 def _openbookqa(record: DataRecord) -> tuple[str, str]:
-    return _lettered(record, record["question_stem"])
+    return _lettered(record, record.text("question_stem"))
 
 
 def _lettered(record: DataRecord, question: str) -> tuple[str, str]:

@@ -45,7 +45,7 @@ def load(source: Source) -> TaskData:
 
 
 def _row(source: Source, mr: str, references: list[str]) -> Row:
-    prompt = source.task.prompt.format_map(DataRecord({"mr": mr}, f"task={source.task.name}"))
+    prompt = DataRecord({"mr": mr}, f"task={source.task.name}").filled(source.task.prompt)
     return {"prompt": prompt, "answer": f" {references[0]}", "reference": references}
 
 
@@ -58,7 +58,7 @@ def _pairs(source: Source, split: str) -> list[tuple[str, str]]:
         if "line" in record:
             mr, _, ref = record["line"].partition("||")
         else:
-            mr, ref = as_lora_writes(record, columns["mr"]), record[columns["ref"]]
+            mr, ref = as_lora_writes(record, columns["mr"]), record.text(columns["ref"])
         if not ref.strip():
             raise UserError(f"{record.location} has no description.\nIs it another set's file, or cut off?")
         pairs.append((mr.strip(), ref.strip()))
@@ -67,7 +67,7 @@ def _pairs(source: Source, split: str) -> list[tuple[str, str]]:
 
 def as_lora_writes(record: DataRecord, column: str) -> str:
     """`name[Cocum], priceRange[£20-25]` as `name : Cocum | price : £ 20 - 25`."""
-    text = record[column]
+    text = record.text(column)
     fields = FIELD.findall(text)
     # What no field matches would be lost from the prompt in silence.
     if not fields or FIELD.sub("", text):

@@ -44,20 +44,25 @@ def load(
         UserError: a file or a column isn't there, or a label isn't one of the set's.
     """
     splits: dict[str, list[Row]] = {"train": [], "test": []}
+    notes = []
     for split, rows in splits.items():
         for part in source.parts(split):
             # The files and the hub may name a column differently.
             columns = {**source.task.columns, **(file_columns or {} if source.has_file(part) else {})}
             records = source.records(part, header=file_header)
             if skip_broken_lines:
-                records = _unbroken(records, columns)
+                whole = _unbroken(records, columns)
+                if len(whole) < len(records):
+                    left_out = f"{len(records) - len(whole):,} of {len(records):,} lines of {part} are broken"
+                    notes.append(f"task={source.task.name}: {left_out} and left out")
+                records = whole
             of_set = {} if part == split else {"set": part.removeprefix(f"{split}_")}
             rows += [{**_row(record, columns, labels), **of_set} for record in records]
-    return TaskData(splits, labels)
+    return TaskData(splits, labels, notes)
 
 
 def _row(record: DataRecord, columns: dict[str, str], labels: list[str]) -> Row:
-    texts = {key: record[column] for key, column in columns.items() if key != "label"}
+    texts = {key: record.text(column) for key, column in columns.items() if key != "label"}
     if len(labels) == 1:
         return {**texts, "label": _score(record, columns["label"])}
     return {**texts, "label": record.label(columns["label"], labels)}

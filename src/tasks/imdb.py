@@ -32,7 +32,7 @@ def load(source: Source) -> TaskData:
 
 def _rows(source: Source, split: str) -> list[Row]:
     records = source.records(split)
-    rows = [{"text": record["text"], "label": record.label("label", LABELS)} for record in records]
+    rows = [{"text": record.text("text"), "label": record.label("label", LABELS)} for record in records]
     return sorted(rows, key=_sort_key)
 
 

@@ -24,10 +24,12 @@ def load_humaneval(source: Source, *, instruction: str) -> TaskData:
     """Read instructions and problems; `instruction` is what is asked of a problem's {prompt}."""
     problems = []
     for record in source.records("test"):
-        asked = instruction.format_map(DataRecord({"prompt": record["prompt"].strip()}, record.location))
+        asked = DataRecord({"prompt": record.text("prompt").strip()}, record.location).filled(
+            instruction, "task.options.instruction"
+        )
         # As JSON in the row, since the metric takes a text for each item.
         reference = {key: record[key] for key in ("prompt", "test", "entry_point")}
-        answer = f"\n{record['prompt']}{record['canonical_solution']}"
+        answer = f"\n{record['prompt']}{record.text('canonical_solution')}"
         prompt = _prompt(source, asked, record)
         problems.append({"prompt": prompt, "answer": answer, "reference": json.dumps(reference)})
     return TaskData({"train": _instructions(source), "test": problems}, label_names=[])
@@ -46,7 +48,10 @@ def load_mt_bench(source: Source, *, next_turn: str) -> TaskData:
             "reference": answers.get(record["question_id"]),
         }
         first, *others = record["turns"]
-        later = [next_turn.format_map(DataRecord({"instruction": turn}, record.location)) for turn in others]
+        later = [
+            DataRecord({"instruction": turn}, record.location).filled(next_turn, "task.options.next_turn")
+            for turn in others
+        ]
         conversations.append({"turns": [_prompt(source, first, record), *later], "reference": json.dumps(reference)})
     return TaskData({"train": _instructions(source), "test": conversations}, label_names=[])
 
@@ -54,10 +59,13 @@ def load_mt_bench(source: Source, *, next_turn: str) -> TaskData:
 def _instructions(source: Source) -> list[Row]:
     columns = source.task.columns
     return [
-        {"prompt": _prompt(source, record[columns["instruction"]], record), "answer": f"\n{record[columns['answer']]}"}
+        {
+            "prompt": _prompt(source, record.text(columns["instruction"]), record),
+            "answer": f"\n{record.text(columns['answer'])}",
+        }
         for record in source.records("train")
     ]
 
 
 def _prompt(source: Source, instruction: str, record: DataRecord) -> str:
-    return source.task.prompt.format_map(DataRecord({"instruction": instruction}, record.location))
+    return DataRecord({"instruction": instruction}, record.location).filled(source.task.prompt)

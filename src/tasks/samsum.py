@@ -20,21 +20,26 @@ def load(source: Source) -> TaskData:
     Raises:
         UserError: a row has no summary.
     """
-    return TaskData({split: _rows(source, split) for split in SPLITS}, label_names=[])
+    notes: list[str] = []
+    return TaskData({split: _rows(source, split, notes) for split in SPLITS}, label_names=[], notes=notes)
 
 
-def _rows(source: Source, split: str) -> list[Row]:
+def _rows(source: Source, split: str, notes: list[str]) -> list[Row]:
     columns, template, rows = source.task.columns, source.task.prompt, []
-    for record in source.records(split):
+    records = source.records(split)
+    for record in records:
         dialogue, summary = _text(record, columns["dialogue"]), _text(record, columns["summary"]).strip()
         if not summary:
             raise UserError(f"{record.location} has an empty summary.\nIs it another set's file, or cut off?")
         if dialogue.strip():
-            prompt = template.format_map(DataRecord({**record, "dialogue": dialogue}, record.location))
+            prompt = DataRecord({**record, "dialogue": dialogue}, record.location).filled(template)
             rows.append({"prompt": prompt, "answer": f" {summary}"})
+    if len(rows) < len(records):
+        left_out = f"{len(records) - len(rows):,} of {len(records):,} {split} items have no dialogue"
+        notes.append(f"task={source.task.name}: {left_out} and are left out")
     return rows
 
 
 def _text(record: DataRecord, columns: str) -> str:
     """The text in the first of the columns that the record has; "" where it is null."""
-    return (record.first(columns) or "").replace("\r\n", "\n")
+    return "" if record.first(columns) is None else record.text(columns).replace("\r\n", "\n")

@@ -55,8 +55,8 @@ def _row(record: DataRecord, columns: dict[str, list[str]], template: str) -> Ro
     table = _table_id(record)
     if table not in columns:
         raise UserError(f"{record.location} is about the table '{table}', which isn't among the split's tables.")
-    shown = {"question": record["question"].strip(), "columns": " | ".join(columns[table])}
-    prompt = template.format_map(DataRecord(shown, record.location))
+    shown = {"question": record.text("question").strip(), "columns": " | ".join(columns[table])}
+    prompt = DataRecord(shown, record.location).filled(template)
     return {"prompt": prompt, "answer": f" {_sql(record, columns[table])}"}
 
 
