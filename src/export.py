@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from src.config.composition import user_errors
+from src.console import steady_output
 from src.results.stored_run import finished_run
 
 
@@ -36,4 +37,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with steady_output():
+        main()

@@ -17,13 +17,15 @@ from typing import Any
 
 from src.analysis.terminal import print_runs
 from src.config.arguments import answer_help
-from src.config.composition import interruptible, sweep_configs, user_errors
+from src.config.composition import sweep_configs, user_errors
 from src.config.schema import Config
+from src.console import steady_output
 from src.files import write_json
+from src.interrupts import interruptible
 from src.results.store import RESULT, is_done, is_held
 from src.running.inputs import folder_of, with_steps
 from src.running.lifecycle import run
-from src.running.sweep import Plan, print_warnings
+from src.running.sweep import UNRECORDED, Plan, print_warnings
 from src.running.tuning import Cell, Trial, cells, further, grid, outcome, record_of
 
 POLL_SECONDS = 2.0
@@ -94,7 +96,7 @@ def tune(configs: list[Config]) -> bool:
     for config, search in tuned:
         _annotate(config, search.summary())
     folders = [folder_of(config) for config, _ in tuned]
-    print_runs(folders)
+    print_runs(folders, UNRECORDED)
     return all(search.best for search in searches) and all(map(is_done, folders))
 
 
@@ -167,5 +169,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with interruptible():
+    with steady_output(), interruptible():
         main()

@@ -14,8 +14,10 @@ import sys
 from pathlib import Path
 
 from src.config.arguments import answer_help, options
-from src.config.composition import interruptible, user_errors
+from src.config.composition import user_errors
+from src.console import steady_output
 from src.errors import UserError
+from src.interrupts import interruptible
 from src.quiet import quiet_libraries
 from src.results.checkout import check_out
 from src.results.equivalences import EQUIVALENCES, add_equivalence
@@ -98,5 +100,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with interruptible():
+    with steady_output(), interruptible():
         main()

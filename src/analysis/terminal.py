@@ -1,44 +1,66 @@
 """The table that closes a sweep in the terminal."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
 from src.analysis.collect import row_of_record
+from src.console import columns
 from src.results.store import TRACEBACK, read_record
 
+WIDEST = 10_000  # characters of a table that nothing limits
 COLUMNS = ("adapter", "rank", "target", "seed", "lr", "scaling", "params", "val", "test", "s")
-WIDTH = 100  # where the output is no terminal
+# Left out in a narrow terminal, the first ones first, and those that are equal in all rows before all others.
+SPARED = ("s", "scaling", "lr", "val", "seed", "target", "rank")
 
 
-def print_runs(folders: list[Path]) -> None:
+def print_runs(folders: list[Path], unrecorded: Mapping[str, str] | None = None) -> None:
     """Print a row for each finished run, each other run with its reason, and where they all are.
 
-    Raises:
-        UserError: a record can't be read.
+    Args:
+        unrecorded: by the folder, why a run left no record.
     """
-    records = {folder: read_record(folder) for folder in folders}
-    rows: dict[Path, dict[str, Any]] = {
-        folder: row_of_record(record) if record else {"state": "not run"} for folder, record in records.items()
-    }
+    rows = {folder: _row(folder, unrecorded or {}) for folder in folders}
     done = [row for row in rows.values() if row["state"] == "done"]
-    console = Console(highlight=False)
-    # Without a terminal Rich takes 80 columns, which would cut the table.
-    console = console if console.is_terminal else Console(width=WIDTH, highlight=False)
+    # As wide as it takes: Rich would cut numbers. Names aren't markup, though they may look like it.
+    console = Console(highlight=False, markup=False, emoji=False, width=WIDEST)
     if done:
-        console.print(_table(done))
+        table, left_out = _table(done, columns())
+        console.print(table, crop=False)
         # Heads differ with the task's number of labels.
         heads = " or ".join(f"{head:,}" for head in sorted({row["head_trained"] for row in done}))
-        console.print(f"{_metrics(done)}; params: trained, without the head's {heads}; s: seconds")
+        print(f"{_metrics(done)}; params: trained, without the head's {heads}; s: seconds")
+        if left_out:
+            print(f"left out for want of width: {', '.join(left_out)}; python -m src.tables has all")
     for folder, row in rows.items():
         if row["state"] != "done":
             console.print(f"{row['state']}: {folder.name}: {row.get('reason') or 'no record'}", style="red")
             if (folder / TRACEBACK).exists():
-                console.print(f"  see {folder / TRACEBACK}", soft_wrap=True)
-    console.print(f"runs: {os.path.commonpath([folder.parent for folder in folders])}", soft_wrap=True)
+                print(f"  see {folder / TRACEBACK}")
+    if folders:
+        print(f"runs: {os.path.commonpath([folder.parent for folder in folders])}")
+
+
+def state_of(folder: Path) -> str:
+    """The run's state, also of one whose record can't be read."""
+    return str(_row(folder, {})["state"])
+
+
+def _row(folder: Path, unrecorded: Mapping[str, str]) -> dict[str, Any]:
+    """A run's values, or why there are none."""
+    if str(folder) in unrecorded:
+        return {"state": "failed", "reason": unrecorded[str(folder)]}
+    try:
+        record = read_record(folder)
+        return row_of_record(record) if record else {"state": "not run"}
+    # One that can't be read, in whatever way, must not take the others' rows away.
+    except Exception as error:
+        return {"state": "unreadable", "reason": str(error) or type(error).__name__}
 
 
 def _metrics(done: list[dict[str, Any]]) -> str:
@@ -49,18 +71,40 @@ def _metrics(done: list[dict[str, Any]]) -> str:
     return f"val, test: {of_test}" if of_validation == of_test else f"val: {of_validation}; test: {of_test}"
 
 
-def _table(done: list[dict[str, Any]]) -> Table:
-    """The finished runs, with columns for task and model only where these vary."""
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+def _table(done: list[dict[str, Any]], width: int | None) -> tuple[Table, list[str]]:
+    """The finished runs in so many characters a line, and the names of the columns that there is no room for.
+
+    There are columns for task and model only where these vary.
+    """
     several = [key for key in ("task", "model") if len({row[key] for row in done}) > 1]
-    for name in (*several, *COLUMNS):
+    keys = (*several, "adapter", "rank", "target", "seed", "lr", "scaling", "body_trained")
+    cells: dict[str, list[str]] = {name: [] for name in (*several, *COLUMNS)}
+    for row in done:
+        scores = [f"{row[split]:.4f}" if split in row else None for split in ("validation", "test")]
+        values = [*(row[key] for key in keys), *scores, f"{row['run_seconds']:.0f}"]
+        for column, value in zip(cells.values(), values, strict=True):
+            column.append(_cell(value))
+    left_out = _left_out(cells, width)
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for name in (name for name in cells if name not in left_out):
         left = name in (*several, "adapter", "target")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for row in done:
-        keys = (*several, "adapter", "rank", "target", "seed", "lr", "scaling", "body_trained")
-        scores = [f"{row[split]:.4f}" if split in row else None for split in ("validation", "test")]
-        table.add_row(*map(_cell, [*(row[key] for key in keys), *scores, f"{row['run_seconds']:.0f}"]))
-    return table
+    for texts in zip(*(cells[name] for name in cells if name not in left_out), strict=True):
+        table.add_row(*texts)
+    return table, left_out
+
+
+def _left_out(cells: dict[str, list[str]], width: int | None) -> list[str]:
+    """The columns without which the others fit, as far as any may be left out."""
+    widths = {name: 1 + max(map(cell_len, [name, *texts])) for name, texts in cells.items()}
+    alike = [name for name in SPARED if len(set(cells[name])) == 1 and len(cells[name]) > 1]
+    left_out: list[str] = []
+    for name in [*alike, *(name for name in SPARED if name not in alike)]:
+        if width is None or sum(widths.values()) <= width:
+            break
+        del widths[name]
+        left_out.append(name)
+    return left_out
 
 
 def _cell(value: object) -> str:

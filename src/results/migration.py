@@ -13,6 +13,7 @@ from typing import Any
 
 from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
+from src.console import steady_output
 from src.config.schema import Config
 from src.errors import UserError
 from src.files import write_json
@@ -104,4 +105,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with steady_output():
+        main()

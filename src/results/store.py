@@ -106,8 +106,12 @@ def claimed(folder: Path) -> Iterator[bool]:
     except FileExistsError:
         yield False
         return
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}, file)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}, file)
+    except OSError:
+        claim.unlink(missing_ok=True)  # an empty one, as on a full disk, would hold the run for minutes
+        raise
     ended = threading.Event()
     threading.Thread(target=_beat, args=(claim, ended), daemon=True).start()
     try:
@@ -121,7 +125,7 @@ def is_held(folder: Path) -> bool:
     """Say whether a living worker is at the run."""
     claim = folder / CLAIM
     try:
-        return not _is_dead(claim.read_text(), time.time() - claim.stat().st_mtime)
+        return not _is_dead(claim.read_text(encoding="utf-8"), time.time() - claim.stat().st_mtime)
     except FileNotFoundError:
         return False
 
@@ -129,14 +133,14 @@ def is_held(folder: Path) -> bool:
 def _beat(claim: Path, ended: threading.Event) -> None:
     """Renew the claim's time until the run has ended."""
     while not ended.wait(BEAT_SECONDS):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.utime(claim)
 
 
 def _remove_if_dead(claim: Path) -> None:
     """Remove the claim of a worker that no longer lives."""
     try:
-        text, written = claim.read_text(), claim.stat().st_mtime
+        text, written = claim.read_text(encoding="utf-8"), claim.stat().st_mtime
     except FileNotFoundError:
         return
     if not _is_dead(text, time.time() - written):
@@ -144,7 +148,7 @@ def _remove_if_dead(claim: Path) -> None:
     aside = claim.with_name(f".{CLAIM}.{socket.gethostname()}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):  # another worker is removing it
         claim.rename(aside)
-        if aside.read_text() == text:
+        if aside.read_text(encoding="utf-8") == text:
             aside.unlink()
         else:  # another worker removed the dead one's and made its own
             aside.rename(claim)

@@ -45,8 +45,11 @@ class Fit:
         """The fit that an earlier attempt at the run left before it failed at scoring; None where there is none."""
         if not ((folder / FIT).exists() and (folder / ADAPTER).exists()):
             return None
-        values = json.loads((folder / FIT).read_text(encoding="utf-8"))
-        return cls(**{**values, "training": Training(**values["training"])})
+        try:
+            values = json.loads((folder / FIT).read_text(encoding="utf-8"))
+            return cls(**{**values, "training": Training(**values["training"])})
+        except (ValueError, TypeError, KeyError):  # damaged, or of another version: training is repeated
+            return None
 
     def write(self, folder: Path) -> None:
         """Leave the fit beside its adapter."""

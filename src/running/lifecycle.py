@@ -1,30 +1,51 @@
 """One run's way through its states: claimed, running, then done, failed, diverged, out of memory or interrupted."""
 
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from src.config.schema import Config
+from src.credentials import redacted
 from src.errors import UserError
-from src.files import write_json
+from src.files import write_json, write_text
+from src.interrupts import uninterrupted
 from src.results.identity import identity, run_folder
 from src.results.provenance import note_code
 from src.results.schema import SCHEMA_VERSION, Record
 from src.results.store import CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, claimed, is_done
 from src.running.inputs import inputs_of, with_steps
 from src.running.progress import RunLine
-from src.running.sweep import Plan
+from src.running.sweep import UNRECORDED, Plan
 from src.running.tuning import rate
 
 
 def run(config: Config, plan: Plan) -> str:
-    """Do the run unless it is done already or another worker is running it; return its state."""
-    config = with_steps(config)
-    folder = run_folder(config, inputs_of(config))
-    if is_done(folder):
-        return "done"
+    """Do the run unless it is done already or another worker is running it; return its state.
+
+    Raises nothing but an interrupt, so that the runs after it are done: what goes wrong is in its record, and where
+    even that can't be written, as on a full disk, in a line and in the table at the end.
+    """
+    try:
+        config = with_steps(config)
+        folder = run_folder(config, inputs_of(config))
+        if is_done(folder):
+            return "done"
+    # What was there when the sweep was planned no longer is.
+    except (Exception, SystemExit) as error:
+        print(f"failed: {config.adapter.name} on {config.task.name}: {_said(error)}", flush=True)
+        return "failed"
     trial = "" if config.trainer.score_test else f" at {rate(config):g}"
     line = RunLine(plan.position(folder), _label(folder) + trial, config.trainer.steps)
+    try:
+        return _run_claimed(config, folder, plan, line)
+    except (Exception, SystemExit) as error:
+        UNRECORDED[str(folder)] = reason = f"no record could be written: {_said(error)}"
+        line.end(f"failed: {reason}")
+        return "failed"
+
+
+def _run_claimed(config: Config, folder: Path, plan: Plan, line: RunLine) -> str:
     note_code()
     with claimed(folder) as mine:
         if not mine:
@@ -35,10 +56,6 @@ def run(config: Config, plan: Plan) -> str:
             (folder / stale).unlink(missing_ok=True)
         write_json(folder / CONFIG, asdict(config))
         record = _attempt(config, folder, plan, line)
-        write_json(folder / RESULT, record)
-        # The record has all that it says.
-        if record["state"] == "done":
-            (folder / FIT).unlink(missing_ok=True)
     line.end(_outcome(record), plan.seconds_left())
     return str(record["state"])
 
@@ -54,12 +71,26 @@ def _attempt(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
         return _execute_tracked(config, folder, plan, line)
     # Written here, since the interrupt goes on to end the sweep.
     except KeyboardInterrupt as error:
-        write_json(folder / RESULT, _failure(config, folder, error))
+        if not is_done(folder):
+            _keep(_failure(config, folder, error), folder)
+            line.end("interrupted")
         raise
-    except Exception as error:
+    # A library that ends the program ends its run.
+    except (Exception, SystemExit) as error:
         if not isinstance(error, UserError):
-            (folder / TRACEBACK).write_text(traceback.format_exc())
-        return _failure(config, folder, error)
+            with suppress(OSError):  # a full disk, which the record says in few words
+                write_text(folder / TRACEBACK, redacted(traceback.format_exc()))
+        return _keep(_failure(config, folder, error), folder)
+
+
+def _keep(record: Record, folder: Path) -> Record:
+    """Write the record, which no interrupt may prevent."""
+    with uninterrupted():
+        write_json(folder / RESULT, record)
+        # The record has all that it says.
+        if record["state"] == "done":
+            (folder / FIT).unlink(missing_ok=True)
+    return record
 
 
 def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
@@ -77,6 +108,7 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
         group=plan.group,
         folder=Path(config.results_dir) / "wandb",
         config=asdict(config),
+        say=line.say,
     )
     with tracking as tracker:
 
@@ -84,7 +116,7 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
             tracker.log(step, metrics)
             line.show_step(step, metrics)
 
-        record = execute(config, folder, report)
+        record = _keep(execute(config, folder, report), folder)  # before W&B takes its time
         scores = {split: metric["value"] for split, metric in record["metrics"].items()}
         tracker.summarize(scores | {"parameters": record["parameters"], "time": record["time"]})
     return record
@@ -101,8 +133,14 @@ def _failure(config: Config, folder: Path, error: BaseException) -> Record:
         "state": states.get(kind, "failed"),
         "identity": identity(config, inputs_of(config)),
         "config": asdict(config),
-        "error": {"class": kind, "message": str(error) or kind},
+        "error": {"class": kind, "message": redacted(str(error)) or kind},
     }
+
+
+def _said(error: BaseException) -> str:
+    """An exception in a line; the class says little of what a user can put right."""
+    text = redacted(str(error))
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def _outcome(record: Record) -> str:

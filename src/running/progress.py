@@ -1,7 +1,8 @@
 """The one line of a running run: rewritten in place in a terminal, printed once at its end elsewhere."""
 
-import sys
 import time
+
+from src.console import columns, is_live, one_line
 
 
 class RunLine:
@@ -12,12 +13,18 @@ class RunLine:
         self.max_steps = max_steps
         self.metrics: dict[str, float] = {}
         self.first: tuple[int, float] | None = None
-        self.live = sys.stdout.isatty()
+        self.live = is_live()
 
     def show(self, text: str) -> None:
         """Replace the line's text, in a terminal."""
+        # A line that fills the terminal's last column would wrap, and the next one couldn't take its place.
         if self.live:
-            print(f"\r\033[K{self.head}  {text}", end="", flush=True)
+            line = one_line(f"{self.head}  {text}", (columns() or 0) - 1)
+            print(f"\r\033[K{line}", end="", flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line of its own, which stays."""
+        print(f"\r\033[K{text}" if self.live else text, flush=True)
 
     def show_step(self, step: int, metrics: dict[str, float]) -> None:
         """Show the metrics known so far and the time that the remaining steps will take."""

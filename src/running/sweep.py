@@ -8,6 +8,8 @@ The plan lies in the sweep's folder, where jobs in other processes find it.
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,25 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from src.caches import place_caches
 from src.config.composition import job_configs, user_errors
 from src.config.schema import Config
+from src.errors import UserError
 from src.files import write_json
+from src.interrupts import uninterrupted
 from src.judging.client import check_judge
 from src.metrics import ASKS_A_JUDGE
 from src.models.base_model import find_weights
 from src.models.quantization import check_quantization
 from src.results.store import check_writable, is_done, read_record
 from src.running.inputs import folder_of
+from src.running.tracking import check_tracking
 from src.sandbox.outside import isolating_backend
 from src.tasks.base import load_task
 
 PLAN = "plan.json"
+# Why a run of this process left no record, by its folder: told at the end, and nowhere else.
+UNRECORDED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,10 @@ class Plan:
         Raises:
             UserError: a run can't be done: its data, its weights or the results folder stand in the way.
         """
+        for config in configs[:1]:  # all of a process share it
+            place_caches(Path(config.cache_dir))
+        for tracking in {config.tracking.mode: config.tracking for config in configs}.values():
+            check_tracking(tracking)
         for config in configs:
             find_weights(config.model)
         # Once a kind, as the check multiplies a layer.
@@ -86,7 +98,10 @@ class Plan:
 
     def seconds_left(self) -> float | None:
         """Seconds that the runs still to do will take at the mean of those done since the start."""
-        records = [read_record(Path(folder)) for folder in self.to_run]
+        try:
+            records = [read_record(Path(folder)) for folder in self.to_run]
+        except (UserError, OSError):  # one is damaged, which is no reason to stop the others
+            return None
         taken = [record["time"]["run_seconds"] for record in records if record and record["state"] == "done"]
         left = sum(record is None for record in records)
         return sum(taken) / len(taken) * left if taken else None
@@ -112,18 +127,39 @@ class SweepCallback(Callback):
             plan = Plan.of(configs)
             plan.write(Path(config.hydra.sweep.dir))
             print_warnings(configs)
+        _open[:] = [plan]
         done = len(plan.folders) - len(plan.to_run)
         print(f"sweep of {len(plan.folders)} runs: {done} done already, {len(plan.to_run)} to run", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table of all runs; the exit status is 0 only if every one is done."""
-        from src.analysis.terminal import print_runs
-
-        plan = Plan.read(Path(config.hydra.sweep.dir))
-        folders = [Path(folder) for folder in plan.folders]
-        print_runs(folders)
-        if not all(is_done(folder) for folder in folders):
+        if not _end(Plan.read(Path(config.hydra.sweep.dir))):
             sys.exit(1)
+
+
+@contextmanager
+def closing_table() -> Iterator[None]:
+    """Print the table of a sweep's runs where the block ends before the sweep does, whatever ends it."""
+    try:
+        yield
+    except BaseException:
+        for plan in _open:
+            _end(plan)
+        raise
+
+
+_open: list[Plan] = []  # the sweep that is under way
+
+
+def _end(plan: Plan) -> bool:
+    """Print the table that closes a sweep; say whether every run is done."""
+    from src.analysis.terminal import print_runs, state_of
+
+    _open.clear()
+    folders = [Path(folder) for folder in plan.folders]
+    with uninterrupted():
+        print_runs(folders, UNRECORDED)
+    return all(state_of(folder) == "done" for folder in folders)
 
 
 def print_warnings(configs: list[Config]) -> None:

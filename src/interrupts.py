@@ -1,0 +1,49 @@
+"""What ends the program from outside: the user's interrupt, a scheduler's SIGTERM, a terminal that is closed."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """End the program with a word of comfort where the user, or a scheduler, interrupts the block.
+
+    The status is the shell's for the signal: 130 for an interrupt, 143 for SIGTERM.
+    """
+    received = [signal.SIGINT]
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    # What is ignored stays so: `nohup` ignores the terminal's end.
+    ours = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in ours}
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ninterrupted: finished runs are kept, the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + received[-1])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let the block end, as it writes down how a run ended; further interrupts are without effect meanwhile."""
+    if threading.current_thread() is not threading.main_thread():  # which is never interrupted
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
