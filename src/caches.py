@@ -27,6 +27,8 @@ def place_caches(folder: Path) -> None:
         return
     own = folder.absolute() / "libraries"
     if not _can_write(own):
+        if not any(name.startswith("HF_") for name in unset):
+            return  # matplotlib and W&B find themselves a place
         raise UserError(
             f"cache_dir={folder} can't be written, nor can the home directory, and libraries need one of them.\n"
             "Set cache_dir=<folder> to one that can, or HOME."
@@ -46,6 +48,7 @@ def _defaults() -> dict[str, Path]:
         "HF_MODULES_CACHE": hub / "modules",
         "HF_DATASETS_CACHE": hub / "datasets",
         "HF_EVALUATE_CACHE": hub / "evaluate",
+        "HF_METRICS_CACHE": hub / "metrics",
         "MPLCONFIGDIR": config / "matplotlib",
         "TRITON_CACHE_DIR": home / ".triton",
         "WANDB_CONFIG_DIR": config / "wandb",
@@ -59,4 +62,9 @@ def _can_write(path: Path) -> bool:
     if not path.is_absolute():  # "~" that stands for nothing
         return False
     there = next(parent for parent in (path, *path.parents) if parent.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    # Tried, as permissions say nothing to root and nothing of a file system that is read-only or no real one.
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError:
+        return False
+    return True

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ending = False
 
 
 @contextmanager
@@ -16,11 +17,14 @@ def interruptible() -> Iterator[None]:
 
     The status is the shell's for the signal: 130 for an interrupt, 143 for SIGTERM.
     """
+    global _ending
+    _ending = False
     received = [signal.SIGINT]
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-        raise KeyboardInterrupt
+        if not _ending:
+            received.append(signal.Signals(number))
+            raise KeyboardInterrupt
 
     # What is ignored stays so: `nohup` ignores the terminal's end.
     ours = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
@@ -31,8 +35,15 @@ def interruptible() -> Iterator[None]:
         print("\ninterrupted: finished runs are kept, the same command goes on from here", file=sys.stderr)
         sys.exit(128 + received[-1])
     finally:
+        _ending = False
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def note_end() -> None:
+    """Say that an interrupt has been taken in and the program is ending, which a second one can't hasten."""
+    global _ending
+    _ending = True
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from src.config.composition import sweep_configs, user_errors
 from src.config.schema import Config
 from src.console import steady_output
 from src.files import write_json
-from src.interrupts import interruptible
+from src.interrupts import interruptible, note_end
 from src.results.store import RESULT, is_done, is_held
 from src.running.inputs import folder_of, with_steps
 from src.running.lifecycle import run
@@ -109,18 +109,28 @@ def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
     plan = Plan.of(configs)
     left = [config for config in configs if not (_settled(config) or folder_of(config) in attempted)]
     print(f"{len(configs)} {what}: {len(configs) - len(left)} done already, {len(left)} to run", flush=True)
-    while left:
-        waiting = []
-        for config in left:
-            # A run that another worker holds is asked for again: it may fail there, or be left unfinished.
-            if is_held(folder_of(config)):
-                waiting.append(config)
-            elif not _settled(config):
-                run(config, plan)
-                attempted.add(folder_of(config))
-        left = waiting
-        if left:
-            time.sleep(POLL_SECONDS)
+    try:
+        while left:
+            left = _run_free(left, plan, attempted)
+            if left:
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        note_end()
+        print_runs([folder_of(config) for config in configs], UNRECORDED)
+        raise
+
+
+def _run_free(left: list[Config], plan: Plan, attempted: set[Path]) -> list[Config]:
+    """Do the runs that no other worker holds; returns those that one does."""
+    waiting = []
+    for config in left:
+        # A run that another worker holds is asked for again: it may fail there, or be left unfinished.
+        if is_held(folder_of(config)):
+            waiting.append(config)
+        elif not _settled(config):
+            run(config, plan)
+            attempted.add(folder_of(config))
+    return waiting
 
 
 def _settled(config: Config) -> bool:

@@ -35,8 +35,10 @@ def verify(folders: list[Path]) -> bool:
         print(f"[{number}/{len(folders)}] {folder.name}", flush=True)
         try:
             repetition = repeat(folder)
-        except UserError as error:
-            print(f"  can't be repeated here: {error}".replace("\n", "\n  "))
+        # Whatever is wrong with one, the others are still to be compared.
+        except Exception as error:
+            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            print(f"  can't be repeated here: {said}".replace("\n", "\n  "))
             continue
         _print_outcome(repetition)
         if repetition.is_proof and repetition.proof:

@@ -85,12 +85,14 @@ def check_writable(results_dir: Path) -> None:
     probe = results_dir / "runs" / f".probe-{os.getpid()}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        try:
+            probe.write_bytes(bytes(4096))  # on a full disk an empty file can be made
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"results_dir={results_dir} can't be written ({error.strerror}).\n"
-            "Choose another with results_dir=..., or change its permissions."
+            "Choose another with results_dir=..., or see to its permissions and its disk."
         ) from error
     read_all(results_dir)
 

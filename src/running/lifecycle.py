@@ -9,7 +9,7 @@ from src.config.schema import Config
 from src.credentials import redacted
 from src.errors import UserError
 from src.files import write_json, write_text
-from src.interrupts import uninterrupted
+from src.interrupts import note_end, uninterrupted
 from src.results.identity import identity, run_folder
 from src.results.provenance import note_code
 from src.results.schema import SCHEMA_VERSION, Record
@@ -71,6 +71,7 @@ def _attempt(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
         return _execute_tracked(config, folder, plan, line)
     # Written here, since the interrupt goes on to end the sweep.
     except KeyboardInterrupt as error:
+        note_end()
         if not is_done(folder):
             _keep(_failure(config, folder, error), folder)
             line.end("interrupted")

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.caches import place_caches
 from src.config.composition import job_configs, user_errors
 from src.config.schema import Config
+from src.credentials import check_no_secret
 from src.errors import UserError
 from src.files import write_json
-from src.interrupts import uninterrupted
+from src.interrupts import note_end
 from src.judging.client import check_judge
 from src.metrics import ASKS_A_JUDGE
 from src.models.base_model import find_weights
@@ -116,6 +117,7 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run before Hydra makes its folder; a mistake ends the program with status 2."""
         with user_errors():
+            _check_environment(config)
             configs = [Config.from_hydra(config)]
             Plan.of(configs)
             print_warnings(configs)
@@ -123,6 +125,7 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every run of the sweep and write the plan; a mistake ends the program with status 2."""
         with user_errors():
+            _check_environment(config)
             configs = [Config.from_hydra(job) for job in job_configs(config, list(config.hydra.overrides.task))]
             plan = Plan.of(configs)
             plan.write(Path(config.hydra.sweep.dir))
@@ -137,13 +140,19 @@ class SweepCallback(Callback):
             sys.exit(1)
 
 
+def _check_environment(config: DictConfig) -> None:
+    """Refuse a key among the variables that Hydra is to set: it writes its own config into the sweep's folder."""
+    check_no_secret({"hydra.job.env_set": OmegaConf.to_container(config.hydra.job.env_set)})
+
+
 @contextmanager
 def closing_table() -> Iterator[None]:
     """Print the table of a sweep's runs where the block ends before the sweep does, whatever ends it."""
     try:
         yield
     except BaseException:
-        for plan in _open:
+        note_end()
+        for plan in list(_open):
             _end(plan)
         raise
 
@@ -157,8 +166,7 @@ def _end(plan: Plan) -> bool:
 
     _open.clear()
     folders = [Path(folder) for folder in plan.folders]
-    with uninterrupted():
-        print_runs(folders, UNRECORDED)
+    print_runs(folders, UNRECORDED)
     return all(state_of(folder) == "done" for folder in folders)
 
 
