@@ -13,6 +13,7 @@ from pathlib import Path
 
 from src.config.composition import user_errors
 from src.console import steady_output
+from src.interrupts import interruptible
 from src.results.stored_run import finished_run
 
 
@@ -37,5 +38,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with steady_output():
+    with steady_output(), interruptible():
         main()

@@ -7,6 +7,7 @@ from src.analysis.figures.save import save_all
 from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
 from src.console import steady_output
+from src.interrupts import interruptible
 
 
 def main() -> None:
@@ -23,5 +24,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with steady_output():
+    with steady_output(), interruptible():
         main()

@@ -46,6 +46,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def open_to_others(folder: Path) -> None:
+    """Give the files in a folder the permissions that the umask gives; libraries make some for their owner alone."""
+    with replacing(folder / "probe") as probe:
+        mode = probe.stat().st_mode
+    (folder / "probe").unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8, whatever the locale, so that the file appears whole or not at all."""
     with replacing(path) as partial:

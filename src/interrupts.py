@@ -8,22 +8,23 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RESUMES = "finished runs are kept, the same command goes on from here"
+_received: list[int] = []  # signals since the block began
 _ending = False
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(comfort: str = "no file is half-written") -> Iterator[None]:
     """End the program with a word of comfort where the user, or a scheduler, interrupts the block.
 
     The status is the shell's for the signal: 130 for an interrupt, 143 for SIGTERM.
     """
     global _ending
     _ending = False
-    received = [signal.SIGINT]
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if not _ending:
-            received.append(signal.Signals(number))
+            _received.append(number)
             raise KeyboardInterrupt
 
     # What is ignored stays so: `nohup` ignores the terminal's end.
@@ -31,13 +32,21 @@ def interruptible() -> Iterator[None]:
     before = {number: signal.signal(number, interrupt) for number in ours}
     try:
         yield
-    except KeyboardInterrupt:
-        print("\ninterrupted: finished runs are kept, the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + received[-1])
+    except BaseException as error:
+        if not (isinstance(error, KeyboardInterrupt) or was_interrupted()):
+            raise
+        print(f"\ninterrupted: {comfort}", file=sys.stderr)
+        sys.exit(128 + (_received or [signal.SIGINT])[-1])
     finally:
         _ending = False
+        _received.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def was_interrupted() -> bool:
+    """Say whether a signal came, also where a library made another exception of it, as a failed import is one."""
+    return bool(_received)
 
 
 def note_end() -> None:

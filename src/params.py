@@ -15,6 +15,7 @@ from src.config.composition import user_errors
 from src.config.schema import CountConfig
 from src.console import steady_output
 from src.errors import UserError
+from src.interrupts import interruptible
 from src.quiet import quiet_warnings
 from src.studies.counting import count_configs, ledger_of
 
@@ -146,5 +147,5 @@ def _size(count: float) -> str:
 
 
 if __name__ == "__main__":
-    with steady_output(is_product=True):
+    with steady_output(is_product=True), interruptible():
         main(sys.argv[1:])

@@ -14,6 +14,7 @@ from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
 from src.console import steady_output
 from src.files import write_text
+from src.interrupts import interruptible
 from src.studies.study_tables import made_tables
 
 
@@ -41,5 +42,5 @@ def write_report(results_dir: Path) -> Path:
 
 
 if __name__ == "__main__":
-    with steady_output():
+    with steady_output(), interruptible():
         main()

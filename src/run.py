@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from src.config.composition import CONF, user_errors
 from src.config.schema import Config
 from src.console import steady_output
-from src.interrupts import interruptible
+from src.interrupts import RESUMES, interruptible
 from src.running.lifecycle import run
 from src.running.sweep import Plan, closing_table
 
@@ -41,7 +41,7 @@ def main(composed: DictConfig) -> None:
 
 def cli() -> None:
     """Call `main` so that a user's mistake is answered with its message alone."""
-    with steady_output(), interruptible(), user_errors(), closing_table():
+    with steady_output(), interruptible(RESUMES), user_errors(), closing_table():
         os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise, where it would print and exit
         main()
 

@@ -19,6 +19,7 @@ from src.config.composition import user_errors
 from src.console import steady_output
 from src.errors import UserError, nearest_first
 from src.files import write_text
+from src.interrupts import interruptible
 from src.quiet import quiet_libraries
 from src.studies.parameter_counts import parameter_counts, readable_counts
 from src.studies.study_tables import CLAIMS, PAPER, counted, made_tables, study_paper_table
@@ -107,5 +108,5 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    with steady_output():
+    with steady_output(), interruptible():
         main()

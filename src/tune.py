@@ -21,7 +21,7 @@ from src.config.composition import sweep_configs, user_errors
 from src.config.schema import Config
 from src.console import steady_output
 from src.files import write_json
-from src.interrupts import interruptible, note_end
+from src.interrupts import RESUMES, interruptible, note_end
 from src.results.store import RESULT, is_done, is_held
 from src.running.inputs import folder_of, with_steps
 from src.running.lifecycle import run
@@ -179,5 +179,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with steady_output(), interruptible():
+    with steady_output(), interruptible(RESUMES):
         main()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from src import caches
 from src.caches import place_caches
 from src.errors import UserError
-from src.files import cached, replacing, write_json, write_text
+from src.files import cached, open_to_others, replacing, write_json, write_text
 from src.tasks import docstrings
 from tests.conftest import ROOT
 
@@ -32,6 +32,8 @@ def umask(request: Any) -> Iterator[int]:
 def test_a_file_has_the_permissions_that_the_umask_gives(umask: int, tmp_path: Path) -> None:
     with replacing(tmp_path / "adapter.safetensors") as partial:
         save_file({"weight": torch.ones(2)}, partial)
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    open_to_others(tmp_path)
     write_json(tmp_path / "a.json", {"a": 1})
     cached(tmp_path / "c.json.gz", lambda: 1)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}

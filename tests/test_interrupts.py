@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from src.interrupts import interruptible, note_end, uninterrupted
+from src.interrupts import RESUMES, interruptible, note_end, uninterrupted
 from src.results.store import RESULT, read_all
 from tests.conftest import ROOT, TINY
 
 
 def interrupted(number: int) -> None:
     """A block of work that a signal ends."""
-    with interruptible():
+    with interruptible(RESUMES):
         os.kill(os.getpid(), number)
         time.sleep(10)
 
@@ -51,6 +51,21 @@ def test_a_second_signal_does_not_keep_the_first_from_being_written_down() -> No
     assert written == ["record"]
     with pytest.raises(SystemExit):  # and the next block can be interrupted again
         interrupted(signal.SIGINT)
+
+
+def test_an_interrupt_that_a_library_makes_another_exception_of_is_one() -> None:
+    def imports() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    with pytest.raises(SystemExit) as ended, interruptible():
+        imports()
+    assert ended.value.code == 143
+    with pytest.raises(ImportError), interruptible():  # without a signal it is what it is
+        raise ImportError
 
 
 def test_what_is_ignored_stays_ignored() -> None:

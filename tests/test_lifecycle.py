@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,7 @@ import torch
 from src.analysis.terminal import print_runs
 from src.config.schema import Config
 from src.errors import UserError
+from src.interrupts import interruptible
 from src.results.store import ADAPTER, CLAIM, CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, is_done, read_record
 from src.running import execute as execution
 from src.running import fitting, sweep, tracking
@@ -104,6 +108,25 @@ def test_an_interrupted_run_says_so_and_stops_the_sweep(tiny: Make, monkeypatch:
     plan = Plan.of([config])
     with pytest.raises(KeyboardInterrupt):
         run(config, plan)
+    record = read_record(Path(plan.folders[0]))
+    assert record is not None
+    assert record["state"] == "interrupted"
+
+
+def test_a_signal_that_a_library_makes_another_exception_of_stops_the_sweep(tiny: Make, monkeypatch: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(fitting, "train", fail)
+    config = tiny("adapter=lora", "rank=2")
+    plan = Plan.of([config])
+    with pytest.raises(SystemExit) as ended, interruptible():
+        run(config, plan)
+    assert ended.value.code == 143
     record = read_record(Path(plan.folders[0]))
     assert record is not None
     assert record["state"] == "interrupted"

@@ -21,7 +21,7 @@ from src.config.schema import Config
 from src.errors import UserError, nearest_first
 from src.exporting import merged_model, peft_adapter
 from src.exporting.format import Format, TrainedModel, Written
-from src.files import write_json
+from src.files import open_to_others, write_json
 from src.models.base_model import BaseModel, load_base
 from src.models.quantization import check_quantization
 from src.results.schema import Record
@@ -97,6 +97,7 @@ def _appearing(target: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        open_to_others(partial)
         if target.exists():
             target.rmdir()
         partial.rename(target)

@@ -14,6 +14,7 @@ from typing import Any
 from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
 from src.console import steady_output
+from src.interrupts import interruptible
 from src.config.schema import Config
 from src.errors import UserError
 from src.files import write_json
@@ -105,5 +106,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with steady_output():
+    with steady_output(), interruptible():
         main()

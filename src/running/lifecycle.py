@@ -9,7 +9,7 @@ from src.config.schema import Config
 from src.credentials import redacted
 from src.errors import UserError
 from src.files import write_json, write_text
-from src.interrupts import note_end, uninterrupted
+from src.interrupts import note_end, uninterrupted, was_interrupted
 from src.results.identity import identity, run_folder
 from src.results.provenance import note_code
 from src.results.schema import SCHEMA_VERSION, Record
@@ -33,6 +33,7 @@ def run(config: Config, plan: Plan) -> str:
             return "done"
     # What was there when the sweep was planned no longer is.
     except (Exception, SystemExit) as error:
+        _go_on_after(error)
         print(f"failed: {config.adapter.name} on {config.task.name}: {_said(error)}", flush=True)
         return "failed"
     trial = "" if config.trainer.score_test else f" at {rate(config):g}"
@@ -40,9 +41,16 @@ def run(config: Config, plan: Plan) -> str:
     try:
         return _run_claimed(config, folder, plan, line)
     except (Exception, SystemExit) as error:
+        _go_on_after(error)
         UNRECORDED[str(folder)] = reason = f"no record could be written: {_said(error)}"
         line.end(f"failed: {reason}")
         return "failed"
+
+
+def _go_on_after(error: BaseException) -> None:
+    """End the sweep where the error came of an interrupt."""
+    if was_interrupted():
+        raise KeyboardInterrupt from error
 
 
 def _run_claimed(config: Config, folder: Path, plan: Plan, line: RunLine) -> str:
@@ -69,15 +77,15 @@ def _attempt(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
     line.show("loading")
     try:
         return _execute_tracked(config, folder, plan, line)
-    # Written here, since the interrupt goes on to end the sweep.
-    except KeyboardInterrupt as error:
-        note_end()
-        if not is_done(folder):
-            _keep(_failure(config, folder, error), folder)
-            line.end("interrupted")
-        raise
-    # A library that ends the program ends its run.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        # Written here, since the interrupt goes on to end the sweep.
+        if isinstance(error, KeyboardInterrupt) or was_interrupted():
+            note_end()
+            if not is_done(folder):
+                _keep(_failure(config, folder, KeyboardInterrupt()), folder)
+                line.end("interrupted")
+            raise KeyboardInterrupt from error
+        # A library that ends the program ends its run, so that any other exception is the run's.
         if not isinstance(error, UserError):
             with suppress(OSError):  # a full disk, which the record says in few words
                 write_text(folder / TRACEBACK, redacted(traceback.format_exc()))

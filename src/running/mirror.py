@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 START_SECONDS = 20  # for W&B's server to answer
+SHOWN_CHARACTERS = 100  # of its reason
 
 
 class Mirror:
@@ -43,7 +44,7 @@ class Mirror:
                 return None
             except wandb.errors.Error as error:
                 self.reachable = False
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                reason = (str(error) or type(error).__name__).splitlines()[0][:SHOWN_CHARACTERS]
                 wandb.teardown()  # its service still holds the run's id
         else:
             reason = None

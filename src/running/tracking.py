@@ -5,6 +5,7 @@ there, a run goes on: one line says that tracking stopped. What ends the trackin
 next; what each would meet, or would cost each its time, ends it for all.
 """
 
+import io
 import json
 import os
 import select
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from src.errors import UserError
 
 FINISH_SECONDS = 60.0  # for W&B to take in what a run logged
 FAILED_SECONDS = 10.0  # the same where the run has failed, or the user waits for the program's end
-SHOWN_CHARACTERS = 200  # of W&B's reason
+SHOWN_CHARACTERS = 250  # of what W&B says
 Say = Callable[[str], None]
 
 
@@ -218,7 +219,8 @@ def check_tracking(settings: TrackingConfig) -> None:
     import wandb
 
     key = None
-    with suppress(Exception):  # without a home there is no file that could hold one
+    # Without a home there is no file that could hold one; and W&B warns of asking it in the way that all versions have.
+    with suppress(Exception), redirect_stderr(io.StringIO()):
         key = wandb.api.api_key
     if not key:
         raise UserError(
