@@ -13,6 +13,8 @@ import argparse
 from pathlib import Path
 
 from src.config.composition import user_errors
+from src.console import steady_output
+from src.interrupts import interruptible
 from src.results.stored_run import finished_run
 
 
@@ -47,4 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with steady_output(), interruptible():
+        main()

@@ -6,6 +6,8 @@ from src.analysis.collect import runs_in
 from src.analysis.figures.save import save_all
 from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
+from src.console import steady_output
+from src.interrupts import interruptible
 
 
 def main() -> None:
@@ -22,4 +24,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with steady_output(), interruptible():
+        main()

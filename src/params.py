@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from src.config.arguments import answer_help
 from src.config.composition import user_errors
 from src.config.schema import CountConfig
+from src.console import steady_output
 from src.errors import UserError
+from src.interrupts import interruptible
 from src.quiet import quiet_warnings
 from src.studies.counting import count_configs, ledger_of
 
@@ -121,10 +123,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(name, justify="left" if name in ("model", "target") else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(key, row[key]) for key in columns))
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(width=200, highlight=False)
-    console.print(table)
-    console.print("adapter, head, other: trained; frozen: stored with the adapter; % of the base model with its head")
+    # As wide as it takes: Rich would cut the numbers to a narrow terminal.
+    Console(width=10_000, highlight=False, markup=False, emoji=False).print(table, crop=False)
+    print("adapter, head, other: trained; frozen: stored with the adapter; % of the base model with its head")
 
 
 def _cell(key: str, value: Any) -> str:
@@ -146,4 +147,5 @@ def _size(count: float) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with steady_output(is_product=True), interruptible():
+        main(sys.argv[1:])

@@ -12,7 +12,9 @@ from src.analysis.report.data import report_data
 from src.analysis.report.page import page
 from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
-from src.files import replacing
+from src.console import steady_output
+from src.files import write_text
+from src.interrupts import interruptible
 from src.studies.study_tables import made_tables
 
 
@@ -35,10 +37,10 @@ def write_report(results_dir: Path) -> Path:
     comparison = compare(runs)
     tables = made_tables(results_dir.name, runs, comparison)
     path = results_dir / "report.html"
-    with replacing(path) as partial:
-        partial.write_text(page(report_data(results_dir.name, runs, comparison, tables)), encoding="utf-8")
+    write_text(path, page(report_data(results_dir.name, runs, comparison, tables)))
     return path
 
 
 if __name__ == "__main__":
-    main()
+    with steady_output(), interruptible():
+        main()

@@ -3,7 +3,8 @@
     python -m src.run adapter=lora rank=8 target=qv seed=0
     python -m src.run -m adapter=lora,lora_fa,lora_sb rank=4,8,16
 
-Exit status: 0 if every run is done, 1 if one isn't, 2 for a mistake in what was asked, 130 when interrupted.
+Exit status: 0 if every run is done, 1 if one isn't, 2 for a mistake in what was asked, 130 when interrupted
+(143 by SIGTERM).
 """
 
 import os
@@ -15,10 +16,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.config.composition import CONF, interruptible, user_errors
+from src.config.composition import CONF, user_errors
 from src.config.schema import Config
+from src.console import steady_output
+from src.interrupts import RESUMES, interruptible
 from src.running.lifecycle import run
-from src.running.sweep import Plan
+from src.running.sweep import Plan, closing_table
 
 sys.path.append(str(Path(__file__).parent / "plugins"))  # Hydra takes plugins from a package hydra_plugins alone
 
@@ -38,7 +41,7 @@ def main(composed: DictConfig) -> None:
 
 def cli() -> None:
     """Call `main` so that a user's mistake is answered with its message alone."""
-    with interruptible(), user_errors():
+    with steady_output(), interruptible(RESUMES), user_errors(), closing_table():
         os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise, where it would print and exit
         main()
 

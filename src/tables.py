@@ -16,8 +16,10 @@ from src.analysis.formats import Table, latex, markdown
 from src.analysis.tables import TABLES
 from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
+from src.console import steady_output
 from src.errors import UserError, nearest_first
-from src.files import replacing
+from src.files import write_text
+from src.interrupts import interruptible
 from src.quiet import quiet_libraries
 from src.studies.parameter_counts import parameter_counts, readable_counts
 from src.studies.study_tables import CLAIMS, PAPER, counted, made_tables, study_paper_table
@@ -102,9 +104,9 @@ def write_parameter_counts(folder: Path) -> None:
 def _write(path: Path, text: str) -> None:
     """Write a file in one step, so that an interruption leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 if __name__ == "__main__":
-    main()
+    with steady_output(), interruptible():
+        main()

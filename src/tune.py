@@ -18,14 +18,16 @@ from typing import Any
 
 from src.analysis.terminal import print_runs
 from src.config.arguments import answer_help
-from src.config.composition import interruptible, sweep_configs, user_errors
+from src.config.composition import sweep_configs, user_errors
 from src.config.schema import Config
+from src.console import steady_output
 from src.errors import UserError
 from src.files import write_json
+from src.interrupts import RESUMES, interruptible, note_end
 from src.results.store import RESULT, is_done, is_held
 from src.running.inputs import folder_of, with_steps
 from src.running.lifecycle import run
-from src.running.sweep import Plan, print_warnings
+from src.running.sweep import UNRECORDED, Plan, print_warnings
 from src.running.tuning import Cell, Trial, at_edge, cells, further, grid, outcome, record_of
 
 POLL_SECONDS = 2.0
@@ -100,7 +102,7 @@ def tune(configs: list[Config]) -> bool:
     for config, search in tuned:
         _annotate(config, search.summary())
     folders = [folder_of(config) for config, _ in tuned]
-    print_runs(folders)
+    print_runs(folders, UNRECORDED)
     return all(search.best for search in searches) and all(map(is_done, folders))
 
 
@@ -113,18 +115,28 @@ def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
     plan = Plan.of(configs)
     left = [config for config in configs if not (_settled(config) or folder_of(config) in attempted)]
     print(f"{len(configs)} {what}: {len(configs) - len(left)} done already, {len(left)} to run", flush=True)
-    while left:
-        waiting = []
-        for config in left:
-            # A run that another worker holds is asked for again: it may fail there, or be left unfinished.
-            if is_held(folder_of(config)):
-                waiting.append(config)
-            elif not _settled(config):
-                run(config, plan)
-                attempted.add(folder_of(config))
-        left = waiting
-        if left:
-            time.sleep(POLL_SECONDS)
+    try:
+        while left:
+            left = _run_free(left, plan, attempted)
+            if left:
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        note_end()
+        print_runs([folder_of(config) for config in configs], UNRECORDED)
+        raise
+
+
+def _run_free(left: list[Config], plan: Plan, attempted: set[Path]) -> list[Config]:
+    """Do the runs that no other worker holds; returns those that one does."""
+    waiting = []
+    for config in left:
+        # A run that another worker holds is asked for again: it may fail there, or be left unfinished.
+        if is_held(folder_of(config)):
+            waiting.append(config)
+        elif not _settled(config):
+            run(config, plan)
+            attempted.add(folder_of(config))
+    return waiting
 
 
 def _settled(config: Config) -> bool:
@@ -199,5 +211,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with interruptible():
+    with steady_output(), interruptible(RESUMES):
         main()

@@ -14,8 +14,10 @@ import sys
 from pathlib import Path
 
 from src.config.arguments import answer_help, options
-from src.config.composition import interruptible, user_errors
+from src.config.composition import user_errors
+from src.console import steady_output
 from src.errors import UserError
+from src.interrupts import interruptible
 from src.quiet import quiet_libraries
 from src.results.checkout import check_out
 from src.results.equivalences import EQUIVALENCES, add_equivalence
@@ -33,11 +35,10 @@ def verify(folders: list[Path]) -> bool:
         print(f"[{number}/{len(folders)}] {folder.name}", flush=True)
         try:
             repetition = repeat(folder)
-        except UserError as error:
-            print(f"  can't be repeated here: {error}".replace("\n", "\n  "))
-            continue
-        except Exception as error:  # whatever is wrong with one run, the others must still be repeated
-            print(f"  can't be repeated here: {type(error).__name__}: {error}".replace("\n", "\n  "))
+        # Whatever is wrong with one, the others are still to be compared.
+        except Exception as error:
+            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            print(f"  can't be repeated here: {said}".replace("\n", "\n  "))
             continue
         _print_outcome(repetition)
         if repetition.is_proof and repetition.proof:
@@ -109,5 +110,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with interruptible():
+    with steady_output(), interruptible():
         main()

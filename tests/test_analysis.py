@@ -146,3 +146,35 @@ def test_the_table_that_ends_a_sweep_marks_doubtful_runs_and_says_what_a_message
     assert message in " ".join(output.split())
     assert "not run: gone: no record" in output
     print_runs([])
+
+
+@pytest.mark.parametrize("width", [None, 100, 80, 60, 40, 10])
+def test_the_table_that_ends_a_sweep_cuts_no_number(
+    width: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "results/nine_runs/runs", tmp_path / "runs")
+    folders = sorted(path.parent for path in tmp_path.rglob("result.json"))
+    monkeypatch.setattr("src.analysis.terminal.columns", lambda: width)
+    monkeypatch.setenv("COLUMNS", "30")  # Rich would take it
+    print_runs(folders)
+    head, *rows = (line.rstrip() for line in capsys.readouterr().out.splitlines())
+    rows, notes = rows[: len(folders)], rows[len(folders) :]
+    names = head.split()
+    for folder, row in zip(folders, rows, strict=True):
+        record = json.loads((folder / "result.json").read_text())
+        cells = dict(zip(names, row.split(), strict=True))
+        ledger = record["parameters"]
+        assert cells["params"] == f"{ledger['adapter_trained'] + ledger['other_trained']:,}"
+        assert cells["test"] == f"{record['metrics']['test']['value']:.4f}"
+    if width is None or width >= 80:
+        assert names == ["adapter", "rank", "target", "seed", "lr", "scaling", "params", "val", "test", "s"]
+    else:
+        assert max(map(len, [head, *rows])) <= max(width, 40)
+        left_out = next(note for note in notes if note.startswith("left out for want of width: "))
+        assert {"s", "scaling"} <= set(left_out.partition(": ")[2].partition(";")[0].split(", "))
+
+
+def test_a_reason_with_brackets_is_told_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "runs" / "a" / "b" / "lora-s0"
+    print_runs([folder], {str(folder): "set target.roles=[gate] or [/bold] :smile:"})
+    assert "failed: lora-s0: set target.roles=[gate] or [/bold] :smile:" in capsys.readouterr().out

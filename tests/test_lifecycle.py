@@ -1,20 +1,28 @@
 """A run's states: what is recorded when it goes well and when it doesn't."""
 
+import errno
 import json
-from collections.abc import Callable
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from src.analysis.terminal import print_runs
 from src.config.schema import Config
-from src.errors import Diverged
-from src.results.store import ADAPTER, CLAIM, CONFIG, PREDICTIONS, TRACEBACK, read_record
+from src.errors import Diverged, UserError
+from src.interrupts import interruptible
+from src.results.store import ADAPTER, CLAIM, CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, is_done, read_record
 from src.running import execute as execution
-from src.running import fitting
+from src.running import fitting, sweep, tracking
+from src.running.fitting import Fit
 from src.running.lifecycle import run
-from src.running.sweep import Plan
+from src.running.sweep import UNRECORDED, Plan
 
 Make = Callable[..., Config]
 
@@ -105,6 +113,25 @@ def test_an_interrupted_run_says_so_and_stops_the_sweep(tiny: Make, monkeypatch:
     assert record["state"] == "interrupted"
 
 
+def test_a_signal_that_a_library_makes_another_exception_of_stops_the_sweep(tiny: Make, monkeypatch: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(fitting, "train", fail)
+    config = tiny("adapter=lora", "rank=2")
+    plan = Plan.of([config])
+    with pytest.raises(SystemExit) as ended, interruptible():
+        run(config, plan)
+    assert ended.value.code == 143
+    record = read_record(Path(plan.folders[0]))
+    assert record is not None
+    assert record["state"] == "interrupted"
+
+
 def test_a_user_error_in_a_run_leaves_no_traceback(tiny: Make) -> None:
     roles = '{module: "model.layers.*.self_attn.query", out_features: 64, in_features: 64}'
     state, folder = attempt(tiny("adapter=lora", "rank=2", "target=qv", f"model.roles.query={roles}"))
@@ -134,3 +161,116 @@ def test_the_record_says_where_it_comes_from(tiny: Make) -> None:
     assert provenance["packages"]["torch"] == torch.__version__
     assert record["identity"]["task"]["fingerprint"]
     assert len(set(record["seeds"].values())) == len(record["seeds"])
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), MemoryError(), EOFError("odd")])
+def test_a_library_that_ends_the_program_ends_its_run_alone(tiny: Make, monkeypatch: Any, error: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(fitting, "train", fail)
+    state, folder = attempt(tiny("adapter=lora", "rank=2"))
+    record = read_record(folder)
+    assert record is not None
+    assert record["state"] == state == ("out_of_memory" if isinstance(error, MemoryError) else "failed")
+    assert record["error"] is not None
+    assert record["error"]["message"]
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["claim", CONFIG, *(pytest.param(file, marks=pytest.mark.slow) for file in (ADAPTER, PREDICTIONS, FIT, RESULT))],
+)
+def test_on_a_full_disk_the_sweep_goes_on_says_so_and_loses_nothing(
+    tiny: Make, monkeypatch: Any, capsys: Any, at: str
+) -> None:
+    config = tiny("adapter=lora", "rank=2", "trainer.max_steps=2")
+    plan = Plan.of([config])
+    folder = Path(plan.folders[0])
+    with monkeypatch.context() as patch:
+        _fill_disk(patch, at)
+        assert run(config, plan) == "failed"
+    print_runs([folder], UNRECORDED)
+    assert capsys.readouterr().out.count("No space left on device") == 2  # at once, and in the table at the end
+    assert not (folder / CLAIM).exists()
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+    if at not in ("claim", CONFIG):  # which stop it before it trains
+        assert run(config, plan) == "done"
+        assert is_done(folder)
+
+
+def _fill_disk(patch: Any, at: str) -> None:
+    """Let whatever writes the file of that name find no space."""
+    if at == "claim":
+        patch.setattr("json.dump", lambda *args: (_ for _ in ()).throw(FULL))
+        return
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name == at:
+            raise FULL
+        return replace(self, target)
+
+    patch.setattr(Path, "replace", full)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"training": 3}', '{"training": {"old": 1}}'])
+def test_a_damaged_fit_is_trained_again(content: str, tmp_path: Path) -> None:
+    (tmp_path / ADAPTER).touch()
+    (tmp_path / "fit.json").write_text(content)
+    assert Fit.read(tmp_path) is None
+
+
+def test_what_is_gone_when_its_turn_comes_is_a_line(tiny: Make, monkeypatch: Any, capsys: Any) -> None:
+    config = tiny("adapter=lora", "rank=2")
+    plan = Plan.of([config])
+
+    def gone(*args: Any) -> None:
+        raise UserError("the data is gone.\nBring it back.")
+
+    monkeypatch.setattr("src.running.lifecycle.inputs_of", gone)
+    assert run(config, plan) == "failed"
+    assert "failed: lora on reverse_words: the data is gone." in capsys.readouterr().out
+
+
+def test_an_interrupt_while_wandb_is_waited_for_leaves_a_done_run_done(tiny: Make, monkeypatch: Any) -> None:
+    @contextmanager
+    def slow(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield tracking.Tracker()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking, "tracked", slow)
+    config = tiny("adapter=lora", "rank=2", "trainer.max_steps=2")
+    plan = Plan.of([config])
+    with pytest.raises(KeyboardInterrupt):
+        run(config, plan)
+    record = read_record(Path(plan.folders[0]))
+    assert record is not None
+    assert record["state"] == "done"
+    assert run(config, plan) == "done"
+
+
+def test_a_sweep_that_ends_early_ends_with_its_table(tiny: Make, monkeypatch: Any, capsys: Any) -> None:
+    plan = Plan.of([tiny("adapter=lora", f"rank={rank}") for rank in (2, 4)])
+    monkeypatch.setattr(sweep, "_open", [plan])
+    with pytest.raises(ZeroDivisionError), sweep.closing_table():
+        raise ZeroDivisionError
+    assert capsys.readouterr().out.count("not run: lora-r") == 2
+    with pytest.raises(ZeroDivisionError), sweep.closing_table():
+        raise ZeroDivisionError
+    assert capsys.readouterr().out == ""  # once
+
+
+def test_a_damaged_record_does_not_take_the_table_or_the_time_left_away(tiny: Make, capsys: Any) -> None:
+    configs = [tiny("adapter=lora", "rank=2", f"seed={seed}", "trainer.max_steps=2") for seed in (0, 1)]
+    plan = Plan.of(configs)
+    Path(plan.folders[0]).mkdir(parents=True)
+    (Path(plan.folders[0]) / "result.json").write_text('{"state": "done"')
+    assert run(configs[1], plan) == "done"
+    print_runs([Path(path) for path in plan.folders])
+    out = capsys.readouterr().out
+    assert "unreadable: lora-r2" in out
+    assert "lora    " in out

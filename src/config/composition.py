@@ -80,16 +80,6 @@ def user_errors(schema: type = Config) -> Iterator[None]:
         sys.exit(2)
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """End the program with status 130 and a word of comfort where the user interrupts the block."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\ninterrupted: finished runs are kept, the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-
-
 def explain(error: Exception, schema: type = Config) -> str:
     """The message for a user whose command couldn't be composed or run."""
     if isinstance(error, UserError):

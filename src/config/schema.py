@@ -4,7 +4,7 @@ Hydra fills these dataclasses (types and unknown keys are its errors); `Config.c
 sweep checks all of its runs this way before the first one starts.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from hydra.core.config_store import ConfigStore
@@ -13,7 +13,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from src.config import checks
 from src.config.checks import FORMATS, GENERAL_TEXT
 from src.config.own_data import fill_in_kind
-from src.judging.client import JudgeConfig
+from src.credentials import check_no_secret
+from src.judging.client import JudgeConfig, check_address
 from src.models.weights import local_checksum
 
 
@@ -319,6 +320,8 @@ class Config(AdaptedModel):
         checks.check_length(self)
         checks.check_sampling(self.task)
         checks.check_text(self.forgetting)
+        check_address(self.task.judge)
+        check_no_secret(asdict(self))
         if self.trainer.score_test:
             checks.check_permissions(self)
         if self.model.path and not self.model.weights_sha256:

@@ -23,7 +23,7 @@ from src.exporting import merged_model, peft_adapter
 from src.exporting.format import Format, TrainedModel, Written, quoted
 from src.exporting.reproduction import Job, imports_of, in_fresh_process, logits_of
 from src.exporting.stored import Stored, check_reproduced, stored_predictions
-from src.files import write_json
+from src.files import open_to_others, write_json
 from src.models.quantization import check_quantization
 from src.results.schema import Record
 from src.results.store import ADAPTER
@@ -109,6 +109,7 @@ def _appearing(target: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        open_to_others(partial)
         if target.exists():
             target.rmdir()
         partial.rename(target)

@@ -6,6 +6,7 @@ told at once in the server's own words. The key comes from the environment and g
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from src.credentials import check_no_secret
 from src.errors import UserError
 
 MAX_TOKENS = 2048  # of the judge's answer, as in FastChat
@@ -51,8 +53,7 @@ def check_judge(config: JudgeConfig) -> None:
             f"Set task.judge.base_url=... to a server with OpenAI's API (such as https://api.openai.com/v1), and the "
             f"environment variable {config.key_variable} to its key; a server of your own may need none."
         )
-    if not _is_address(config.base_url):
-        raise UserError(f"task.judge.base_url={config.base_url} is no address.\nAllowed: http://... or https://....")
+    check_address(config)
     least = {"workers": (config.workers, 1), "retries": (config.retries, 0)}
     for name, (value, smallest) in least.items():
         if value < smallest:
@@ -60,6 +61,30 @@ def check_judge(config: JudgeConfig) -> None:
     if not config.timeout_seconds > 0:
         raise UserError(f"task.judge.timeout_seconds={config.timeout_seconds} can't be.\nAllowed: more than 0.")
     _read_key(config)
+
+
+def check_address(config: JudgeConfig) -> None:
+    """Make sure that what names the server and the key is a name, and no key itself: both are stored with a run.
+
+    Raises:
+        UserError: one isn't.
+    """
+    url = config.base_url or ""
+    check_no_secret({"task.judge.base_url": url, "task.judge.key_variable": config.key_variable})
+    # Not repeated in the messages, as either may be the key.
+    if not config.key_variable.isidentifier():
+        raise UserError(
+            "task.judge.key_variable is no name of an environment variable.\n"
+            "Give the name of the one that holds the key, such as OPENAI_API_KEY."
+        )
+    if set(url) & set("?#;"):
+        raise UserError(
+            f"task.judge.base_url={re.split('[?#;]', url)[0]}... has something after its path, "
+            "where no server looks for it: /chat/completions is added to it.\n"
+            f"Give the address alone, and a key in the environment variable {config.key_variable}."
+        )
+    if url and not _is_address(url):
+        raise UserError(f"task.judge.base_url={url} is no address.\nAllowed: http://... or https://....")
 
 
 class Stopped(Exception):

@@ -2,14 +2,17 @@
 
 A metric is a folder with a module of its name, whose docstring says which evaluator it follows and what differs. Its
 class derives from one of three: `MeanOfItems` where the value is a mean over items, `OneNumber` where it is of all
-items together, `Metric` itself where it has parts. `evaluate.load` passes over abstract classes, so that a module's own
-class is the one that it finds.
+items together, `Metric` itself where it has parts. Abstract classes are passed over, by `evaluate.load` too, so that a
+module's own class is the one that is found.
 """
 
 import inspect
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
@@ -36,6 +39,10 @@ class Metric(evaluate.Metric, ABC):  # type: ignore[misc]  # evaluate has no typ
             inputs_description=self.takes,
             features=self.features,
         )
+
+    def _build_data_dir(self) -> str:
+        """The folder for what doesn't fit in memory: none is made where everything stays there."""
+        return "" if self.keep_in_memory else str(super()._build_data_dir())
 
     @abstractmethod
     def _compute(self, predictions: Any, references: Any, *args: Any, **options: Any) -> dict[str, Any]:
@@ -75,3 +82,24 @@ class OneNumber(Metric):
     def _compute(self, predictions: Any, references: Any, *args: Any, **options: Any) -> dict[str, Any]:
         value = self._value(predictions, references, *args, **options)
         return {self.name: 0.0, UNDEFINED: True} if math.isnan(value) else {self.name: value}
+
+
+def metric_in(path: Path) -> type[Metric]:
+    """The metric's class that a module defines, read from its file.
+
+    Raises:
+        TypeError: the module has a class of `evaluate`'s that isn't one of those above.
+    """
+    name = f"{__package__}.{path.stem}.{path.stem}"
+    module = sys.modules.get(name)
+    if module is None or module.__file__ != str(path):
+        spec = spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = module_from_spec(spec)  # where dataclasses and pickle look for it
+        spec.loader.exec_module(module)
+    found = (kind for kind in vars(module).values() if inspect.isclass(kind) and not inspect.isabstract(kind))
+    kind = next(kind for kind in found if issubclass(kind, evaluate.EvaluationModule))
+    if not issubclass(kind, Metric):
+        raise TypeError(f"{path.parent} has a {kind.__name__}.\nAllowed: a class on src.metrics.base.Metric.")
+    return kind

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 import yaml
 
 from src.errors import UserError
-from src.files import replacing
+from src.files import write_text
 from src.results.code import ROOT, Code
 
 EQUIVALENCES = ROOT / "results" / "equivalences.yaml"
@@ -97,9 +97,7 @@ def add_equivalence(method: str, task: str, older: Code, newer: Code, proof: Pro
         joined = _joined(joined, {**joined, "codes": [newer], "proofs": []}, proof)
     others = [entry for entry in entries if not any(code in joined["codes"] for code in entry["codes"])]
     written = sorted([*others, joined], key=lambda entry: (entry["method"], entry["task"]))
-    with replacing(path) as partial:
-        text = yaml.safe_dump(written, sort_keys=False, default_flow_style=None, width=160)
-        partial.write_text(HEAD + text, encoding="utf-8")
+    write_text(path, HEAD + yaml.safe_dump(written, sort_keys=False, default_flow_style=None, width=160))
 
 
 def _joined(first: Equivalence, second: Equivalence, proof: Proof) -> Equivalence:

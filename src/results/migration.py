@@ -12,6 +12,8 @@ from typing import Any
 
 from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
+from src.console import steady_output
+from src.interrupts import interruptible
 from src.config.schema import Config
 from src.errors import UserError
 from src.files import read_json, write_json
@@ -108,4 +110,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with steady_output(), interruptible():
+        main()

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from src.credentials import redacted
 from src.results.code import ROOT, Code
 from src.results.schema import Provenance
 
@@ -37,7 +38,7 @@ def provenance(device: dict[str, Any], code: Code) -> Provenance:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": device,
-        "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command": redacted(" ".join([Path(sys.executable).name, *sys.orig_argv[1:]])),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -63,7 +64,7 @@ def uncommitted_diff() -> str | None:
     if changed is None or untracked is None:
         return None
     added = [_git(*DIFF, "--no-index", "--", "/dev/null", name, expected=1) for name in untracked.splitlines()]
-    return changed + "".join(text or "" for text in added)
+    return redacted(changed + "".join(text or "" for text in added))
 
 
 def _git(*arguments: str, expected: int = 0) -> str | None:

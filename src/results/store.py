@@ -134,12 +134,14 @@ def check_writable(results_dir: Path) -> None:
     probe = results_dir / "runs" / f".probe-{os.getpid()}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        try:
+            probe.write_bytes(bytes(4096))  # on a full disk an empty file can be made
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"results_dir={results_dir} can't be written ({error.strerror}).\n"
-            "Choose another with results_dir=..., or change its permissions."
+            "Choose another with results_dir=..., or see to its permissions and its disk."
         ) from error
     for folder in run_folders(results_dir):
         try:
@@ -161,8 +163,12 @@ def claimed(folder: Path) -> Iterator[bool]:
     except FileExistsError:
         yield False
         return
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}, file)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}, file)
+    except OSError:
+        claim.unlink(missing_ok=True)  # an empty one, as on a full disk, would hold the run for minutes
+        raise
     ended = threading.Event()
     threading.Thread(target=_beat, args=(claim, ended), daemon=True).start()
     try:
@@ -189,7 +195,7 @@ def _beat(claim: Path, ended: threading.Event) -> None:
 def _text(claim: Path) -> str | None:
     """What a claim says; None where there is none."""
     try:
-        return claim.read_text()
+        return claim.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):

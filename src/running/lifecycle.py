@@ -6,29 +6,34 @@ from dataclasses import asdict
 from pathlib import Path
 
 from src.config.schema import Config
+from src.credentials import redacted
 from src.errors import Diverged, UserError
-from src.files import write_json
+from src.files import write_json, write_text
+from src.interrupts import note_end, uninterrupted, was_interrupted
 from src.metrics import TIMED_OUT
 from src.results.identity import identity, run_folder
 from src.results.provenance import note_code
 from src.results.schema import SCHEMA_VERSION, Record
-from src.results.store import CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, claimed, read_record
+from src.results.store import CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, claimed, is_done, read_record
 from src.running.inputs import inputs_of, with_steps
 from src.running.progress import RunLine
-from src.running.sweep import Plan
+from src.running.sweep import UNRECORDED, Plan
 from src.running.tuning import rate
 
 
 def run(config: Config, plan: Plan) -> str:
     """Do the run unless it is done already or another worker is running it; return its state.
 
-    Whatever goes wrong ends in a record, or where none can be written in a line: the next run goes on.
+    Raises nothing but an interrupt, so that the runs after it are done: what goes wrong is in its record, and where
+    even that can't be written, as on a full disk, in a line and in the table at the end.
     """
     try:
         config = with_steps(config)
         folder = run_folder(config, inputs_of(config))
-    except Exception as error:  # the data or the weights went away since the plan was made
-        print(f"failed: {config.adapter.name}, seed {config.seed}: {error}", flush=True)
+    # What was there when the sweep was planned no longer is.
+    except (Exception, SystemExit) as error:
+        _go_on_after(error)
+        print(f"failed: {config.adapter.name} on {config.task.name}: {_said(error)}", flush=True)
         return "failed"
     trial = "" if config.trainer.score_test else f" at {rate(config):g}"
     line = RunLine(plan.position(folder), _label(folder) + trial, config.trainer.steps)
@@ -40,13 +45,21 @@ def run(config: Config, plan: Plan) -> str:
     if earlier and earlier["state"] == "done":
         return "done"
     try:
-        return _run(config, folder, plan, line)
-    except Exception as error:
-        line.end(f"failed: {type(error).__name__}: {error}; its record can't be written")
+        return _run_claimed(config, folder, plan, line)
+    except (Exception, SystemExit) as error:
+        _go_on_after(error)
+        UNRECORDED[str(folder)] = reason = f"no record could be written: {_said(error)}"
+        line.end(f"failed: {reason}")
         return "failed"
 
 
-def _run(config: Config, folder: Path, plan: Plan, line: RunLine) -> str:
+def _go_on_after(error: BaseException) -> None:
+    """End the sweep where the error came of an interrupt."""
+    if was_interrupted():
+        raise KeyboardInterrupt from error
+
+
+def _run_claimed(config: Config, folder: Path, plan: Plan, line: RunLine) -> str:
     note_code()
     with claimed(folder) as mine:
         if not mine:
@@ -56,24 +69,9 @@ def _run(config: Config, folder: Path, plan: Plan, line: RunLine) -> str:
         for stale in (RESULT, TRACEBACK, PREDICTIONS):
             (folder / stale).unlink(missing_ok=True)
         write_json(folder / CONFIG, asdict(config))
-        record = _written(config, folder, _attempt(config, folder, plan, line))
-        # The record has all that it says.
-        if record["state"] == "done":
-            (folder / FIT).unlink(missing_ok=True)
+        record = _attempt(config, folder, plan, line)
     line.end(_outcome(record), plan.seconds_left())
     return str(record["state"])
-
-
-def _written(config: Config, folder: Path, record: Record) -> Record:
-    """Leave the record, or where a number in it isn't finite, one that says so."""
-    try:
-        write_json(folder / RESULT, record)
-    except UnicodeError:
-        raise
-    except ValueError as error:
-        record = _failure(config, folder, Diverged(f"a number in its record isn't finite ({error})"))
-        write_json(folder / RESULT, record)
-    return record
 
 
 def _label(folder: Path) -> str:
@@ -85,15 +83,35 @@ def _attempt(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
     line.show("loading")
     try:
         return _execute_tracked(config, folder, plan, line)
-    # Written here, since the interrupt goes on to end the sweep.
-    except KeyboardInterrupt as error:
-        write_json(folder / RESULT, _failure(config, folder, error))
-        raise
-    except Exception as error:
+    except BaseException as error:
+        # Written here, since the interrupt goes on to end the sweep.
+        if isinstance(error, KeyboardInterrupt) or was_interrupted():
+            note_end()
+            if not is_done(folder):
+                _keep(config, folder, _failure(config, folder, KeyboardInterrupt()))
+                line.end("interrupted")
+            raise KeyboardInterrupt from error
+        # A library that ends the program ends its run, so that any other exception is the run's.
         if not isinstance(error, UserError):
-            with suppress(OSError):  # the record says what went wrong, and how
-                (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
-        return _failure(config, folder, error)
+            with suppress(OSError):  # a full disk, which the record says in few words
+                write_text(folder / TRACEBACK, redacted(traceback.format_exc()))
+        return _keep(config, folder, _failure(config, folder, error))
+
+
+def _keep(config: Config, folder: Path, record: Record) -> Record:
+    """Write the record, or where a number in it isn't finite one that says so; no interrupt may prevent it."""
+    with uninterrupted():
+        try:
+            write_json(folder / RESULT, record)
+        except UnicodeError:
+            raise
+        except ValueError as error:
+            record = _failure(config, folder, Diverged(f"a number in its record isn't finite ({error})"))
+            write_json(folder / RESULT, record)
+        # The record has all that it says.
+        if record["state"] == "done":
+            (folder / FIT).unlink(missing_ok=True)
+    return record
 
 
 def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
@@ -111,6 +129,7 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
         group=plan.group,
         folder=Path(config.results_dir) / "wandb",
         config=asdict(config),
+        say=line.say,
     )
     with tracking as tracker:
 
@@ -118,7 +137,7 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
             tracker.log(step, metrics)
             line.show_step(step, metrics)
 
-        record = execute(config, folder, report)
+        record = _keep(config, folder, execute(config, folder, report))  # before W&B takes its time
         scores = {split: metric["value"] for split, metric in record["metrics"].items()}
         tracker.summarize(scores | {"parameters": record["parameters"], "time": record["time"]})
     return record
@@ -135,8 +154,14 @@ def _failure(config: Config, folder: Path, error: BaseException) -> Record:
         "state": states.get(kind, "failed"),
         "identity": identity(config, inputs_of(config)),
         "config": asdict(config),
-        "error": {"class": kind, "message": str(error) or kind},
+        "error": {"class": kind, "message": redacted(str(error)) or kind},
     }
+
+
+def _said(error: BaseException) -> str:
+    """An exception in a line; the class says little of what a user can put right."""
+    text = redacted(str(error))
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def _outcome(record: Record) -> str:

@@ -1,8 +1,9 @@
 """The one line of a running run: rewritten in place in a terminal, printed once at its end elsewhere."""
 
-import sys
 import time
 from functools import lru_cache
+
+from src.console import columns, is_live, one_line
 
 CLEAR_LINE = "\r\033[K"
 
@@ -15,12 +16,18 @@ class RunLine:
         self.max_steps = max_steps
         self.metrics: dict[str, float] = {}
         self.first: tuple[int, float] | None = None
-        self.live = sys.stdout.isatty()
+        self.live = is_live()
 
     def show(self, text: str) -> None:
         """Replace the line's text, in a terminal."""
+        # A line that fills the terminal's last column would wrap, and the next one couldn't take its place.
         if self.live:
-            print(f"\r\033[K{self.head}  {text}", end="", flush=True)
+            line = one_line(f"{self.head}  {text}", (columns() or 0) - 1)
+            print(f"{CLEAR_LINE}{line}", end="", flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line of its own, which stays."""
+        print(f"{CLEAR_LINE}{text}" if self.live else text, flush=True)
 
     def show_step(self, step: int, metrics: dict[str, float]) -> None:
         """Show the metrics known so far and the time that the remaining steps will take."""
@@ -33,7 +40,7 @@ class RunLine:
     def end(self, outcome: str, seconds_left: float | None = None) -> None:
         """Print the line for good, with the time left for the sweep."""
         left = f"  ({duration(seconds_left)} left)" if seconds_left else ""
-        start = "\r\033[K" if self.live else ""
+        start = CLEAR_LINE if self.live else ""
         print(f"{start}{self.head}  {outcome}{left}", flush=True)
 
     def _left(self, step: int) -> str:
@@ -45,7 +52,7 @@ class RunLine:
 @lru_cache(maxsize=64)
 def say_once(text: str) -> None:
     """Print a line once a process, in place of the live line of the run that comes to say it."""
-    print(f"{CLEAR_LINE if sys.stdout.isatty() else ''}{text}", flush=True)
+    print(f"{CLEAR_LINE if is_live() else ''}{text}", flush=True)
 
 
 def duration(seconds: float) -> str:

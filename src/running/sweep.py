@@ -8,26 +8,34 @@ The plan lies in the sweep's folder, where jobs in other processes find it.
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from src.caches import place_caches
 from src.config.composition import job_configs, user_errors
 from src.config.schema import Config
+from src.credentials import check_no_secret
 from src.files import write_json
+from src.interrupts import note_end
 from src.judging.client import check_judge
 from src.metrics import ASKS_A_JUDGE
 from src.models.base_model import find_weights
 from src.models.quantization import check_quantization
 from src.results.store import check_writable, is_done, readable_record
 from src.running.inputs import folder_of
+from src.running.tracking import check_tracking
 from src.sandbox.outside import isolating_backend
 from src.tasks.base import load_task
 
 PLAN = "plan.json"
+# Why a run of this process left no record, by its folder: told at the end, and nowhere else.
+UNRECORDED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,10 @@ class Plan:
         Raises:
             UserError: a run can't be done: its data, its weights or the results folder stand in the way.
         """
+        for config in configs[:1]:  # all of a process share it
+            place_caches(Path(config.cache_dir))
+        for tracking in {config.tracking.mode: config.tracking for config in configs}.values():
+            check_tracking(tracking)
         for config in configs:
             find_weights(config.model)
         # Once a kind, as the check multiplies a layer.
@@ -101,6 +113,7 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run before Hydra makes its folder; a mistake ends the program with status 2."""
         with user_errors():
+            _check_environment(config)
             configs = [Config.from_hydra(config)]
             Plan.of(configs)
             print_warnings(configs)
@@ -108,22 +121,49 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every run of the sweep and write the plan; a mistake ends the program with status 2."""
         with user_errors():
+            _check_environment(config)
             configs = [Config.from_hydra(job) for job in job_configs(config, list(config.hydra.overrides.task))]
             plan = Plan.of(configs)
             plan.write(Path(config.hydra.sweep.dir))
             print_warnings(configs)
+        _open[:] = [plan]
         done = len(plan.folders) - len(plan.to_run)
         print(f"sweep of {len(plan.folders)} runs: {done} done already, {len(plan.to_run)} to run", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table of all runs; the exit status is 0 only if every one is done."""
-        from src.analysis.terminal import print_runs
-
-        plan = Plan.read(Path(config.hydra.sweep.dir))
-        folders = [Path(folder) for folder in plan.folders]
-        print_runs(folders)
-        if not all(is_done(folder) for folder in folders):
+        if not _end(Plan.read(Path(config.hydra.sweep.dir))):
             sys.exit(1)
+
+
+def _check_environment(config: DictConfig) -> None:
+    """Refuse a key among the variables that Hydra is to set: it writes its own config into the sweep's folder."""
+    check_no_secret({"hydra.job.env_set": OmegaConf.to_container(config.hydra.job.env_set)})
+
+
+@contextmanager
+def closing_table() -> Iterator[None]:
+    """Print the table of a sweep's runs where the block ends before the sweep does, whatever ends it."""
+    try:
+        yield
+    except BaseException:
+        note_end()
+        for plan in list(_open):
+            _end(plan)
+        raise
+
+
+_open: list[Plan] = []  # the sweep that is under way
+
+
+def _end(plan: Plan) -> bool:
+    """Print the table that closes a sweep; say whether every run is done."""
+    from src.analysis.terminal import print_runs, state_of
+
+    _open.clear()
+    folders = [Path(folder) for folder in plan.folders]
+    print_runs(folders, UNRECORDED)
+    return all(state_of(folder) == "done" for folder in folders)
 
 
 def print_warnings(configs: list[Config]) -> None:

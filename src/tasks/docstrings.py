@@ -11,12 +11,10 @@ keeps the results apart.
 """
 
 import ast
-import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import re
 import sys
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from src.errors import UserError
+from src.files import cached
 from src.tasks.base import SPLITS, TaskData
 from src.tasks.source import Source
 
@@ -117,23 +116,16 @@ def _digest(texts: dict[str, list[str]]) -> str:
 
 
 def _cached_texts(cache_dir: Path) -> dict[str, list[str]]:
-    key = hashlib.sha256(json.dumps([_versions(), Path(__file__).read_text()]).encode()).hexdigest()[:12]
-    cached = cache_dir / f"docstrings-{key}.json.gz"
-    try:
-        with gzip.open(cached, "rt", encoding="utf-8") as file:
-            texts: dict[str, list[str]] = json.load(file)
-        return texts
-    except (OSError, EOFError, ValueError):  # not there yet, or damaged
-        pass
-    print("task=docstrings: reading the docstrings of the installed libraries (once, about a minute)", flush=True)
-    texts = distinct_texts({library: _first_paragraphs(_source_folder(library)) for library in LIBRARIES})
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    # Written beside and moved: another process may read at the same time.
-    partial = cached.with_suffix(f".{os.getpid()}")
-    with gzip.open(partial, "wt", encoding="utf-8") as file:
-        json.dump(texts, file)
-    partial.rename(cached)
+    key = hashlib.sha256(json.dumps([_versions(), Path(__file__).read_text(encoding="utf-8")]).encode()).hexdigest()[
+        :12
+    ]
+    texts: dict[str, list[str]] = cached(cache_dir / f"docstrings-{key}.json.gz", _read_texts)
     return texts
+
+
+def _read_texts() -> dict[str, list[str]]:
+    print("task=docstrings: reading the docstrings of the installed libraries (once, about a minute)", flush=True)
+    return distinct_texts({library: _first_paragraphs(_source_folder(library)) for library in LIBRARIES})
 
 
 def distinct_texts(paragraphs_by_library: dict[str, Iterator[str]]) -> dict[str, list[str]]:
