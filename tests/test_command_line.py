@@ -1,6 +1,7 @@
 """What a user meets on the command line: sweeps that resume, short messages, exit statuses, no heavy start."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,18 @@ def test_every_command_has_help(command: str) -> None:
     done = run_program(f"src.{command}", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"src.{command}" in done.stdout or command == "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", ["/proc/nowhere", "/proc", ""])
+def test_a_sweep_needs_no_home_and_no_reader_of_what_it_prints(home: str, tmp_path: Path) -> None:
+    common = [*TINY, "tracking=wandb_offline", f"results_dir={tmp_path}/r", f"cache_dir={tmp_path}/c"]
+    line = f'{sys.executable} -m src.run -m adapter=lora rank=2,4 "$@" 2>&1 | head -1'
+    names = ("HF_HOME", "XDG_CACHE_HOME", "WANDB_MODE", "MPLCONFIGDIR", "HF_MODULES_CACHE")
+    environ = {name: value for name, value in os.environ.items() if name not in names} | {"HOME": home}
+    command = ["bash", "-o", "pipefail", "-c", line, "sweep", *common]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert [record["state"] for record in read_all(tmp_path / "r")] == ["done", "done"]
+    assert len(list(tmp_path.glob("r/wandb/wandb/offline-run-*"))) == 2

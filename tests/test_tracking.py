@@ -275,3 +275,24 @@ def test_a_file_where_wandbs_folder_should_be_is_said(tmp_path: Path, monkeypatc
         tracker.log(1, {"loss": 0.25})
     assert len(said) == 1
     assert "no longer tracked" in said[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_wandbs_service_may_die_or_hang_while_a_run_trains(how: int, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(tracking, "FINISH_SECONDS", 5)
+    said: list[str] = []
+    with tracked(settings("offline"), folder=tmp_path, say=said.append, **IDS) as tracker:
+        assert Tracker.of_all is not None
+        children = Path(f"/proc/{Tracker.of_all.process.pid}/task/{Tracker.of_all.process.pid}/children")
+        while not (services := children.read_text().split()) or not list(tmp_path.rglob("*.wandb")):
+            time.sleep(0.1)
+        os.kill(int(services[0]), how)
+        for step in range(20):
+            tracker.log(step, {"loss": 0.5})
+            time.sleep(0.02)
+    assert len(said) == 1
+    assert "no longer tracked" in said[0]
+    if how == signal.SIGSTOP:
+        os.kill(int(services[0]), signal.SIGKILL)
