@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 PURE = ["src.adapters", "src.metrics", "src.analysis"]  # the statistics are part of the analysis
 COMMANDS = {"run", "tune", "verify", "tables", "figures", "report", "params", "export"}
-LEAVES = {"errors", "files", "hub", "quiet", "streams"}
+LEAVES = {"errors", "files", "hub", "quiet", "quoting", "streams"}
 
 
 def modules_of(package: str) -> list[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from src.config.composition import sweep_configs
 from src.config.schema import Config
+from src.config.sweeps import run_configs
 from src.errors import UserError
 from src.results.schema import Record
 from src.results.store import read_all
@@ -20,7 +20,7 @@ def done(*pairs: tuple[float, float | None]) -> list[Trial]:
 
 
 def configs(*overrides: str) -> list[Config]:
-    return [Config.from_hydra(job) for job in sweep_configs([*TINY, *overrides])]
+    return run_configs([*TINY, *overrides])
 
 
 def test_a_grid_is_half_decades_around_the_prior_itself() -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from src.errors import UserError
+from src.quoting import command_line, written
 from src.results.schema import SCHEMA_VERSION, Record
 
 RESULT, CLAIM, CONFIG = "result.json", "claim.json", "config.json"
@@ -48,9 +49,10 @@ def _check_version(record: Record, path: Path) -> None:
     version = record.get("schema_version", 1)  # the first version's failed runs didn't say
     if version < SCHEMA_VERSION:
         results_dir = next((folder.parent for folder in path.parents if folder.name == "runs"), path.parent)
+        migration = command_line("src.results.migration", [f"results_dir={written(str(results_dir))}"])
         raise UserError(
             f"{path} has record version {version}, this code reads {SCHEMA_VERSION}.\n"
-            f"Bring the folder up to date: python -m src.results.migration results_dir={results_dir}"
+            f"Bring the folder up to date: {migration}"
         )
     if version > SCHEMA_VERSION:
         raise UserError(
