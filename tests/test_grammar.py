@@ -1,5 +1,6 @@
 """One grammar for all commands: what is typed is what is meant, and what is printed can be typed again."""
 
+import importlib
 import shlex
 import sys
 from collections.abc import Iterator
@@ -181,3 +182,59 @@ def test_a_launcher_that_isn_t_installed_is_said_to_be_missing(tmp_path: Path) -
     assert done.returncode == 2
     assert done.stderr.startswith("error: hydra/launcher=joblib is not known.\nAllowed: basic")
     assert "hydra-joblib-launcher" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("src.verify", ["a", "b", "checkout=c"], "checkout=c is for the code of one run, and 2 are named"),
+        ("src.verify", ["a", "checkuot=c"], "checkuot is not an option.\nAllowed: checkout="),
+        ("src.verify", ["a", "checkout=b", "checkout=c"], "takes one value"),
+        ("src.verify", ["-m", "a"], "-m is not a flag here"),
+        ("src.verify", ["results/a=b"], "results/a=b has no finished run"),
+        ("src.export", ["a", "--format", "peft", "--format", "merged"], "--format is given twice"),
+        ("src.export", ["a", "--format", "peft", "--to", "b", "--to", "c"], "--to is given twice"),
+        ("src.export", ["a", "--form", "peft"], "--format"),
+        ("src.export", ["a", "b", "--format", "peft"], "unrecognized arguments: b"),
+        ("src.tables", ["results_dir=a", "table=comparison,claims"], "table takes one value"),
+        ("src.report", ["results_dir='a=b'"], "a=b holds no runs"),
+        ("src.figures", ["results_dir=007"], "007 holds no runs"),
+        ("src.params", ["rank=4,8"], "rank=4,8 has 2 values.\nAdd -m"),
+        ("src.params", ["+adapter.rank=64"], "'adapter.rank' is not an option.\nAllowed: rank, "),
+        ("src.params", ["rank=4", "rank=8"], "give rank twice"),
+        ("src.params", ["num_labels=nan"], "num_labels=nan is not a whole number"),
+        ("src.tune", ["adapter=lora", "adapter=full"], "give adapter twice"),
+        ("src.tune", ["hydra/launcher=basic"], "'hydra/launcher' means nothing here"),
+        ("src.run", ["--cfg", "job"], "--cfg is not a flag here"),
+    ],
+)
+def test_every_command_reads_the_same_grammar_and_refuses_the_rest(
+    program: str,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = importlib.import_module(program)
+    monkeypatch.setattr(sys, "argv", [f"python -m {program}", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        module.main(arguments) if program == "src.params" else module.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) <= 4
+
+
+@pytest.mark.parametrize("program", ["run", "tune", "tables", "figures", "report", "params", "export", "verify"])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_helps_whatever_else_it_is_asked(
+    program: str, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"src.{program}")
+    arguments = ["nonsense", flag]
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        module.main(arguments) if program == "params" else module.main()
+    assert ended.value.code == 0
+    assert f"python -m src.{program}" in capsys.readouterr().out

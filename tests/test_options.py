@@ -115,7 +115,7 @@ def test_taking_an_option_away_is_refused(reader: Composer, sign: str) -> None:
             r"hidden_droput_prob' .*\n.*: model\.config\.hidden_dropout_prob",
         ),
         (["+model.sizes.hiden_size=3"], r"'model\.sizes\.hiden_size' .*\nAllowed: model\.sizes\.hidden_size"),
-        (["task=mrpc", "+task.columns.txt=x"], r"'task\.columns\.txt' .*\nAllowed: task\.columns\.text"),
+        (["task=mrpc", "+task.columns.textt=x"], r"'task\.columns\.textt' .*\nAllowed: task\.columns\.text"),
         (["task=mrpc", "+task.sources.tain.file=x"], r"'task\.sources\.tain' .*\nAllowed: task\.sources\.train"),
         (["+task.metric_options.kk=1"], r"'task\.metric_options\.kk' .*\nAllowed: none"),
         (

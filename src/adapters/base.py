@@ -161,7 +161,7 @@ class Adapter(nn.Module, Method):
             UserError: a target is no linear layer, or the method hasn't one of the options.
         """
         # Looked at before the first is replaced, so that a target of another kind leaves the model as it was.
-        cls.check_options(setup)
+        cls._check_options(setup)
         layers = {name: cls.checked_layer(model.get_submodule(name), name) for name in setup.target_modules}
         shared = cls.shared_tensors(layers, setup)
         for name, layer in layers.items():
@@ -170,12 +170,7 @@ class Adapter(nn.Module, Method):
         return model
 
     @classmethod
-    def check_options(cls, setup: Setup) -> None:
-        """Make sure that the method has the options of the setup.
-
-        Raises:
-            UserError: it hasn't one of them.
-        """
+    def _check_options(cls, setup: Setup) -> None:
         keywords = inspect.signature(cls.create).parameters.values()
         # Tensors among the keywords come from `build` and `shared_tensors`, never from a yaml.
         plain = [keyword.name for keyword in keywords if keyword.annotation in (bool, int, float, str)]

@@ -35,6 +35,22 @@ def split_sweep(arguments: Sequence[str]) -> tuple[list[str], bool]:
     return overrides, len(overrides) < len(arguments)
 
 
+def split_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of files and folders on a command line, and its options.
+
+    A name may have a `=` in it, as the folder `results/a=b` has: an option's key has letters and nothing else.
+
+    Raises:
+        UserError: a flag.
+    """
+    split_sweep([argument for argument in arguments if argument not in SWEEP_FLAGS])
+    given = [argument for argument in arguments if argument.partition("=")[0].isidentifier() and "=" in argument]
+    flags = [argument for argument in arguments if argument in SWEEP_FLAGS]
+    if flags:
+        raise UserError(f"{flags[0]} is not a flag here.\nAllowed: --help; options are written key=value.")
+    return [argument for argument in arguments if argument not in given], given
+
+
 def _without_references(argument: str, text: str) -> str:
     """A text in which a reference such as `${rank}`, escaped, stands for itself.
 

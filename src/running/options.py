@@ -82,7 +82,7 @@ def _check_method(adapter: AdapterConfig) -> None:
     method = getattr(module, name)
     given = {key: value for key, value in adapter.options.items() if value is not None}
     if issubclass(method, Adapter):
-        method.check_options(Setup(options=given))
+        method._check_options(Setup(options=given))
         return
     source = inspect.getsource(module)
     if "**setup.options" not in source:
@@ -130,5 +130,9 @@ def _has_word(path: Path, word: str) -> bool:
 
 
 def _quoted(module: ModuleType) -> set[str]:
-    """The words that stand in quotes in a module: the names of parts and columns that a loader asks for."""
-    return set(re.findall(r"[\"'](\w+)[\"']", inspect.getsource(module)))
+    """The words in quotes in a loader's module, and in those of its package that it imports: what it may ask for."""
+    source = inspect.getsource(module)
+    package = module.__name__.partition(".")[0]
+    imported = re.findall(rf"^ *from ({package}\.[\w.]+) import", source, re.MULTILINE)
+    sources = [source, *(inspect.getsource(importlib.import_module(name)) for name in imported)]
+    return {word for text in sources for word in re.findall(r"[\"'](\w+)[\"']", text)}
