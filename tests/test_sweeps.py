@@ -66,7 +66,7 @@ def reader() -> Iterator[Composer]:
         (["-m", "hydra.job.chdir=true"], r"'hydra\.job\.chdir' means nothing here"),
         (["hydra.mode=MULTIRUN"], "means nothing here"),
         (["hydra/launcher=basic"], "means nothing here"),
-        (["-m", "hydra.sweeper.parms.rank=4"], "is not an option|has 1|means nothing"),
+        (["-m", "hydra.sweeper.params.rank=2,4"], r"means nothing here\.\nAllowed: .*hydra\.sweep\.dir"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

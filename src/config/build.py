@@ -104,7 +104,9 @@ class _Builder:
         prefix = f"{key}." if key else ""
         hints = hints_of(schema)
         if not isinstance(values, Mapping):
-            raise UserError(f"{key}={shown(values)} is one value.\nAllowed: {', '.join(prefix + n for n in hints)}.")
+            raise UserError(
+                f"{key}={_as_given(values, None)} is one value.\nAllowed: {', '.join(prefix + n for n in hints)}."
+            )
         for name in values:
             if name not in hints:
                 raise unknown_option(self.root, f"{prefix}{name}", hints)
@@ -129,7 +131,11 @@ class _Builder:
             _check_finite(key, value)
             return value
         if get_origin(kind) is list:
-            return [self.value(get_args(kind)[0], item, key) for item in _as(list, key, value)]
+            items = [self.value(get_args(kind)[0], item, key) for item in _as(list, key, value)]
+            twice = [item for item in items if isinstance(item, str) and items.count(item) > 1]
+            if twice:
+                raise UserError(f"{key} names {shown(twice[0])} twice.\nName each once.")
+            return items
         if get_origin(kind) is dict:
             inner = get_args(kind)[1]
             items = _as(dict, key, value).items()

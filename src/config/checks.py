@@ -9,10 +9,11 @@ from src.errors import UserError, nearest_first
 from src.metrics import RUNS_CODE, check_metric
 
 if TYPE_CHECKING:
-    from src.config.schema import AdaptedModel, Config, ModelConfig, TaskConfig, TrainerConfig
+    from src.config.schema import AdaptedModel, AdapterConfig, Config, ModelConfig, TaskConfig, TrainerConfig
     from src.judging.client import JudgeConfig
 
 ROLES = ("query", "key", "value", "output", "ffn_up", "ffn_down", "gate")
+AXES = ("rank", "alpha", "target", "lr")
 PRECISIONS = ("auto", "bf16", "fp32")
 SCHEDULES = ("linear", "cosine", "constant")
 TRACKING_MODES = ("offline", "online", "none")
@@ -77,6 +78,23 @@ def check_length(config: "Config") -> None:
             f"and task.max_new_tokens={task.max_new_tokens}); model={config.model.name} reads {longest}.\n"
             "Lower one of the two."
         )
+
+
+def check_answers(task: "TaskConfig") -> None:
+    """Refuse settings of written answers where a classifier writes none."""
+    given = {"max_new_tokens": task.max_new_tokens, "temperature": task.temperature, "stop": task.stop}
+    for name, value in given.items():
+        if value and task.architecture == "classifier":
+            raise UserError(
+                f"task.{name}={value} is for written answers, and task={task.name} has a classifier's.\n"
+                "Leave it out, or choose a task with written answers."
+            )
+
+
+def check_axes(adapter: "AdapterConfig") -> None:
+    """Refuse an axis that doesn't exist among those that a method says it responds to."""
+    for axis in adapter.axes:
+        check_choice("adapter.axes", axis, AXES)
 
 
 def check_sampling(task: "TaskConfig") -> None:

@@ -19,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from src.config.build import bare, build, hints_of, unknown_option
 from src.config.grammar import parsed, text_of
@@ -129,6 +130,9 @@ class Composer:
         """
         choice = self.parsed(override)
         group, value = choice.key_or_group, choice.value()
+        if override.startswith("+") or choice.package is not None:
+            plain = f"{group}={text_of(choice)}"
+            raise UserError(f"{shown(override)} adds to a group of which one file is chosen.\nAllowed: {shown(plain)}.")
         if isinstance(value, list):
             options = ",".join(map(str, value))
             raise UserError(
@@ -283,7 +287,11 @@ def _resolved(tree: Tree) -> Tree:
     """The same values with references such as `${rank}` replaced by what they refer to; Hydra's are left to Hydra."""
     config = OmegaConf.create({key: value for key, value in tree.items() if key != "hydra"})
     assert isinstance(config, DictConfig)
-    values = OmegaConf.to_container(config, resolve=True)
+    try:
+        values = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        said = f"{error.full_key}: {str(error.msg).splitlines()[0]}"
+        raise UserError(f"{said}.\nA reference such as ${{rank}} names another setting that has a value.") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()} | {"hydra": tree.get("hydra", {})}
 

@@ -233,6 +233,7 @@ class AdaptedModel:
         if self.has_axis("lr") and self.lr is None:
             self.lr = self.adapter.lr
         checks.check_role_names(self.model)
+        checks.check_axes(self.adapter)
         if self.has_axis("target") or self.adapter.roles:
             checks.check_roles(self)
         if self.has_axis("rank") and not self.adapter.any_rank:
@@ -284,6 +285,7 @@ class Config(AdaptedModel):
         checks.check_duration(self.trainer)
         checks.check_precision(self)
         checks.check_length(self)
+        checks.check_answers(self.task)
         checks.check_sampling(self.task)
         checks.check_judge_numbers(self.task.judge)
         checks.check_text(self.forgetting)

@@ -19,7 +19,7 @@ from src.errors import UserError, nearest_first
 from src.quoting import written
 
 Axes = dict[str, list[str]]  # by key, the overrides that give it its values
-EXPERIMENT, AXES = "experiment", "hydra.sweeper"
+EXPERIMENT = "experiment"
 # What no run's identity has: jobs that differ in it alone would be one run, done once.
 NO_AXES = ("cache_dir", "tracking", "tuning", "format")
 
@@ -41,7 +41,7 @@ def sweep_jobs(reader: Composer, overrides: Sequence[str]) -> list[list[str]]:
         UserError: an axis that has no values, or that stands there twice.
     """
     given = _axes_of(reader, overrides)
-    check_hydra_keys(given, [AXES])
+    check_hydra_keys(given, [])
     for key, values in given.items():
         if len(values) > 1 and key.partition(".")[0] in NO_AXES:
             raise UserError(f"{key} has {len(values)} values and makes no other run of them.\nChoose one.")
@@ -67,7 +67,8 @@ def check_hydra_keys(keys: Iterable[str], allowed: Sequence[str]) -> None:
     for key in keys:
         is_hydra = key.startswith(("hydra.", "hydra/"))
         if is_hydra and not any(f"{key}.".startswith(f"{known}.") for known in allowed):
-            raise UserError(f"'{shown(key)}' means nothing here.\nAllowed: {', '.join(nearest_first(key, allowed))}.")
+            known = ", ".join(nearest_first(key, allowed)) or "axes with -m, as in rank=4,8; hydra.sweeper is for yamls"
+            raise UserError(f"'{shown(key)}' means nothing here.\nAllowed: {known}.")
 
 
 def single_job(reader: Composer, overrides: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from src.config.composer import composer
 from src.config.grammar import parsed
 from src.config.schema import Config
-from src.config.sweeps import AXES, check_hydra_keys, single_job, sweep_jobs
+from src.config.sweeps import check_hydra_keys, single_job, sweep_jobs
 from src.quoting import written
 from src.results.store import is_done
 from src.running.lifecycle import run
@@ -42,9 +42,8 @@ def run_sweep(overrides: Sequence[str]) -> bool:
     Raises:
         UserError: one of them can't be done; none is begun.
     """
-    hydras = [override for override in overrides if _key(override).startswith(("hydra.", "hydra/"))]
-    launch = [override for override in hydras if not _key(override).startswith(AXES)]
-    check_hydra_keys(map(_key, launch), [AXES, SWEEP_DIR, "hydra.launcher", LAUNCHER])
+    launch = [override for override in overrides if _key(override).startswith(("hydra.", "hydra/"))]
+    check_hydra_keys(map(_key, launch), [SWEEP_DIR, "hydra.launcher", LAUNCHER])
     with composer() as reader:
         for override in launch:
             if _key(override) == LAUNCHER:

@@ -19,6 +19,7 @@ from src.metrics import FOLDER
 
 SPLITS = ("train", "validation", "test")
 TEXTS = ("text", "text_pair", "label")  # what a classifier's row has
+SHARED_MODULES = ("src.tasks.base", "src.tasks.source", "src.config.schema")
 NAMES_SHOWN = 12
 OTHER_FIELDS = ("model_type", "num_labels", "n_positions")  # properties of transformers' configs, or ours
 # Arguments that a run fills in itself.
@@ -40,11 +41,14 @@ def check_task_options(task: TaskConfig) -> None:
     missing = [name for name in needed if name not in task.options]
     if missing:
         raise UserError(f"task={task.name} needs task.options.{missing[0]}, which {task.loader} asks for.")
-    quoted = _quoted(module)
+    source = _source(module)
+    quoted = set(re.findall(r"[\"'](\w+)[\"']", source))
     of_a_set = [part for part in task.sources if not {*part.split("_")}.isdisjoint(SPLITS)]
-    _check_known("task.sources", task.sources, [*SPLITS, *of_a_set, *quoted.intersection(task.sources)])
+    parts = [*SPLITS, *of_a_set, *quoted.intersection(task.sources)] if "records(" in source else []
+    _check_known("task.sources", task.sources, parts)
     in_prompt = re.findall(r"{(\w+)", task.prompt)
-    _check_known("task.columns", task.columns, [*TEXTS, *in_prompt, *quoted.intersection(task.columns)])
+    columns = [*TEXTS, *in_prompt, *quoted.intersection(task.columns)] if "columns" in source else []
+    _check_known("task.columns", task.columns, columns)
     if task.metric_options:
         _check_known("task.metric_options", task.metric_options, _metric_options(task.metric))
 
@@ -129,10 +133,10 @@ def _has_word(path: Path, word: str) -> bool:
     return re.search(rf"\b{re.escape(word)}\b", path.read_text(encoding="utf-8")) is not None
 
 
-def _quoted(module: ModuleType) -> set[str]:
-    """The words in quotes in a loader's module, and in those of its package that it imports: what it may ask for."""
+def _source(module: ModuleType) -> str:
+    """The code of a loader's module and of those of its package that it imports, but for what all tasks share."""
     source = inspect.getsource(module)
     package = module.__name__.partition(".")[0]
     imported = re.findall(rf"^ *from ({package}\.[\w.]+) import", source, re.MULTILINE)
-    sources = [source, *(inspect.getsource(importlib.import_module(name)) for name in imported)]
-    return {word for text in sources for word in re.findall(r"[\"'](\w+)[\"']", text)}
+    own = [name for name in imported if name not in SHARED_MODULES]
+    return "\n".join([source, *(inspect.getsource(importlib.import_module(name)) for name in own)])
