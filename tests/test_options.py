@@ -94,10 +94,21 @@ def test_every_field_of_the_configuration_can_be_set_by_its_dotted_key(reader: C
             assert again == value, key
 
 
-@pytest.mark.parametrize("sign", ["~", "~trainer.", "~hydra/"])
-def test_taking_an_option_away_is_refused(reader: Composer, sign: str) -> None:
-    with pytest.raises(UserError, match="would take an option away"):
-        configured(reader, f"{sign}max_steps")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("~trainer.max_steps", "would take trainer.max_steps away"),
+        ("~rank", "would take rank away"),
+        ("~adapter", "would take adapter away"),
+        ("~adapter.options.init=gaussian", "would take adapter.options.init away"),
+        ("~adapter.options.int", r"'adapter\.options\.int' is not an option\.\nAllowed: adapter\.options\.init"),
+        ("~rnak", r"'rnak' is not an option\.\nAllowed: rank"),
+    ],
+)
+def test_only_what_a_yaml_names_can_be_taken_away(reader: Composer, override: str, message: str) -> None:
+    assert "init" not in configured(reader, "~adapter.options.init").adapter.options
+    with pytest.raises(UserError, match=message):
+        configured(reader, override)
 
 
 @pytest.mark.parametrize(

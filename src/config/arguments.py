@@ -77,7 +77,7 @@ def options(arguments: Sequence[str] | None = None, **defaults: str) -> dict[str
     for argument in sys.argv[1:] if arguments is None else arguments:
         override = parsed(argument)
         key = override.key_or_group
-        if key not in defaults or str(override.input_line).startswith("+"):
+        if key not in defaults or argument.startswith(("+", "~")):
             allowed = ", ".join(f"{name}=..." for name in nearest_first(key, defaults))
             raise UserError(f"{shown(key)} is not an option.\nAllowed: {allowed}.")
         if key in values or (override.is_sweep_override() and len(values_of(override)) != 1):

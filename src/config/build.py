@@ -131,11 +131,11 @@ class _Builder:
             _check_finite(key, value)
             return value
         if get_origin(kind) is list:
-            items = [self.value(get_args(kind)[0], item, key) for item in _as(list, key, value)]
-            twice = [item for item in items if isinstance(item, str) and items.count(item) > 1]
+            listed = [self.value(get_args(kind)[0], item, key) for item in _as(list, key, value)]
+            twice = [item for item in listed if isinstance(item, str) and listed.count(item) > 1]
             if twice:
                 raise UserError(f"{key} names {shown(twice[0])} twice.\nName each once.")
-            return items
+            return listed
         if get_origin(kind) is dict:
             inner = get_args(kind)[1]
             items = _as(dict, key, value).items()

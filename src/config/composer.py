@@ -79,7 +79,7 @@ class Composer:
         for override in read:
             if not self.is_choice(override):
                 self._set(tree, override)
-                if not isinstance(override.value(), str | list | dict):
+                if not override.is_delete() and not isinstance(override.value(), str | list | dict):
                     written[override.key_or_group] = text_of(override)
         if has_references or any("${" in override for override in overrides):
             tree = _resolved(_with_own_values(tree))
@@ -130,6 +130,8 @@ class Composer:
         """
         choice = self.parsed(override)
         group, value = choice.key_or_group, choice.value()
+        if choice.is_delete():
+            raise UserError(f"{shown(override)} would take {group} away.\nChoose one of its files: {group}=....")
         if override.startswith("+") or choice.package is not None:
             plain = f"{group}={text_of(choice)}"
             raise UserError(f"{shown(override)} adds to a group of which one file is chosen.\nAllowed: {shown(plain)}.")
@@ -202,6 +204,13 @@ class Composer:
             node = node[part]
         _inside(hint, name, self.schema, key)
         has_free_names = hint is not None and not is_dataclass(_kind(hint))
+        if override.is_delete():
+            if not has_free_names or "=" in str(override.input_line):
+                raise UserError(f"{override.input_line} would take {key} away.\nGive it a value instead, such as null.")
+            if name not in node:
+                raise unknown_option(self.schema, key, node)
+            del node[name]
+            return
         if has_free_names and name not in node and not (override.is_add() or override.is_force_add()):
             refused = unknown_option(self.schema, key, node)
             raise UserError(f"{refused}\nA plus sign adds one that isn't in the yaml: +{override.input_line}.")

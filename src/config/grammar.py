@@ -18,12 +18,10 @@ def parsed(override: str) -> Override:
     """An override in Hydra's grammar.
 
     Raises:
-        UserError: it can't be read, or takes an option away.
+        UserError: it can't be read.
     """
     key, equals, value = override.partition("=")
-    if override.startswith("~"):
-        raise UserError(f"{shown(override)} would take an option away.\nGive it a value instead, such as null.")
-    if not equals:
+    if not equals and not override.startswith("~"):
         raise UserError(f"{shown(override)} is not an option.\nOptions are written key=value, as in rank=8.")
     try:
         hydra = GlobalHydra.instance()
@@ -47,7 +45,7 @@ def values_of(override: Override) -> list[str]:
     Raises:
         UserError: an interval, which is no list, or an axis without any value.
     """
-    if not override.is_sweep_override():
+    if override.is_delete() or not override.is_sweep_override():
         return [text_of(override)]
     if override.value_type == ValueType.INTERVAL_SWEEP:
         raise UserError(f"{override.input_line} is an interval, which has no list of values.\nAllowed: range(...).")

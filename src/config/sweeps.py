@@ -111,7 +111,8 @@ def _axes_of(reader: Composer, overrides: Sequence[str]) -> Axes:
                 f"{shown(first[key])} and {shown(line)} give {key} twice.\n"
                 f"Leave one out, or give both values, with -m: {key}=...,..."
             )
-        axes[key] = [f"{_prefixed(override)}={value}" for value in values_of(override)]
+        values = [f"{_prefixed(override)}={value}" for value in values_of(override)]
+        axes[key] = [line] if override.is_delete() else values
         first[key] = line
     return axes
 
