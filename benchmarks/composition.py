@@ -39,8 +39,11 @@ def main() -> None:
         configs = timed(seconds, "composed_and_checked", lambda: run_configs(overrides))
         plan = timed(seconds, "planned_and_identified", lambda: Plan.of(configs))
     total = seconds["composed_and_checked"] + seconds["planned_and_identified"]
-    outcome = {"jobs": len(plan.folders), "cpu_seconds": seconds, "cpu_milliseconds_a_job": 1000 * total / len(configs)}
-    outcome["cpu_milliseconds_a_job"] = round(1000 * total / len(configs), 2)
+    outcome = {
+        "jobs": len(plan.folders),
+        "cpu_seconds": seconds,
+        "cpu_milliseconds_a_job": round(1000 * total / len(configs), 2),
+    }
     RESULT.write_text(json.dumps(outcome, indent=1) + "\n")
     print(json.dumps(outcome, indent=1))
 
