@@ -55,12 +55,13 @@ docs: setup ## build the documentation into site/, with every link and anchor ch
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
-bench: setup ## time a run beside the plain PEFT script, attention, GPT-3's count, logits, the analysis of 10,000 runs
+bench: setup ## time a run beside the plain PEFT script, attention, GPT-3's count, logits, 10,000 runs' analysis, 5,000 jobs' start
 	$(BIN)/python -m benchmarks.one_run
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.ledger
 	$(BIN)/python -m benchmarks.answer_logits
 	$(BIN)/python -m benchmarks.analysis
+	$(BIN)/python -m benchmarks.composition
 
 clean: ## delete caches and the environment, but no result
 	rm -rf .venv .nox .cache site .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -9,6 +9,7 @@ a dataclass leaves to a yaml is shown as the default run has it.
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING as NO_DEFAULT
@@ -18,7 +19,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from hydra import compose, initialize_config_dir
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from src.config.composition import CONF
+from src.config.build import hints_of, rules_of
+from src.config.composer import CONF
+from src.config.ranges import Range
 from src.config.schema import Config, CountConfig, SweeperConfig
 
 PAGE = Path(__file__).with_name("settings.md")
@@ -30,7 +33,11 @@ INTRODUCTION = """\
 Every setting can be given on the command line, as in `trainer.max_steps=500`. `null` means no value, a list is written
 `[a,b]`, and with `-m`, values separated by commas form an axis of a sweep: `rank=4,8,16`. A group (`adapter=`,
 `model=`, `target=`, `task=`, `trainer=`, `tracking=`, `experiment=`) takes the name of a YAML file in `conf/<group>`. A
-plus sign adds a key that the file doesn't have yet: `+task.options.size=5`.
+plus sign adds a key that the file doesn't have yet: `+task.options.size=5`. A text with characters such as `=`, `,` or
+brackets takes quotes of its own inside those of the shell: `"results_dir='a=b'"`. An option that nothing reads, a
+number out of its range and a key that is given twice are refused before anything is written; numbers are finite. The
+names of methods, models, tasks and targets have letters, digits and `_ . + -`, begin with a letter or digit, and are at
+most 64 characters long.
 
 Defaults are those in the code. Where the code has none, a YAML file must give the value; the table then shows the value
 of the default run (`python -m src.run`) and the file that sets it.
@@ -116,7 +123,7 @@ def _text(section: Section, default_run: DictConfig) -> str:
     said = _comments_of_all(section.schema)
     fields = [field for field in dataclasses.fields(section.schema) if field.name in section.own_fields]
     rows = [
-        [f"`{prefix}{own.name}`", f"`{_type(own)}`", _default(section, own, default_run), _prose(said[own.name])]
+        [f"`{prefix}{own.name}`", _type(section, own), _default(section, own, default_run), _prose(said[own.name])]
         for own in fields
     ]
     about = "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(section.schema) or "").split("\n\n"))
@@ -133,13 +140,17 @@ def _comments_of_all(schema: type) -> dict[str, str]:
     return found
 
 
-def _type(field: "dataclasses.Field[Any]") -> str:
-    """A field's type as it is written; what a dataclass of this project describes is a table."""
-    is_plain = isinstance(field.type, type) and not get_args(field.type)
-    hint = getattr(field.type, "__name__", "") if is_plain else str(field.type).replace("typing.", "")
-    inner = _dataclass_in(field.type)
+def _type(section: Section, field: "dataclasses.Field[Any]") -> str:
+    """A field's type, and the rules for its values; what a dataclass of this project describes is a table."""
+    written = get_type_hints(section.schema)[field.name]  # without the rules
+    is_plain = isinstance(written, type) and not get_args(written)
+    hint = getattr(written, "__name__", "") if is_plain else str(written).replace("typing.", "")
+    inner = _dataclass_in(written)
     hint = hint.replace(f"{inner.__module__}.{inner.__qualname__}", "table") if inner else hint
-    return hint.replace(" | None", " or null")
+    optional = re.fullmatch(r"Optional\[(.*)\]", hint)
+    hint = f"{optional[1]} or null" if optional else hint.replace(" | None", " or null")
+    rules = rules_of(hints_of(section.schema)[field.name])
+    return f"`{hint}`" + "".join(f", {rule}" for rule in rules if isinstance(rule, Range) and str(rule) != str(Range()))
 
 
 def _default(section: Section, field: "dataclasses.Field[Any]", default_run: DictConfig) -> str:

@@ -20,11 +20,18 @@ from src.results.stored_run import finished_run
 
 def main() -> None:
     """Export what the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m src.export", description="Write a finished run's model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m src.export", description="Write a finished run's model.", allow_abbrev=False
+    )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, the one with result.json in it")
-    parser.add_argument("--format", required=True, help="peft or merged")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: RUN/export/FORMAT)")
+    # Lists, for an option that is given twice to be refused: one would win.
+    parser.add_argument("--format", required=True, action="append", help="peft or merged")
+    parser.add_argument("--to", action="append", metavar="FOLDER", help="where to (default: RUN/export/FORMAT)")
     arguments = parser.parse_args()
+    for option in ("format", "to"):
+        if len(getattr(arguments, option) or ()) > 1:
+            parser.error(f"--{option} is given twice")
+    kind, target = arguments.format[0], Path(arguments.to[0]) if arguments.to else None
     with user_errors():
         finished_run(arguments.run)  # a wrong folder is told before the heavy imports
         from src.quiet import quiet_libraries
@@ -33,7 +40,7 @@ def main() -> None:
         from src.exporting.export import export
         from src.exporting.reproduction import imports_of
 
-        done = export(arguments.run, arguments.format, arguments.to)
+        done = export(arguments.run, kind, target)
     print(f"{done.folder}: {done.written.description}")
     counts = done.reproduced.items()
     same = ", ".join(f"{same} of {total} {split}" for split, (same, _, total) in counts)

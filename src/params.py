@@ -10,7 +10,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from src.config.arguments import answer_help
+from src.config.arguments import answer_help, split_sweep
 from src.config.composition import user_errors
 from src.config.schema import CountConfig
 from src.console import steady_output
@@ -30,11 +30,9 @@ def main(arguments: list[str]) -> None:
     """
     answer_help(__doc__, arguments)
     quiet_warnings()
-    sweep = bool({"-m", "--multirun"} & set(arguments))
     with user_errors(CountConfig):
-        configs = count_configs(
-            [argument for argument in arguments if argument not in ("-m", "--multirun")], sweep=sweep
-        )
+        overrides, sweep = split_sweep(arguments)
+        configs = count_configs(overrides, sweep=sweep)
         if not sweep and configs[0].format == "table":
             print(sheet(configs[0], ledger_of(configs[0], keep_model=False)))
             return

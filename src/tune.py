@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from src.analysis.terminal import print_runs
-from src.config.arguments import answer_help
-from src.config.composition import sweep_configs, user_errors
+from src.config.arguments import answer_help, split_sweep
+from src.config.composer import composer
+from src.config.composition import user_errors
 from src.config.schema import Config
+from src.config.sweeps import sweep_jobs
 from src.console import steady_output
 from src.errors import UserError
 from src.files import write_json
@@ -28,7 +30,7 @@ from src.results.store import RESULT, is_done, is_held
 from src.running.inputs import folder_of, with_steps
 from src.running.lifecycle import run
 from src.running.sweep import UNRECORDED, Plan, print_warnings
-from src.running.tuning import Cell, Trial, at_edge, cells, further, grid, outcome, record_of
+from src.running.tuning import AtRate, Cell, Trial, at_edge, at_rate, axis, cells, further, grid, outcome, record_of
 
 POLL_SECONDS = 2.0
 SHOWN = 10  # reasons in a message
@@ -78,13 +80,16 @@ class Search:
         }
 
 
-def tune(configs: list[Config]) -> bool:
+def tune(configs: list[Config], at: AtRate = at_rate) -> bool:
     """Find every cell's rate and run its seeds; say whether all of them are done.
+
+    Args:
+        at: gives a run at another rate.
 
     Raises:
         UserError: a run can't be done, the sweep isn't one to tune, or no rate could be chosen for any cell.
     """
-    searches = [Search.of(cell) for cell in cells(configs)]
+    searches = [Search.of(cell) for cell in cells(configs, at)]
     attempted: set[Path] = set()
     extended = searches
     while extended:
@@ -200,13 +205,31 @@ def _shown(trial: Trial, *, chosen: bool) -> str:
     return f"{trial.value:g} {score}{'*' if trial.flags else ''}{' <-' if chosen else ''}"
 
 
+def jobs_to_tune(overrides: list[str]) -> tuple[list[Config], AtRate]:
+    """The runs of a sweep, and what gives each at another rate: composed anew, for other settings may follow the rate.
+
+    Raises:
+        UserError: a run can't be composed, or its data can't be had.
+    """
+    with composer() as reader:
+        jobs = sweep_jobs(reader, overrides)
+    configs = [with_steps(reader.config(job)) for job in jobs]
+    job_of = {id(config): job for config, job in zip(configs, jobs, strict=True)}  # they live as long as the search
+
+    def at(config: Config, value: float) -> Config:
+        return with_steps(reader.config([*job_of[id(config)], f"{axis(config)}={value!r}"]))
+
+    return configs, at
+
+
 def main() -> None:
     """Tune and run what the command line asks for; a user's mistake ends the program with status 2."""
     answer_help(__doc__)
     with user_errors():
-        configs = [with_steps(Config.from_hydra(job)) for job in sweep_configs(sys.argv[1:])]
+        overrides, _ = split_sweep(sys.argv[1:])
+        configs, at = jobs_to_tune(overrides)
         print_warnings(configs)
-        done = tune(configs)
+        done = tune(configs, at)
     sys.exit(0 if done else 1)
 
 

@@ -13,7 +13,7 @@ Exit status: 0 if every run is the same, 1 if one isn't, 2 for a mistake in what
 import sys
 from pathlib import Path
 
-from src.config.arguments import answer_help, options
+from src.config.arguments import answer_help, options, split_names
 from src.config.composition import user_errors
 from src.console import steady_output
 from src.errors import UserError
@@ -95,12 +95,12 @@ def main() -> None:
     """Verify or check out what the command line names; a user's mistake ends the program with status 2."""
     answer_help(__doc__)
     with user_errors():
-        names = [argument for argument in sys.argv[1:] if "=" not in argument]
-        checkout = options(checkout="", arguments=[argument for argument in sys.argv[1:] if "=" in argument])[
-            "checkout"
-        ]
+        names, given = split_names(sys.argv[1:])
+        checkout = options(given, checkout="")["checkout"]
         if not names:
             raise UserError("Which run?\nName one, as in results/runs/TASK/MODEL/RUN, or a folder with runs.")
+        if checkout and len(names) > 1:
+            raise UserError(f"checkout={checkout} is for the code of one run, and {len(names)} are named.\nName one.")
         if checkout:
             check_out(Path(names[0]), Path(checkout))
             return

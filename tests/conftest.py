@@ -12,8 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
-from hydra import compose, initialize_config_dir
 
+from src.config.composer import composer
 from src.config.schema import Config
 from src.results.identity import Inputs
 
@@ -25,8 +25,9 @@ TINY = ["model=tiny_llama", "task=reverse_words", "tracking=none", "trainer=smok
 
 def composed(*overrides: str) -> Config:
     """The checked config of a command line."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return Config.from_hydra(compose("config", list(overrides)))
+    with composer() as reader:
+        config: Config = reader.config(overrides)
+    return config
 
 
 def some_inputs(data: str = "rows", **changes: Any) -> Inputs:

@@ -9,8 +9,8 @@ import yaml
 from src.analysis.collect import collect
 from src.analysis.comparison import compare
 from src.analysis.statistics import PairedTest
-from src.config.composition import CONF, sweep_configs
-from src.config.schema import Config
+from src.config.composition import CONF
+from src.config.sweeps import run_configs
 from src.errors import UserError
 from src.studies import claims as module
 from src.studies.claims import Claim, claims, claims_table, readable_claims, verdict
@@ -48,7 +48,7 @@ def test_a_verdict(expected: str, difference: float, half: float, p_value: float
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_claim_names_cells_of_its_study(study: str) -> None:
-    configs = [Config.from_hydra(job) for job in sweep_configs([f"experiment={study}", "seed=0"])]
+    configs = run_configs([f"experiment={study}", "seed=0"])
     cells = {(config.adapter.name, config.rank if config.has_axis("rank") else None,
               config.target.name if config.has_axis("target") else None) for config in configs}  # fmt: skip
     for claim in claims(study):

@@ -20,7 +20,7 @@ from tests.conftest import ROOT, TINY, run_program
         (["rnak=8"], "'rnak' is not an option.\nAllowed: rank, "),
         (["trainer.step=8"], "'trainer.step' is not an option.\nAllowed: trainer."),
         (["adapter.options.int=kaiming"], "adapter.options.int"),
-        (["rank=eight"], "could not be converted to Integer"),
+        (["rank=eight"], "rank=eight is not a whole number"),
         (["rank=0"], "rank=0 is too small.\nAllowed: 1 or more."),
         (["-m", "rank=4,0"], "rank=0 is too small.\nAllowed: 1 or more."),
         (["-m", "adapter=lora,lora_sb", "rank=100000"], "rank=100000 is above the size of minilm's query matrix"),

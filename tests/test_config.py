@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import UserError, nearest_first
 from tests.conftest import ROOT, composed
@@ -62,8 +60,8 @@ def test_the_head_has_one_learning_rate_for_all_methods() -> None:
         (["adapter=full", "quantization=nf4"], r"adapter=full trains weights of the base model; quantization=nf4"),
         (["adapter=last_k", "quantization=int8"], r"adapter=last_k trains weights of the base model"),
         (["adapter=houlsby", "adapter.roles=[gate]"], r"adapter=houlsby needs gate, which model=minilm doesn't have"),
-        (["lr=0"], r"lr=0.0 can't train"),
-        (["lr=nan"], r"lr=nan can't train"),
+        (["lr=0"], r"lr=0.0 is too small.\nAllowed: a number above 0"),
+        (["lr=nan"], r"lr=nan is no finite number.\nAllowed: a number above 0"),
         (["trainer.eval_limit=-5"], r"trainer.eval_limit=-5 is too small"),
         (["trainer.max_steps=0"], r"trainer.max_steps=0 is too small"),
         (
@@ -72,7 +70,7 @@ def test_the_head_has_one_learning_rate_for_all_methods() -> None:
         ),
         (["trainer.max_steps=null"], r"trainer.max_steps=null and trainer.epochs=null: neither says"),
         (["experiment=lora_sb_glue", "trainer.max_steps=4"], r"trainer.max_steps=4 .*\n.*\nSet trainer.epochs=null"),
-        (["trainer.epochs=0", "trainer.max_steps=null"], r"trainer.epochs=0.0 can't train"),
+        (["trainer.epochs=0", "trainer.max_steps=null"], r"trainer.epochs=0.0 is too small"),
         (["seed=-1"], r"seed=-1 is too small"),
     ],
 )
@@ -85,7 +83,7 @@ def test_an_impossible_value_is_refused_with_what_is_allowed(overrides: list[str
     "override", ["adapter=lorra", "rnak=8", "rank=eight", "adapter.lrr=1", "trainer.steps=3", "adapter.options.foo=1"]
 )
 def test_an_unknown_name_or_a_wrong_type_does_not_compose(override: str) -> None:
-    with pytest.raises((ConfigCompositionException, OmegaConfBaseException)):
+    with pytest.raises(UserError):
         composed(override)
 
 

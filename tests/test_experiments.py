@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from src.config.composition import CONF, sweep_configs, sweep_jobs
+from src.config.composer import composer
 from src.config.schema import Config
 from src.config.steps import resolved_steps
+from src.config.sweeps import run_configs, sweep_jobs
 from src.results.schema import Record
 from src.results.store import read_all
 from src.studies.paper_tables import paper_of, paper_table, reported_rows
@@ -43,7 +42,7 @@ STUDIES = sorted(JOBS)
 @lru_cache
 def configs(study: str) -> list[Config]:
     """The checked runs of a study's first seed."""
-    return [Config.from_hydra(job) for job in sweep_configs([f"experiment={study}", "seed=0", *AGREED])]
+    return run_configs([f"experiment={study}", "seed=0", *AGREED])
 
 
 def one(study: str, **values: Any) -> Config:
@@ -62,10 +61,8 @@ def _value(config: Config, key: str) -> Any:
 
 def jobs(study: str) -> list[list[str]]:
     """The overrides of all of a study's jobs, uncomposed."""
-    sweeper = yaml.safe_load((ROOT / f"conf/experiment/{study}.yaml").read_text())["hydra"]["sweeper"]
-    with initialize_config_dir(CONF, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        return sweep_jobs(loader, [f"experiment={study}"], sweeper["params"], sweeper["blocks"])
+    with composer() as reader:
+        return [job[1:] for job in sweep_jobs(reader, [f"experiment={study}"])]  # without the study itself
 
 
 @pytest.mark.slow

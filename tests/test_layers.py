@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 PURE = ["src.adapters", "src.metrics", "src.analysis"]  # the statistics are part of the analysis
 COMMANDS = {"run", "tune", "verify", "tables", "figures", "report", "params", "export"}
-LEAVES = {"caches", "console", "credentials", "errors", "files", "hub", "interrupts", "quiet", "streams"}
+LEAVES = {"caches", "console", "credentials", "errors", "files", "hub", "interrupts", "quiet", "quoting", "streams"}
 
 
 def modules_of(package: str) -> list[str]:

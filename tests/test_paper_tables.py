@@ -9,9 +9,9 @@ import pytest
 
 from src.analysis.collect import COLUMNS, settings
 from src.analysis.comparison import compare
-from src.config.composition import sweep_configs
 from src.config.schema import Config
 from src.config.steps import resolved_steps
+from src.config.sweeps import run_configs
 from src.results.identity import decisive
 from src.results.schema import SCHEMA_VERSION
 from src.results.store import RESULT
@@ -38,7 +38,7 @@ STUDIES = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/pap
 
 @pytest.fixture(scope="module")
 def configs() -> list[Config]:
-    return [resolved_steps(Config.from_hydra(job), TRAIN_ROWS) for job in sweep_configs([f"experiment={STUDY}"])]
+    return [resolved_steps(config, TRAIN_ROWS) for config in run_configs([f"experiment={STUDY}"])]
 
 
 def row(config: Config, test: float, **facts: Any) -> dict[str, Any]:
@@ -130,9 +130,9 @@ def test_a_study_that_was_not_run_has_its_papers_table_alone(tmp_path: Path) -> 
 def test_a_set_of_a_run_s_task_is_held_against_the_number_of_that_set(tmp_path: Path) -> None:
     """PEFT reports GSM8K as a share; the runs are trained on MetaMathQA and scored on GSM8K and MATH-500."""
     study = "peft_metamathqa"
-    jobs = [job for job in sweep_configs([f"experiment={study}"]) if (job.adapter.name, job.rank) == ("lora", 32)]
+    jobs = [job for job in run_configs([f"experiment={study}"]) if (job.adapter.name, job.rank) == ("lora", 32)]
     rows = []
-    for config in map(Config.from_hydra, jobs):
+    for config in jobs:
         folder = tmp_path / str(config.seed)
         folder.mkdir()
         sets = {"gsm8k": 0.478 + 0.001 * config.seed, "math": 0.1}

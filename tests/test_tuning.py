@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from src.config.composition import sweep_configs
 from src.config.schema import Config
+from src.config.sweeps import run_configs
 from src.errors import UserError
 from src.results.schema import Record
 from src.results.store import read_all
@@ -22,7 +22,7 @@ def done(*pairs: tuple[float, float | None]) -> list[Trial]:
 
 
 def configs(*overrides: str) -> list[Config]:
-    return [Config.from_hydra(job) for job in sweep_configs([*TINY, *overrides])]
+    return run_configs([*TINY, *overrides])
 
 
 def test_a_rate_of_a_method_of_several_ranks_is_chosen_on_their_mean() -> None:

@@ -77,6 +77,7 @@ class PeftBridge(Method):
         # For a classifier PEFT trains a copy of the head, which the runner trains already.
         _unwrap_head(injected)
         _check_base(name, before, _versions(injected))
+        _check_patterns(name, injected, config)
         _check_method(name, injected, setup)
         if config.is_prompt_learning and task_type == TASK_TYPES["causal_lm"]:
             _check_cache(name, model)
@@ -267,6 +268,20 @@ def _check_base(name: str, before: dict[int, Any], after: dict[int, Any]) -> Non
             f"peft.{name} with these arguments changes weights of the base model.\n"
             "Choose an initialization that leaves them as they are, or another method."
         )
+
+
+def _check_patterns(name: str, injected: Any, config: peft.PeftConfig) -> None:
+    """Make sure that each key of a pattern, as of `rank_pattern`, is of a module that PEFT took; it ignores others."""
+    taken = getattr(injected.base_model, "targeted_module_names", [])
+    for field in (field.name for field in fields(config) if field.name.endswith("_pattern")):
+        given = getattr(config, field)
+        for pattern in given if isinstance(given, dict) else ():
+            if not any(re.fullmatch(rf"(.*\.)?({pattern})", module) for module in taken):
+                endings = {module.rpartition(".")[2] for module in taken}
+                raise UserError(
+                    f"adapter.config.{field} names {pattern}, and peft.{name} adapts no module of that name.\n"
+                    f"Allowed: {_nearest(pattern, endings)}, longer endings of names, or expressions for them."
+                )
 
 
 def _check_method(name: str, injected: Any, setup: Setup) -> None:

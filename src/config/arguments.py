@@ -1,18 +1,67 @@
-"""The command lines of the programs that read results: `results_dir=...`, in the manner of `src.run`."""
+"""The parts of a command line that all programs share: help, `-m`, and options as `key=value`."""
 
+import re
 import sys
 from collections.abc import Sequence
 
-from omegaconf import OmegaConf
-
+from src.config.grammar import parsed, text_of, values_of
+from src.config.ranges import shown
 from src.errors import UserError, nearest_first
+
+SWEEP_FLAGS = ("-m", "--multirun")
+HELP_FLAGS = ("-h", "--help")
 
 
 def answer_help(text: str | None, arguments: Sequence[str] | None = None) -> None:
     """Print a program's docstring and end it with status 0, where its command line asks for help."""
-    if {"-h", "--help"} & set(sys.argv[1:] if arguments is None else arguments):
+    if set(HELP_FLAGS) & set(sys.argv[1:] if arguments is None else arguments):
         print((text or "").strip())
         sys.exit(0)
+
+
+def split_sweep(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The overrides of a command line, and whether it asks for a sweep.
+
+    Raises:
+        UserError: another flag, or something that isn't written as an option.
+    """
+    overrides = [argument for argument in arguments if argument not in SWEEP_FLAGS]
+    for override in overrides:
+        if override.startswith("-"):
+            raise UserError(
+                f"{shown(override)} is not a flag here.\nAllowed: -m (values with commas in turn), --help; "
+                "options are written key=value."
+            )
+    return overrides, len(overrides) < len(arguments)
+
+
+def split_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of files and folders on a command line, and its options.
+
+    A name may have a `=` in it, as the folder `results/a=b` has: an option's key has letters and nothing else.
+
+    Raises:
+        UserError: a flag.
+    """
+    split_sweep([argument for argument in arguments if argument not in SWEEP_FLAGS])
+    given = [argument for argument in arguments if argument.partition("=")[0].isidentifier() and "=" in argument]
+    flags = [argument for argument in arguments if argument in SWEEP_FLAGS]
+    if flags:
+        raise UserError(f"{flags[0]} is not a flag here.\nAllowed: --help; options are written key=value.")
+    return [argument for argument in arguments if argument not in given], given
+
+
+def _without_references(argument: str, text: str) -> str:
+    """A text in which a reference such as `${rank}`, escaped, stands for itself.
+
+    Raises:
+        UserError: it isn't escaped: there is nothing here that it could refer to.
+    """
+    if re.search(r"(?<!\\)\$\{", text):
+        raise UserError(
+            f"{shown(argument)} refers to another option, of which there is none here.\nGive a plain value."
+        )
+    return text.replace(r"\${", "${")
 
 
 def options(arguments: Sequence[str] | None = None, **defaults: str) -> dict[str, str]:
@@ -22,12 +71,19 @@ def options(arguments: Sequence[str] | None = None, **defaults: str) -> dict[str
         arguments: those to read, in place of the program's.
 
     Raises:
-        UserError: an option that the program doesn't have.
+        UserError: an option that the program doesn't have, has several values or stands there twice.
     """
-    dotted = OmegaConf.from_cli(list(sys.argv[1:] if arguments is None else arguments))
-    values = {str(key): str(value) for key, value in dotted.items()}
-    for key in values:
-        if key not in defaults:
+    values: dict[str, str] = {}
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        override = parsed(argument)
+        key = override.key_or_group
+        if key not in defaults or argument.startswith(("+", "~")):
             allowed = ", ".join(f"{name}=..." for name in nearest_first(key, defaults))
-            raise UserError(f"{key} is not an option.\nAllowed: {allowed}.")
+            raise UserError(f"{shown(key)} is not an option.\nAllowed: {allowed}.")
+        if key in values or (override.is_sweep_override() and len(values_of(override)) != 1):
+            raise UserError(f"{shown(argument)}: {key} takes one value.\nA comma that belongs to it needs quotes.")
+        value = override.value()
+        if isinstance(value, list | dict):
+            raise UserError(f"{shown(argument)}: {key} takes one value, which is a text.\nPut it in quotes.")
+        values[key] = _without_references(argument, value if isinstance(value, str) else text_of(override))
     return defaults | values

@@ -4,13 +4,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.config.ranges import Range
 from src.errors import UserError, nearest_first
 from src.metrics import RUNS_CODE, check_metric
 
 if TYPE_CHECKING:
-    from src.config.schema import AdaptedModel, Config, TaskConfig, TrainerConfig
+    from src.config.schema import AdaptedModel, AdapterConfig, Config, ModelConfig, TaskConfig, TrainerConfig
+    from src.judging.client import JudgeConfig
 
 ROLES = ("query", "key", "value", "output", "ffn_up", "ffn_down", "gate")
+AXES = ("rank", "alpha", "target", "lr")
 PRECISIONS = ("auto", "bf16", "fp32")
 SCHEDULES = ("linear", "cosine", "constant")
 TRACKING_MODES = ("offline", "online", "none")
@@ -27,13 +30,6 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """Refuse a value that is none of those allowed."""
     if value not in allowed:
         raise UserError(f"{key}={value} is not known.\nAllowed: {', '.join(nearest_first(value, allowed))}.")
-
-
-def check_least(smallest: dict[str, tuple[float, float]]) -> None:
-    """Refuse numbers below their least; by key, the number and the least."""
-    for key, (value, least) in smallest.items():
-        if value < least:
-            raise UserError(f"{key}={value} is too small.\nAllowed: {least} or more.")
 
 
 def check_choices(config: "Config") -> None:
@@ -84,6 +80,23 @@ def check_length(config: "Config") -> None:
         )
 
 
+def check_answers(task: "TaskConfig") -> None:
+    """Refuse settings of written answers where a classifier writes none."""
+    given = {"max_new_tokens": task.max_new_tokens, "temperature": task.temperature, "stop": task.stop}
+    for name, value in given.items():
+        if value and task.architecture == "classifier":
+            raise UserError(
+                f"task.{name}={value} is for written answers, and task={task.name} has a classifier's.\n"
+                "Leave it out, or choose a task with written answers."
+            )
+
+
+def check_axes(adapter: "AdapterConfig") -> None:
+    """Refuse an axis that doesn't exist among those that a method says it responds to."""
+    for axis in adapter.axes:
+        check_choice("adapter.axes", axis, AXES)
+
+
 def check_sampling(task: "TaskConfig") -> None:
     """Refuse several texts a prompt where they would be equal, or where the metric takes one."""
     if task.samples > 1 and not (task.temperature > 0 and task.metric in RUNS_CODE):
@@ -131,41 +144,19 @@ def _shown(value: float | None) -> str:
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def check_numbers(config: "Config") -> None:
-    """Refuse numbers out of their ranges."""
-    trainer = config.trainer
-    check_least(
-        {
-            "seed": (config.seed, 0),
-            "trainer.max_steps": (1 if trainer.max_steps is None else trainer.max_steps, 1),
-            "trainer.batch_size": (trainer.batch_size, 1),
-            "trainer.eval_batch_size": (trainer.eval_batch_size, 1),
-            "trainer.eval_every": (trainer.eval_every, 1),
-            "trainer.calibration_samples": (trainer.calibration_samples, 1),
-            "trainer.eval_limit": (1 if trainer.eval_limit is None else trainer.eval_limit, 1),
-            "trainer.weight_decay": (trainer.weight_decay, 0),
-            "trainer.warmup_ratio": (trainer.warmup_ratio, 0),
-            "task.max_length": (config.task.max_length, 2),
-            "tuning.trials": (config.tuning.trials, 3),
-            "tuning.extensions": (config.tuning.extensions, 0),
-            "tuning.seed": (config.tuning.seed, 0),
-            "task.samples": (config.task.samples, 1),
-            "task.temperature": (config.task.temperature, 0),
-        }
-    )
-    if config.tuning.trials % 2 == 0:
-        raise UserError(
-            f"tuning.trials={config.tuning.trials} is even.\nAllowed: odd numbers; the middle is the prior."
-        )
-    for key, rate in (
-        ("lr", config.lr),
-        ("alpha", config.alpha),
-        ("trainer.head_lr", trainer.head_lr),
-        ("trainer.epochs", trainer.epochs),
-        ("trainer.adam_eps", trainer.adam_eps),
-    ):
-        if rate is not None and not rate > 0:
-            raise UserError(f"{key}={rate} can't train anything.\nAllowed: a number above 0.")
+def check_judge_numbers(judge: "JudgeConfig") -> None:
+    """Refuse numbers out of their ranges for the judge, whose fields, unlike others, have no rules beside them."""
+    rules = {"timeout_seconds": Range(0, above=True), "retries": Range(0), "workers": Range(1)}
+    for name, rule in rules.items():
+        rule.check(f"task.judge.{name}", getattr(judge, name))
+
+
+def check_role_names(model: "ModelConfig") -> None:
+    """Refuse a model whose yaml has matrices under a role that no target could name."""
+    for role in model.roles:
+        if role not in ROLES:
+            allowed = ", ".join(f"model.roles.{known}" for known in nearest_first(role, ROLES))
+            raise UserError(f"model.roles.{role} is no role.\nAllowed: {allowed}.")
 
 
 def check_roles(config: "AdaptedModel") -> None:

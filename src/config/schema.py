@@ -1,18 +1,20 @@
 """The typed configuration of a run and of a count.
 
-Hydra fills these dataclasses (types and unknown keys are its errors); `Config.checked` adds the rules of `checks.py`. A
-sweep checks all of its runs this way before the first one starts.
+`src.config.build` fills these dataclasses; a field's type says what its value may be (`src.config.ranges`), and
+`Config.checked` adds the rules of `checks.py`. A sweep checks all of its runs this way before the first one starts.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from src.config import checks
+from src.config.build import build
 from src.config.checks import FORMATS, GENERAL_TEXT
 from src.config.own_data import fill_in_kind
+from src.config.ranges import LARGEST_INTEGER, Count, Name, NotNegative, Positive, Range, Seed, Share, Text, Whole
 from src.credentials import check_no_secret
 from src.judging.client import JudgeConfig, check_address
 from src.models.weights import local_checksum
@@ -22,17 +24,17 @@ from src.models.weights import local_checksum
 class AdapterConfig:
     """A method: the class that implements it, and which axes of a sweep it responds to."""
 
-    name: str = MISSING  # what `adapter=` takes, and the name in tables
-    method: str = MISSING  # the class in `src/adapters`, as a Python path
-    version: int = 1  # raised where the method means another one than before; part of its runs' identity
+    name: Name = MISSING  # what `adapter=` takes, and the name in tables
+    method: Text = MISSING  # the class in `src/adapters`, as a Python path
+    version: Count = 1  # raised where the method means another one than before; part of its runs' identity
     # of rank, alpha, target, lr; another axis is no part of its runs' identity, so it is run once along it
     axes: list[str] = field(default_factory=list)
     roles: list[str] = field(default_factory=list)  # the target set of a method that has its own
     any_rank: bool = False  # the rank isn't bound by the size of a matrix
     trains_base: bool = False  # weights of the base model are trained
-    lr: float | None = None  # the learning rate where none is given
-    alpha: float | None = None  # where none is given; null: alpha_per_rank times the rank
-    alpha_per_rank: float | None = None  # alpha / rank, the scaling that stays the same for all ranks
+    lr: Positive | None = None  # the learning rate where none is given
+    alpha: Positive | None = None  # where none is given; null: alpha_per_rank times the rank
+    alpha_per_rank: Positive | None = None  # alpha / rank, the scaling that stays the same for all ranks
     # the method's own; one that is null is off and no part of the identity
     options: dict[str, Any] = field(default_factory=dict)
     # for the bridge to PEFT: a `PeftConfig` class as `_target_`, and its arguments
@@ -44,9 +46,9 @@ class RoleConfig:
     """Where a model keeps a role."""
 
     # its name with `*` for the layer; several in a layer, as an encoder-decoder has, joined by " | "
-    module: str = MISSING
-    out_features: int = MISSING  # rows of the matrix
-    in_features: int = MISSING  # columns of the matrix
+    module: Text = MISSING
+    out_features: Count = MISSING  # rows of the matrix
+    in_features: Count = MISSING  # columns of the matrix
 
 
 @dataclass
@@ -57,18 +59,18 @@ class ModelConfig:
     drawn from `init_seed`.
     """
 
-    name: str = MISSING  # what `model=` takes, and the name in tables
+    name: Name = MISSING  # what `model=` takes, and the name in tables
     architecture: str = MISSING  # classifier, causal_lm or seq2seq_lm
-    path: str | None = None  # a folder with weights and tokenizer of one's own
-    package: str | None = None  # the installed package that holds the weights
+    path: Text | None = None  # a folder with weights and tokenizer of one's own
+    package: Text | None = None  # the installed package that holds the weights
     package_folder: str = ""  # the weights' folder in it
     package_pip: str | None = None  # what pip calls it
-    hub_id: str | None = None  # owner/name on the hub
+    hub_id: Text | None = None  # owner/name on the hub
     revision: str | None = None  # the commit there
-    weights: str = "*.safetensors"  # the pattern of the weights' files
+    weights: Text = "*.safetensors"  # the pattern of the weights' files
     weights_sha256: str | None = None  # the checksum of their one file; a local folder's is found
     dtype: str = "float32"  # of the frozen weights: float32 or bfloat16; what is trained has float32
-    init_seed: int | None = None  # draws the weights of a model built from `config`
+    init_seed: Seed | None = None  # draws the weights of a model built from `config`
     # modules that are trained with every method; what the checkpoint lacks of them is drawn from the run's seed
     head: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)  # fields of transformers' config that are set
@@ -77,7 +79,7 @@ class ModelConfig:
     # modules that hold several roles in one matrix, with the linear layers they are split into; how many rows each has,
     # its role says
     fused: dict[str, list[str]] = field(default_factory=dict)
-    layers: int = MISSING  # how many blocks the model has, or each of its stacks
+    layers: Count = MISSING  # how many blocks the model has, or each of its stacks
     # by stack, such as decoder.block, the number of its blocks where it is another than `layers`
     layers_of: dict[str, int] = field(default_factory=dict)
     # by name: query, key, value, output, ffn_up, ffn_down, gate
@@ -90,16 +92,14 @@ class ModelConfig:
 
 def model_config(values: dict[str, Any]) -> ModelConfig:
     """A model's config from plain values, such as those of its yaml or of a record."""
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), values))
-    assert isinstance(config, ModelConfig)
-    return config
+    return build(ModelConfig, values)
 
 
 @dataclass
 class TargetConfig:
     """A set of roles to adapt."""
 
-    name: str = MISSING  # what `target=` takes, and the name in tables
+    name: Name = MISSING  # what `target=` takes, and the name in tables
     roles: list[str] = field(default_factory=list)  # all of them; a model without one is refused
     optional_roles: list[str] = field(default_factory=list)  # left out where the model doesn't have them
 
@@ -108,8 +108,8 @@ class TargetConfig:
 class SourceConfig:
     """Where one part of a task's data comes from: a file of `task.data_dir`, or a split of a data set on the hub."""
 
-    file: str | None = None  # below task.data_dir
-    hub_id: str | None = None  # owner/name on the hub
+    file: Text | None = None  # below task.data_dir
+    hub_id: Text | None = None  # owner/name on the hub
     hub_config: str | None = None  # the data set's configuration there
     revision: str | None = None  # the commit there
     split: str | None = None  # the split there
@@ -128,30 +128,31 @@ class SplitConfig:
 class TaskConfig:
     """A data set with its metric."""
 
-    name: str = MISSING  # what `task=` takes, and the name in tables
-    loader: str = MISSING  # the function that makes rows of the records, as a Python path
+    name: Name = MISSING  # what `task=` takes, and the name in tables
+    loader: Text = MISSING  # the function that makes rows of the records, as a Python path
     kind: str | None = None  # of one's own data (`task=own`): classification, pairs, regression, choice or generation
-    path: str | None = None  # of one's own data: a file, a folder with a file a split, or owner/name[@revision]
+    path: Text | None = None  # of one's own data: a file, a folder with a file a split, or owner/name[@revision]
     labels: list[str] = field(default_factory=list)  # the classes of one's own data; none: those of the training rows
     split: SplitConfig = field(default_factory=SplitConfig)  # of one's own data
     architecture: str = MISSING  # of the models that fit: classifier or causal_lm
     metric: str = MISSING  # the primary one, a folder in `src/metrics`
-    max_length: int = MISSING  # tokens of a text, or of a prompt with its answer; what is longer is cut
-    max_new_tokens: int = 0  # tokens that are written as an answer at most
-    version: int = 1  # raised where the scores change but not the rows
+    # tokens of a text, or of a prompt with its answer; what is longer is cut
+    max_length: Annotated[int, Range(2, LARGEST_INTEGER)] = MISSING
+    max_new_tokens: Whole = 0  # tokens that are written as an answer at most
+    version: Count = 1  # raised where the scores change but not the rows
     options: dict[str, Any] = field(default_factory=dict)  # arguments of the loader
-    data_dir: str | None = None  # the folder of all tasks' files; null: the hub
+    data_dir: Text | None = None  # the folder of all tasks' files; null: the hub
     # by part: "train", "test", or "test_<set>" where a split is made of several sets
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)  # the records' columns by what they are to the task
     prompt: str = ""  # a template over them
-    validation_size: int = 0  # training rows held out where the data set has no validation split
+    validation_size: Whole = 0  # training rows held out where the data set has no validation split
     more_metrics: list[str] = field(default_factory=list)  # recorded beside the primary one
     # "loss" in its place on validation: mean negative log-likelihood of an answer's tokens, nats
     validation_metric: str | None = None
     metric_options: dict[str, Any] = field(default_factory=dict)  # arguments of the metric
-    samples: int = 1  # texts drawn a prompt
-    temperature: float = 0.0  # 0: written greedily
+    samples: Count = 1  # texts drawn a prompt
+    temperature: NotNegative = 0.0  # 0: written greedily
     stop: list[str] = field(default_factory=list)  # strings at the first of which a text ends
     allow_code_execution: bool = False  # the user agrees that a model's code is run, in a sandbox
     judge: JudgeConfig = field(default_factory=JudgeConfig)  # the model that rates answers
@@ -159,37 +160,35 @@ class TaskConfig:
 
 def task_config(values: dict[str, Any]) -> TaskConfig:
     """A task's config from plain values, such as those of its yaml or of a record."""
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), values))
-    assert isinstance(config, TaskConfig)
-    return config
+    return build(TaskConfig, values)
 
 
 @dataclass
 class TrainerConfig:
     """Everything about the optimization that all methods of a comparison share."""
 
-    name: str = MISSING  # what `trainer=` takes
-    max_steps: int | None = None  # optimizer steps; null where `epochs` says how long
+    name: Name = MISSING  # what `trainer=` takes
+    max_steps: Count | None = None  # optimizer steps; null where `epochs` says how long
     # passes over the training rows, in place of max_steps: exactly one of the two is null, so `trainer.epochs=3` needs
     # `trainer.max_steps=null` beside it; once the data is known it is null, and max_steps is what it comes to
-    epochs: float | None = None
-    batch_size: int = MISSING  # texts a step
-    eval_batch_size: int = MISSING  # texts at once when scoring
-    eval_every: int = MISSING  # steps between two validations
-    head_lr: float = MISSING  # the learning rate of the head, the same for all methods
-    warmup_ratio: float = MISSING  # share of the steps in which the rate rises; above 0 at least one step
+    epochs: Positive | None = None
+    batch_size: Count = MISSING  # texts a step
+    eval_batch_size: Count = MISSING  # texts at once when scoring
+    eval_every: Count = MISSING  # steps between two validations
+    head_lr: Positive = MISSING  # the learning rate of the head, the same for all methods
+    warmup_ratio: Share = MISSING  # share of the steps in which the rate rises; above 0 at least one step
     schedule: str = MISSING  # of the rate after that: linear, cosine or constant
-    weight_decay: float = MISSING  # of AdamW; biases and norms are left alone, as transformers' Trainer does
-    max_grad_norm: float = MISSING  # gradients are clipped to this norm; 0: never
+    weight_decay: NotNegative = MISSING  # of AdamW; biases and norms are left alone, as transformers' Trainer does
+    max_grad_norm: NotNegative = MISSING  # gradients are clipped to this norm; 0: never
     # auto, bf16 or fp32; auto takes bf16 autocast where it is measured to be faster and a step of the model in it is
     # finite and near fp32's
     precision: str = MISSING
-    calibration_samples: int = MISSING  # training texts behind a gradient that a method starts from
-    eval_limit: int | None = None  # items scored of a split, or of each set that it is made of; null: all
+    calibration_samples: Count = MISSING  # training texts behind a gradient that a method starts from
+    eval_limit: Count | None = None  # items scored of a split, or of each set that it is made of; null: all
     score_test: bool = True  # false leaves the test split untouched, as trials of a rate do
     checkpoint: str = "last"  # which state is saved and scored: last or best_validation
     decay_all: bool = False  # weight decay acts on biases and norms too, as in a plain AdamW
-    adam_eps: float = 1e-8  # AdamW's epsilon
+    adam_eps: Positive = 1e-8  # AdamW's epsilon
 
     @property
     def steps(self) -> int:
@@ -207,17 +206,15 @@ class TrainerConfig:
 class TuningConfig:
     """How `python -m src.tune` chooses learning rates; no part of a run."""
 
-    trials: int = 5  # rates a cell, half a decade apart around its own; odd
-    extensions: int = 0  # further ones where the best is at the edge, at most
-    seed: int = 100  # of all trials, one that no reported run has
+    trials: Annotated[int, Range(3, 99, odd=True)] = 5  # rates a cell, half a decade apart around its own; odd
+    extensions: Annotated[int, Range(0, 99)] = 0  # further ones where the best is at the edge, at most
+    seed: Seed = 100  # of all trials, one that no reported run has
 
 
 @dataclass
 class SweeperConfig:
-    """The sweeper in `src/plugins`: axes as Hydra's own has them, and blocks of axes that belong together."""
+    """The axes of a study, in its yaml: the product of all `params`, or of them with each of the `blocks`."""
 
-    _target_: str = "hydra_plugins.linked_sweeper.LinkedSweeper"  # the class
-    max_batch_size: int | None = None  # runs handed to the launcher at once; null: all
     params: dict[str, Any] | None = None  # axes with their values
     # axes that belong together, each block a grid of its own
     blocks: list[dict[str, Any]] = field(default_factory=list)
@@ -227,9 +224,9 @@ class SweeperConfig:
 class TrackingConfig:
     """Where runs are mirrored."""
 
-    name: str = MISSING  # what `tracking=` takes
+    name: Name = MISSING  # what `tracking=` takes
     mode: str = MISSING  # offline, online or none
-    project: str = MISSING  # the project's name in W&B
+    project: Text = MISSING  # the project's name in W&B
 
 
 @dataclass
@@ -239,9 +236,9 @@ class AdaptedModel:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)  # the method
     model: ModelConfig = field(default_factory=ModelConfig)  # the base model
     target: TargetConfig = field(default_factory=TargetConfig)  # which of its matrices
-    rank: int = 8  # 1 or more
-    alpha: float | None = None  # null: the method's own
-    lr: float | None = None  # of what the method trains; null: the method's own
+    rank: Count = 8  # 1 or more
+    alpha: Positive | None = None  # null: the method's own
+    lr: Positive | None = None  # of what the method trains; null: the method's own
 
     @classmethod
     def from_hydra(cls, composed: DictConfig) -> Self:
@@ -250,10 +247,11 @@ class AdaptedModel:
         Raises:
             UserError: a value or a combination that can't be, with the remedy.
         """
-        keys = [str(key) for key in composed if key != "hydra"]
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.masked_copy(composed, keys)))
-        assert isinstance(config, cls)
-        return config.checked()
+        values = OmegaConf.to_container(
+            OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), resolve=True
+        )
+        assert isinstance(values, dict)
+        return build(cls, values).checked()
 
     def checked(self) -> Self:
         """Fill in the defaults that depend on other values, and refuse a method that doesn't fit the model."""
@@ -261,7 +259,8 @@ class AdaptedModel:
             self.alpha = self.adapter.alpha or (self.adapter.alpha_per_rank or 1.0) * self.rank
         if self.has_axis("lr") and self.lr is None:
             self.lr = self.adapter.lr
-        checks.check_least({"rank": (self.rank, 1)})
+        checks.check_role_names(self.model)
+        checks.check_axes(self.adapter)
         if self.has_axis("target") or self.adapter.roles:
             checks.check_roles(self)
         if self.has_axis("rank") and not self.adapter.any_rank:
@@ -283,13 +282,12 @@ class AdaptedModel:
 class CountConfig(AdaptedModel):
     """What the parameter ledger counts, without a task; `num_labels` is the size of a classifier's head."""
 
-    num_labels: int = 2  # outputs of a classifier's head
+    num_labels: Count = 2  # outputs of a classifier's head
     format: str = "table"  # table, csv or json
 
     def checked(self) -> Self:
         """Refuse what can't be counted or printed."""
         checks.check_choice("format", self.format, FORMATS)
-        checks.check_least({"num_labels": (self.num_labels, 1)})
         return super().checked()
 
 
@@ -306,19 +304,20 @@ class Config(AdaptedModel):
     quantization_partial: bool = False
     protocol: str = "strict"  # strict, or paper: trained on everything and validated on the test split
     forgetting: str = GENERAL_TEXT  # general text whose loss is measured before and after: pydoc, a file, or none
-    seed: int = 0  # of the run's streams: order of the data, adapter, head, dropout, probe
-    results_dir: str = "results"  # the folder of all results
-    cache_dir: str = ".cache"  # the folder of what can be made again
+    seed: Seed = 0  # of the run's streams: order of the data, adapter, head, dropout, probe
+    results_dir: Text = "results"  # the folder of all results
+    cache_dir: Text = ".cache"  # the folder of what can be made again
 
     def checked(self) -> Self:
         """Fill in the defaults that depend on other values, and refuse what can't be run."""
         fill_in_kind(self.task)
         checks.check_choices(self)
         checks.check_duration(self.trainer)
-        checks.check_numbers(self)
         checks.check_precision(self)
         checks.check_length(self)
+        checks.check_answers(self.task)
         checks.check_sampling(self.task)
+        checks.check_judge_numbers(self.task.judge)
         checks.check_text(self.forgetting)
         check_address(self.task.judge)
         check_no_secret(asdict(self))

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import shlex
 import subprocess
 import sys
 from contextlib import suppress
@@ -38,9 +39,14 @@ def provenance(device: dict[str, Any], code: Code) -> Provenance:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": device,
-        "command": redacted(" ".join([Path(sys.executable).name, *sys.orig_argv[1:]])),
+        "command": redacted(this_command()),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def this_command() -> str:
+    """This process's command line, to be pasted into a shell."""
+    return shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
 
 
 def note_code() -> None:

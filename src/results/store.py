@@ -18,6 +18,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import read_json
+from src.quoting import command_line, written
 from src.results.schema import SCHEMA_VERSION, Record, misfit
 
 RESULT, CLAIM, CONFIG = "result.json", "claim.json", "config.json"
@@ -71,9 +72,10 @@ def _check_version(record: Record, path: Path) -> None:
         raise UserError(_damaged(path, f"schema_version is {version!r}"))
     if version < SCHEMA_VERSION:
         results_dir = next((folder.parent for folder in path.parents if folder.name == "runs"), path.parent)
+        migration = command_line("src.results.migration", [f"results_dir={written(str(results_dir))}"])
         raise OtherVersion(
             f"{path} has record version {version}, this code reads {SCHEMA_VERSION}.\n"
-            f"Bring the folder up to date: python -m src.results.migration results_dir={results_dir}"
+            f"Bring the folder up to date: {migration}"
         )
     if version > SCHEMA_VERSION:
         raise OtherVersion(

@@ -1,7 +1,5 @@
 """A finished run as it was: its config from its record, and the command that makes it again."""
 
-import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
@@ -11,9 +9,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config.composition import CONF
+from src.config.composer import CONF, composer
 from src.config.schema import Config, RoleConfig, SourceConfig
 from src.errors import UserError
+from src.quoting import command_line, written
 from src.results.identity import decisive
 from src.results.schema import Record
 from src.results.store import ADAPTER, CLAIM, RESULT, folders_below, read_record
@@ -60,18 +59,16 @@ def config_from(stored: dict[str, Any]) -> Config:
 
 def command(config: Config, results_dir: str | None = None) -> str:
     """The command line that makes a run of this config; its results go to `results_dir`, by default the config's."""
-    from hydra import compose, initialize_config_dir
-
     overrides = [f"{group}={_choice(group, getattr(config, group).name)}" for group in ("adapter", "model", "task")]
     overrides += [f"target={_choice('target', config.target.name)}"] if config.has_axis("target") else []
     overrides += [f"trainer={_choice('trainer', config.trainer.name)}"]
     overrides += [f"rank={config.rank}"] if config.has_axis("rank") else []
-    where = f"results_dir={results_dir or config.results_dir}"
+    where = f"results_dir={written(results_dir or config.results_dir)}"
     try:
-        with initialize_config_dir(CONF, version_base="1.3"):
-            usual = Config.from_hydra(compose("config", overrides))
+        with composer() as reader:
+            usual = reader.config(overrides)
     except (HydraException, OmegaConfBaseException, UserError):  # a yaml is gone that the run was made with
-        return _shell([*overrides, where])
+        return command_line("src.run", [*overrides, where])
     if usual.trainer.epochs is not None:  # the record has the steps in their place
         usual.trainer = replace(usual.trainer, max_steps=config.trainer.steps, epochs=None)
         overrides += ["trainer.epochs=null", f"trainer.max_steps={config.trainer.steps}"]
@@ -79,12 +76,8 @@ def command(config: Config, results_dir: str | None = None) -> str:
     for key in sorted(stored.keys() | dict(_leaves(decisive(usual))).keys() - {"task.loader"}):
         if stored.get(key) != default.get(key):
             added = key not in default and key != "quantization"
-            overrides.append(f"{'+' if added else ''}{key}={_written(stored.get(key))}")
-    return _shell([*overrides, where])
-
-
-def _shell(overrides: list[str]) -> str:
-    return "python -m src.run " + " ".join(map(shlex.quote, overrides))
+            overrides.append(f"{'+' if added else ''}{key}={written(stored.get(key))}")
+    return command_line("src.run", [*overrides, where])
 
 
 def _no_run(folder: Path) -> str:
@@ -126,13 +119,3 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _written(value: Any) -> str:
-    """A value in Hydra's grammar."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    text = str(value)
-    return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("'", r"\'") + "'"

@@ -6,7 +6,7 @@ from src.config.schema import Config
 from src.config.steps import resolved_steps
 from src.models.base_model import find_weights
 from src.models.weights import description_digests
-from src.results.code import code_of
+from src.results.code import Code, code_of
 from src.results.identity import Inputs, run_folder
 from src.tasks.base import load_task
 
@@ -18,7 +18,7 @@ def inputs_of(config: Config) -> Inputs:
         UserError: the data or the weights can't be had.
     """
     # First what is checked without loading anything: a path of the method or the loader that names nothing.
-    code = code_of(config.adapter.method, config.task.loader, [config.task.metric, *config.task.more_metrics])
+    code = code_behind(config)
     weights = find_weights(config.model)
     return Inputs(
         data=load_task(config).fingerprint,
@@ -26,6 +26,15 @@ def inputs_of(config: Config) -> Inputs:
         precision=_precision(config),
         code=code,
     )
+
+
+def code_behind(config: Config) -> Code:
+    """The fingerprints of the code that makes the run's result.
+
+    Raises:
+        UserError: the method or the loader isn't there.
+    """
+    return code_of(config.adapter.method, config.task.loader, [config.task.metric, *config.task.more_metrics])
 
 
 def _precision(config: Config) -> str:

@@ -1,26 +1,17 @@
-"""What a sweep adds to its runs: the plan made and checked before the first, the place and time left, the end.
+"""What a sweep adds to its runs: the plan, made and checked before the first one, and the place and time left.
 
-Hydra runs the jobs, with whichever launcher is configured. `SweepCallback` stands at both ends of that: it composes
-and checks every run first, so that a mistake anywhere stops the sweep before it starts, and closes with the table.
 The plan lies in the sweep's folder, where jobs in other processes find it.
 """
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
 
 from src.caches import place_caches
-from src.config.composition import job_configs, user_errors
 from src.config.schema import Config
-from src.credentials import check_no_secret
 from src.files import write_json
 from src.interrupts import note_end
 from src.judging.client import check_judge
@@ -28,7 +19,8 @@ from src.metrics import ASKS_A_JUDGE
 from src.models.base_model import find_weights
 from src.models.quantization import check_quantization
 from src.results.store import check_writable, is_done, readable_record
-from src.running.inputs import folder_of
+from src.running.inputs import code_behind, folder_of
+from src.running.options import check_run_options, check_task_options
 from src.running.tracking import check_tracking
 from src.sandbox.outside import isolating_backend
 from src.tasks.base import load_task
@@ -57,7 +49,10 @@ class Plan:
             place_caches(Path(config.cache_dir))
         for tracking in {config.tracking.mode: config.tracking for config in configs}.values():
             check_tracking(tracking)
-        for config in configs:
+        for config in {repr(config.task): config for config in configs}.values():
+            code_behind(config)  # a loader that isn't there is told first
+            check_task_options(config.task)
+        for config in {repr(config.model): config for config in configs}.values():
             find_weights(config.model)
         # Once a kind, as the check multiplies a layer.
         for kind in {config.quantization for config in configs}:
@@ -74,13 +69,15 @@ class Plan:
             quiet_libraries()
             method_of(config).check(config)
         # Two jobs may ask for the same run; the keys of a dict are in order and each there once.
-        folders = dict.fromkeys(folder_of(config) for config in configs)
+        folders = {folder_of(config): config for config in configs}
         for results_dir in {config.results_dir for config in configs}:
             check_writable(Path(results_dir))
         # The group comes from the runs alone: every start of the same sweep has the same one.
         names = [str(folder) for folder in folders]
         group = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:8]
-        return cls(group, names, [str(folder) for folder in folders if not is_done(folder)])
+        to_run = [str(folder) for folder in folders if not is_done(folder)]
+        check_run_options([folders[Path(folder)] for folder in to_run])
+        return cls(group, names, to_run)
 
     @classmethod
     def read(cls, sweep_dir: Path) -> "Plan":
@@ -104,66 +101,18 @@ class Plan:
         return sum(taken) / len(taken) * left if taken else None
 
 
-class SweepCallback(Callback):
-    """Hydra's hooks around a sweep, and the checks before a single run.
-
-    Hydra turns exceptions in callbacks into warnings, all but SystemExit, which `user_errors` raises.
-    """
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check a single run before Hydra makes its folder; a mistake ends the program with status 2."""
-        with user_errors():
-            _check_environment(config)
-            configs = [Config.from_hydra(config)]
-            Plan.of(configs)
-            print_warnings(configs)
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check every run of the sweep and write the plan; a mistake ends the program with status 2."""
-        with user_errors():
-            _check_environment(config)
-            configs = [Config.from_hydra(job) for job in job_configs(config, list(config.hydra.overrides.task))]
-            plan = Plan.of(configs)
-            plan.write(Path(config.hydra.sweep.dir))
-            print_warnings(configs)
-        _open[:] = [plan]
-        done = len(plan.folders) - len(plan.to_run)
-        print(f"sweep of {len(plan.folders)} runs: {done} done already, {len(plan.to_run)} to run", flush=True)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table of all runs; the exit status is 0 only if every one is done."""
-        if not _end(Plan.read(Path(config.hydra.sweep.dir))):
-            sys.exit(1)
-
-
-def _check_environment(config: DictConfig) -> None:
-    """Refuse a key among the variables that Hydra is to set: it writes its own config into the sweep's folder."""
-    check_no_secret({"hydra.job.env_set": OmegaConf.to_container(config.hydra.job.env_set)})
-
-
 @contextmanager
-def closing_table() -> Iterator[None]:
-    """Print the table of a sweep's runs where the block ends before the sweep does, whatever ends it."""
+def closing_table(plan: Plan) -> Iterator[None]:
+    """Print the table of a sweep's runs when the block ends, whatever ends it."""
     try:
         yield
     except BaseException:
         note_end()
-        for plan in list(_open):
-            _end(plan)
         raise
+    finally:
+        from src.analysis.terminal import print_runs  # heavy
 
-
-_open: list[Plan] = []  # the sweep that is under way
-
-
-def _end(plan: Plan) -> bool:
-    """Print the table that closes a sweep; say whether every run is done."""
-    from src.analysis.terminal import print_runs, state_of
-
-    _open.clear()
-    folders = [Path(folder) for folder in plan.folders]
-    print_runs(folders, UNRECORDED)
-    return all(state_of(folder) == "done" for folder in folders)
+        print_runs([Path(folder) for folder in plan.folders], UNRECORDED)
 
 
 def print_warnings(configs: list[Config]) -> None:

@@ -6,8 +6,8 @@ split, and they are runs as all others are: stored, skipped when done, shared be
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -18,6 +18,7 @@ from src.results.schema import Record, StoredTrial
 from src.results.store import read_record, readable_record
 from src.running.inputs import folder_of
 
+AtRate = Callable[[Config, float], Config]  # a run at another learning rate
 STEP = math.sqrt(10)  # between neighboring rates: half a decade
 
 
@@ -60,6 +61,7 @@ class Cell:
     """  # fmt: skip
 
     configs: list[Config]
+    at: AtRate = field(default=lambda config, value: at_rate(config, value), compare=False)
 
     @property
     def name(self) -> str:
@@ -80,13 +82,12 @@ class Cell:
 
     def trial(self, value: float) -> Config:
         """The run that tries a rate."""
-        first = self.configs[0]
-        quick = replace(first.trainer, score_test=False)
-        return at_rate(replace(first, seed=first.tuning.seed, trainer=quick), value)
+        tried = self.at(self.configs[0], value)
+        return replace(tried, seed=tried.tuning.seed, trainer=replace(tried.trainer, score_test=False))
 
     def chosen(self, value: float) -> list[Config]:
         """The cell's runs at the chosen rate."""
-        return [at_rate(config, value) for config in self.configs]
+        return [self.at(config, value) for config in self.configs]
 
 
 def axis(config: Config) -> str:
@@ -106,7 +107,7 @@ def at_rate(config: Config, value: float) -> Config:
     return replace(config, trainer=replace(config.trainer, head_lr=value))
 
 
-def cells(configs: Iterable[Config]) -> list[Cell]:
+def cells(configs: Iterable[Config], at: AtRate = at_rate) -> list[Cell]:
     """Put a sweep's runs together that differ in their seeds alone, in the order of the sweep.
 
     Raises:
@@ -120,9 +121,9 @@ def cells(configs: Iterable[Config]) -> list[Cell]:
                 "Choose other seeds, or another tuning.seed."
             )
         # Runs that differ in the rate alone are of one cell, and those that differ in nothing are one run.
-        seeds = members.setdefault(_key(at_rate(config, 1.0)), {})
+        seeds = members.setdefault(_key(at(config, 1.0)), {})
         seeds.setdefault(_key(config, with_seed=True), config)
-    return [_checked(Cell(list(seeds.values()))) for seeds in members.values()]
+    return [_checked(Cell(list(seeds.values()), at)) for seeds in members.values()]
 
 
 def _key(config: Config, *, with_seed: bool = False) -> str:

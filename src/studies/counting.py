@@ -7,11 +7,9 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-
-from src.config.composition import CONF, sweep_jobs
+from src.config.composer import composer
 from src.config.schema import AdaptedModel, CountConfig, model_config
+from src.config.sweeps import single_job, sweep_jobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,12 +21,11 @@ def count_configs(overrides: list[str], *, sweep: bool = False) -> list[CountCon
     """Compose what the overrides ask to be counted, with `sweep` one config for each combination of their values.
 
     Raises:
-        UserError, HydraException: an override that doesn't exist or can't be.
+        UserError: an override that doesn't exist or can't be.
     """
-    with initialize_config_dir(CONF, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        jobs = sweep_jobs(loader, overrides) if sweep else [overrides]
-        return [CountConfig.from_hydra(compose("params", list(job))) for job in jobs]
+    with composer(CountConfig) as reader:
+        jobs = sweep_jobs(reader, overrides) if sweep else [single_job(reader, overrides)]
+        return [reader.config(job) for job in jobs]
 
 
 def missing_axis(config: AdaptedModel, overrides: list[str]) -> str:

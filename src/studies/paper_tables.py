@@ -17,9 +17,9 @@ import yaml
 
 from src.analysis.collect import settings
 from src.analysis.statistics import bootstrap_intervals
-from src.config.composition import sweep_configs
 from src.config.schema import Config
 from src.config.steps import resolved_steps
+from src.config.sweeps import run_configs
 from src.results.identity import decisive
 from src.results.store import read_record
 from src.studies.claims import EXPERIMENTS
@@ -286,7 +286,7 @@ def _comparable(flat: dict[str, str]) -> dict[str, str]:
 @lru_cache(maxsize=1)
 def _study_configs(study: str) -> list[Config]:
     """The study's runs, of one seed."""
-    return [Config.from_hydra(job) for job in sweep_configs([f"experiment={study}", "seed=0"])]
+    return run_configs([f"experiment={study}", "seed=0"])
 
 
 def readable_paper_table(table: pd.DataFrame) -> pd.DataFrame:

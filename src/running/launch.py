@@ -1,0 +1,114 @@
+"""One run, or the runs of a sweep one after another; those of a sweep also with one of Hydra's launchers.
+
+Every job is composed and checked once, before the first one starts, so that a mistake anywhere stops them all.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from src.config.composer import composer
+from src.config.grammar import parsed
+from src.config.schema import Config
+from src.config.sweeps import check_hydra_keys, single_job, sweep_jobs
+from src.quoting import written
+from src.results.store import is_done
+from src.running.lifecycle import run
+from src.running.sweep import Plan, closing_table, print_warnings
+
+LAUNCHER = "hydra/launcher"
+SWEEP_DIR = "hydra.sweep.dir"
+
+
+def run_single(overrides: Sequence[str]) -> bool:
+    """Do the one run that is asked for; say whether it is done.
+
+    Raises:
+        UserError: it can't be done, or several are asked for.
+    """
+    with composer() as reader:
+        config = reader.config(single_job(reader, overrides))
+    plan = Plan.of([config])
+    print_warnings([config])
+    state = run(config, plan)
+    print(f"{'results' if plan.to_run else 'done already'}: {plan.folders[0]}")
+    return state == "done"
+
+
+def run_sweep(overrides: Sequence[str]) -> bool:
+    """Do all runs of a sweep and print their table; say whether every one is done.
+
+    Raises:
+        UserError: one of them can't be done; none is begun.
+    """
+    launch = [override for override in overrides if _key(override).startswith(("hydra.", "hydra/"))]
+    check_hydra_keys(map(_key, launch), [SWEEP_DIR, "hydra.launcher", LAUNCHER])
+    with composer() as reader:
+        for override in launch:
+            if _key(override) == LAUNCHER:
+                reader.check_choice(override)
+        jobs = sweep_jobs(reader, [override for override in overrides if override not in launch])
+        configs = [reader.config(job) for job in jobs]
+        plan = Plan.of(configs)
+        sweep_dir = _sweep_dir(launch, configs[0])
+        plan.write(sweep_dir)
+        print_warnings(configs)
+        done = len(plan.folders) - len(plan.to_run)
+        print(f"sweep of {len(plan.folders)} runs: {done} done already, {len(plan.to_run)} to run", flush=True)
+        with closing_table(plan):
+            if launcher := [override for override in launch if _key(override) != SWEEP_DIR]:
+                _launch(launcher, jobs, sweep_dir)
+            else:
+                for config in configs:
+                    run(config, plan)
+    return all(is_done(Path(folder)) for folder in plan.folders)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
+def _sweep_dir(launch: Sequence[str], first: Config) -> Path:
+    """The sweep's folder, decided once: jobs in other folders and processes look for the plan there."""
+    given = [str(parsed(override).value()) for override in launch if _key(override) == SWEEP_DIR]
+    folder = Path(given[0]) if given else Path(first.results_dir, "sweeps", f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}")
+    return folder.absolute()
+
+
+def _launch(settings: Sequence[str], jobs: list[list[str]], sweep_dir: Path) -> None:
+    """Hand the jobs to Hydra's launcher, which runs each in a process or on a machine of its own.
+
+    Raises:
+        UserError: there is no such launcher.
+    """
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
+    from hydra.core.utils import setup_globals
+    from hydra.plugins.launcher import Launcher
+    from hydra.types import HydraContext, RunMode
+
+    loader = GlobalHydra.instance().config_loader()
+    master = loader.load_configuration(
+        "config", [*settings, f"hydra.sweep.dir={written(str(sweep_dir))}"], RunMode.MULTIRUN
+    )
+    setup_globals()
+    context = HydraContext(config_loader=loader, callbacks=Callbacks())
+    launcher: Launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=run_job, config=master
+    )
+    for returned in launcher.launch(jobs, initial_job_idx=0):
+        _ = returned.return_value  # raises what went wrong in the job
+
+
+def run_job(composed: Any) -> None:
+    """Do one run of a sweep in a launcher's process: its overrides are composed as the sweep's start did."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    del composed  # Hydra's own composition, which reads the same files
+    hydra = HydraConfig.get()
+    with composer() as reader:
+        config = reader.config(OmegaConf.to_container(hydra.overrides.task, resolve=False))  # type: ignore[arg-type]
+    run(config, Plan.read(Path(hydra.sweep.dir)))
