@@ -482,6 +482,18 @@ def test_weights_of_a_folder_are_the_base_of_an_export_also_where_the_yaml_names
     assert_close(logits(model, IDS + 1000), logits(run_model(folder, num_labels=10), IDS + 1000))
 
 
+def test_a_base_of_the_hub_is_named_with_its_revision_and_a_package_s_by_its_folder(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    config = composed()
+    weights = find_weights(config.model)
+    assert peft_adapter._loaded_from(config, tmp_path) == f'"{weights}"'
+    monkeypatch.setattr("src.models.base_model._package_folder", lambda model: None)
+    monkeypatch.setattr(peft_adapter, "find_weights", lambda model: tmp_path)
+    line = f'"sentence-transformers/all-MiniLM-L6-v2", revision="{config.model.revision}"'
+    assert peft_adapter._loaded_from(config, tmp_path) == line
+
+
 @pytest.mark.parametrize("kind", ["peft", "merged"])
 def test_tokenizer_and_decoding_go_along(runs: Runs, tmp_path: Path, kind: str) -> None:
     folder = runs.tiny("lora")

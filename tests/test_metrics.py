@@ -581,6 +581,11 @@ NUMBERS_IN_WORDS = [
     ("The answer is: -$5", "-5"),
     ("The answer is: \N{MINUS SIGN}5", "-5"),
     ("1/2 cups", r"\frac{1}{2}"),
+    ("The answer is: 35 m", "35"),
+    ("The answer is: USD 35", "35"),
+    ("The answer is: 35 US dollars", "35"),
+    ("The answer is: 35 people, so yes.", "35"),
+    (r"The answer is: \(35\) km", "35"),
     ("1,080 dollars", "1080"),
 ]
 OTHER_ANSWERS = [
@@ -599,7 +604,7 @@ OTHER_ANSWERS = [
     *((text, "5") for text in ("5x", "5 x", "5xy", "5 pi", r"5\pi", "5!", "5! = 120", "5^2", "5 squared", "5 dozen")),
     *(
         (text, "5")
-        for text in ("5 million", "5 and a half", "5 (or six)", "5 or 6", "5, 6", "5 hours 6 minutes", "5 n")
+        for text in ("5 million", "5 and a half", "5 (or six)", "5 or 6", "5, 6", "5 hours 6 minutes", "5 n", "5m")
     ),
     *((text, "5") for text in ("minus 5", "not 5", "about 5 or so", "5 more than x", "5 - 2", "2*5", r"5\sqrt{3}")),
     ("2**3", "23"),

@@ -12,7 +12,7 @@ What differs are words and signs that no mathematics is in:
  - where the reference is a number, so is what stands around a number in words: "The answer is" before it, a currency
    or emphasis about it, units or a remark in brackets behind it. 35 dollars, 5 cm^2, **18**, 18 (eighteen) and
    \text{The answer is } 5 are those numbers. Words that are part of a quantity, as in 2 pi, 3 dozen or 5 squared, and
-   single letters, which may be variables, stay.
+   letters that may be variables, as in 5x, 5m or 5 x, stay; 5 m, 5 g, 5 l and 5 s have units.
 
 Prose without a mark is wrong. `math_verify` is the lenient rule, by which answers are equal that are equal as algebra;
 `metamath` reads texts as MetaMath's evaluators do.
@@ -27,7 +27,7 @@ from src.metrics.boxed import marked_answer
 from src.metrics.inputs import TEXTS
 from src.metrics.math_text import is_equiv
 
-SIGNS = re.compile(r"(?<!\\)\$|\\?%")  # a sum of money's dollar sign is \$
+SIGNS = re.compile(r"(?<!\\)\$|\\?%|(?<!\\)\\[()]")  # around mathematics; a sum of money's dollar sign is \$
 THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|\\!)(?=\d{3}(?!\d))")
 TEXT = re.compile(r"\\(?:text|textbf|textit|mbox|mathrm)\{([^{}\\]*)\}")
 EMPHASIS = re.compile(r"(?<!\w)(\*{1,3}|__?|`)([^*_`]+)\1(?!\w)")
@@ -41,11 +41,12 @@ QUANTITIES = (
     "choose|power|remainder|and|or|to|through|between|not|more|less|fewer|greater|least|most"
 )
 WORD = rf"(?!(?:{QUANTITIES})\b)[^\W\d_]"
-SYMBOL = r"(?:[cdkm]?m|[km]?g|[cdkm]?l|oz|lbs?|ft|in|yd|mi|hrs?|min|sec|[mk]ph|[ap]\.?m|USD|EUR|GBP)\b"
-UNITS = rf"(?:(?:(?<=\d)|\s+)(?!\w\b){SYMBOL}|\s+{WORD}{{3,}})(?:[\s/-]+{WORD}+)*(?:\s*\^\{{?[23]\}}?|[²³])?"
+SYMBOL = r"(?:[cdkm]?m|[km]?g|[cdkm]?l|oz|lbs?|ft|in|yd|mi|hrs?|min|sec|[mk]ph|[ap]\.?m|USD?|EUR|GBP)\b"
+MONEY = r"(?:\\?\$|[€£¥₹₽₩]|USD?\s?\$?|EUR|GBP)"
+UNITS = rf"(?:(?<=\d)(?!\w\b){SYMBOL}|\s+(?:{SYMBOL}|s\b|{WORD}{{3,}}))(?:[\s/,-]+{WORD}+)*(?:\s*\^\{{?[23]\}}?|[²³])?"
 IN_WORDS = re.compile(
-    rf"\s*(?:the\s+(?:final\s+)?answer\s+is\s*:?)?\s*(?P<sign>[-\u2212]?)(?:\\?\$|[€£¥])?\s*(?P<number>{NUMBER})"
-    rf"\s*(?:\\?\$|[€£¥]|°[CF]?)?(?:{UNITS})?(?:\s*\({WORD}[^()\d=+*/^\\]*\))?(?:\s*\.(?:\s+[A-Z].*)?)?\s*",
+    rf"\s*(?:the\s+(?:final\s+)?answer\s+is\s*:?)?\s*(?P<sign>[-\u2212]?){MONEY}?\s*(?P<number>{NUMBER})"
+    rf"\s*(?:{MONEY}|°[CF]?)?(?:{UNITS})?(?:\s*\({WORD}[^()\d=+*/^\\]*\))?(?:\s*\.(?:\s+[A-Z].*)?)?\s*",
     re.IGNORECASE | re.DOTALL,
 )
 
