@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from src.config.schema import Config, SourceConfig
+from src.config.own_data import fill_in_kind
+from src.config.schema import Config, SourceConfig, SplitConfig, TaskConfig
 from src.errors import UserError
 from src.metrics import FOLDER, OF_CLASSES, OF_NUMBERS, TAKES_REFERENCES, metric_names
 from src.results.identity import run_folder
@@ -256,7 +257,7 @@ def test_an_ending_may_be_written_in_capitals(tmp_path: Path) -> None:
 def test_a_split_that_would_be_empty_is_refused_with_its_share(tmp_path: Path) -> None:
     rows = [{"review": f"t{i}", "stars": f"class {i}"} for i in range(9)]
     said = refusal(rows, tmp_path, *CLASSES)
-    assert said.startswith("task=own has no rows for validation.\nRaise task.split.validation, or give a file for it")
+    assert said.startswith("task=own has no rows for test.\nRaise task.split.test, or give a file for it")
 
 
 # ---- splits by a seed
@@ -341,6 +342,15 @@ def test_settings_that_do_not_fit_are_refused_without_reading_the_data(overrides
     with pytest.raises(UserError) as refused:
         own(Path("nowhere.csv"), *overrides)
     assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "given", [{"kind": "pairs"}, {"path": "x.csv"}, {"labels": ["a", "b"]}, {"split": SplitConfig(seed=1)}]
+)
+def test_what_only_own_data_have_is_refused_in_other_tasks(given: dict[str, Any]) -> None:
+    task = TaskConfig(name="t", loader="src.tasks.glue.load", architecture="classifier", metric="accuracy", **given)
+    with pytest.raises(UserError, match=rf"task.{next(iter(given))} has no part in task=t, whose rows src.tasks.glue"):
+        fill_in_kind(task)
 
 
 @pytest.mark.parametrize(

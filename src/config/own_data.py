@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from src.config.schema import TaskConfig
 
 AUTO = "auto"  # the kind's
+LOADER = "own.load"  # the last parts of the loader's path
 FILE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -39,9 +40,11 @@ def fill_in_kind(task: "TaskConfig") -> None:
     """Set a task's architecture and metric to its kind's; those of other tasks stay as they are.
 
     Raises:
-        UserError: the task is of no kind, says not where its data are, or names columns that its kind doesn't have.
+        UserError: the task is of no kind, says not where its data are, or names columns that its kind doesn't have; or
+            another task has what only these have.
     """
-    if task.kind is None and AUTO not in (task.architecture, task.metric):
+    if not task.loader.endswith(LOADER):
+        _check_unused(task)
         return
     if task.kind not in KINDS:
         raise UserError(
@@ -76,6 +79,17 @@ def is_on_hub(path: str) -> bool:
     """Whether a task's path is a data set on the hub: owner/name, and nothing here is called so."""
     is_file = Path(path).exists() or Path(path).suffix in FILE_SUFFIXES
     return not is_file and HUB_ID.fullmatch(path) is not None and not path.startswith(".")
+
+
+def _check_unused(task: "TaskConfig") -> None:
+    """Refuse what only own data have, where another loader wouldn't read it."""
+    default = type(task)()
+    for key in ("kind", "path", "labels", "split"):
+        if getattr(task, key) != getattr(default, key):
+            raise UserError(
+                f"task.{key} has no part in task={task.name}, whose rows {task.loader} makes.\n"
+                f"Allowed: task=own task.{key}=..., or a task with `defaults: [own, _self_]`."
+            )
 
 
 def _check_columns(task: "TaskConfig", kind: Kind) -> None:

@@ -75,19 +75,24 @@ def load_task(config: Config) -> LoadedTask:
     task, source = config.task, Source(config.task, Path(config.cache_dir))
     module, function = task.loader.rsplit(".", 1)
     loaded: TaskData = getattr(importlib.import_module(module), function)(source, **task.options)
+    _check_rows(loaded.splits, task)
     data = TaskData(_three_splits(loaded.splits, task, config.protocol), loaded.label_names, list(loaded.notes))
-    for split, rows in data.splits.items():
-        # Refused here, where it can be said which split of which task is empty.
-        if not rows:
-            remedy = "See task.sources and task.validation_size."
-            if task.kind:
-                remedy = f"Raise task.split.{split}, or give a file for it; no class gives its last text."
-            raise UserError(f"task={task.name} has no rows for {split}.\n{remedy}")
+    _check_rows(data.splits, task)
     check_metrics(task, data.splits["test"], len(data.label_names))
     if task.kind:  # other tasks' loaders know what their metric reads
         data.notes.extend(unreadable_references(task, data.splits["test"]))
     # Kept beside the data, as to look at all rows takes a while and every run asks for it.
     return LoadedTask(data, data.fingerprint, overlaps(data.splits), findings(data.splits, data.label_names))
+
+
+def _check_rows(splits: dict[str, list[Row]], task: TaskConfig) -> None:
+    """Refuse a split without rows here, where it can be said which split of which task it is."""
+    for split, rows in splits.items():
+        if not rows:
+            remedy = "See task.sources and task.validation_size."
+            if task.kind:
+                remedy = f"Raise task.split.{split}, or give a file for it; no class gives its last text."
+            raise UserError(f"task={task.name} has no rows for {split}.\n{remedy}")
 
 
 def _three_splits(splits: dict[str, list[Row]], task: TaskConfig, protocol: str) -> dict[str, list[Row]]:
