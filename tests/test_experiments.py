@@ -93,13 +93,45 @@ def test_rates_steps_and_lengths_are_those_of_lora_s_table_9() -> None:
 
 @pytest.mark.slow
 def test_lora_sb_s_runs_have_the_settings_of_its_code() -> None:
-    math = one("lora_sb_arithmetic", model="mistral_7b", adapter="lora_sb", rank=96)
-    assert (math.lr, math.alpha, math.trainer.schedule, math.trainer.warmup_ratio) == (1e-4, 96, "cosine", 0.02)
-    assert math.trainer.steps * math.trainer.batch_size == 50_000 - 16
-    assert math.task.sources["train"].split == "train[:50000]"
+    math_run = one("lora_sb_arithmetic", model="mistral_7b", adapter="lora_sb", rank=96)
+    assert (math_run.lr, math_run.alpha, math_run.trainer.schedule, math_run.trainer.warmup_ratio) == (
+        1e-4,
+        96,
+        "cosine",
+        0.02,
+    )
+    assert math_run.trainer.steps * math_run.trainer.batch_size == 50_000 - 16
+    assert math_run.task.sources["train"].split == "train[:50000]"
     glue = one("lora_sb_glue", adapter="lora", task="qnli")
     assert (glue.rank, glue.alpha, glue.target_roles()) == (8, 8, ["query", "value", "output", "ffn_down"])
     assert {config.rank for config in configs("lora_sb_glue") if config.adapter.name == "lora_sb"} == {8, 16, 24}
+    # torch's AdamW as it is, on all that is trained; the Trainer clips by default, their own loop for GLUE doesn't.
+    clipped = {"lora_sb_arithmetic": 1.0, "lora_sb_commonsense": 1.0, "lora_sb_glue": 0.0}
+    for study, norm in clipped.items():
+        trainers = {(c.trainer.weight_decay, c.trainer.decay_all, c.trainer.max_grad_norm) for c in configs(study)}
+        assert trainers == {(0.01, True, norm)}
+    # eta: the rate over the warm-up's share of the probe's batches, 3 texts each of 50,000, 10 of 170,420 in 2 epochs.
+    assert math_run.adapter.options["eta"] == pytest.approx(1e-4 / (0.02 * 16_667), rel=1e-3)
+    commonsense = one("lora_sb_commonsense", adapter="lora_sb", rank=96)
+    assert commonsense.adapter.options["eta"] == pytest.approx(2e-3 / (0.02 * 2 * 17_042), rel=1e-3)
+    of_glue = [config.adapter.options for config in configs("lora_sb_glue") if config.adapter.name == "lora_sb"]
+    assert {(options["eta"], options["probe_dropout"]) for options in of_glue} == {(None, True)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", [*STUDIES, "target_sets_distilbert"])
+def test_a_is_drawn_as_in_the_code_of_every_paper_that_has_some(study: str) -> None:
+    """loralib, PEFT and the codes on top of them draw A with torch's kaiming_uniform_."""
+    starts = {config.adapter.options["init"] for config in configs(study) if "init" in config.adapter.options}
+    assert starts == ({"kaiming"} if study != "lora_xs_glue" else set())  # which has LoRA-XS alone
+
+
+@pytest.mark.slow
+def test_decay_and_epsilon_are_those_of_each_code() -> None:
+    assert {config.trainer.decay_all for config in configs("peft_metamathqa")} == {True}
+    assert {config.trainer.decay_all for config in configs("lora_glue")} == {False}  # transformers' Trainer
+    e2e = {(c.trainer.adam_eps, c.trainer.decay_all, c.trainer.max_grad_norm) for c in configs("lora_e2e")}
+    assert e2e == {(1e-6, True, 0.0)}
 
 
 def test_peft_s_runs_have_the_settings_of_its_comparison() -> None:

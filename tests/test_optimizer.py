@@ -125,8 +125,13 @@ def test_without_warm_up_a_single_step_trains(schedule: str, ratio: float, moves
     assert rate == (0.25 if moves else 0.0)
 
 
-def test_a_new_setting_is_no_part_of_the_identity_at_its_default() -> None:
+def test_a_new_setting_is_part_of_the_identity_where_it_changes_a_run() -> None:
     plain = decisive(composed(*TINY))["trainer"]
-    assert not {"decay_all", "adam_eps", "checkpoint"} & plain.keys()
-    for override, key in (("decay_all=true", "decay_all"), ("adam_eps=1e-6", "adam_eps")):
+    assert not {"decay_all", "adam_eps", "checkpoint", "warmup"} & plain.keys()
+    assert decisive(composed(*TINY, "trainer.decay_all=true"))["trainer"] == plain  # nothing decays
+    more = {"adam_eps=1e-6": "adam_eps", "weight_decay=0.1": "decay_all", "warmup_ratio=0": "warmup"}
+    for override, key in more.items():
         assert decisive(composed(*TINY, f"trainer.{override}"))["trainer"].keys() - plain.keys() == {key}
+    decaying = [decisive(composed(*TINY, "trainer.weight_decay=0.1", f"trainer.decay_all={which}"))["trainer"]
+                for which in ("true", "false")]  # fmt: skip
+    assert decaying[0] != decaying[1]

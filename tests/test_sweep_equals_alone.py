@@ -25,7 +25,9 @@ ADAPTERS = sorted(
 DECODER = ["model=tiny_llama", "task=gsm8k", "task.max_length=40", "task.max_new_tokens=2", "task.validation_size=7",
            "+model.config.attention_bias=true", "+model.config.attention_dropout=0.2",
            "task.prompt='{question} '"]  # fmt: skip
-ENCODER = ["task=mrpc", "task.max_length=32", "task.validation_size=9"]  # MiniLM, with a head and dropout everywhere
+# MiniLM, with a head and dropout everywhere.
+ENCODER = ["task=mrpc", "task.max_length=32", "task.validation_size=9", "model.config.hidden_dropout_prob=0.2",
+           "model.config.attention_probs_dropout_prob=0.2"]  # fmt: skip
 SHORT = ["trainer=smoke", "trainer.max_steps=3", "trainer.batch_size=4", "trainer.eval_limit=4", "tracking=none",
          "trainer.calibration_samples=8", "rank=4", "target=qv"]  # fmt: skip
 # In this order a run follows one that differs in one value or two.

@@ -9,14 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from src.adapters.inject import adapters
 from src.config.schema import Config
 from src.errors import Diverged, UserError
 from src.models.base_model import load_base
 from src.results.schema import Record
 from src.results.store import ADAPTER, FIT, PREDICTIONS
-from src.running import assemble
+from src.running import assemble, fitting
 from src.running.execute import execute
-from src.running.prepare import _first_of_each_set
+from src.running.prepare import _first_of_each_set, prepare
 from src.streams import stream_generator
 from src.tasks.base import load_task
 from src.training import trainer as training
@@ -135,6 +136,17 @@ def test_a_run_leaves_the_base_model_as_it_was(tiny: Make, tmp_path: Path) -> No
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     run(config, tmp_path)
     assert all(torch.equal(before[name], tensor) for name, tensor in base.state_dict().items())
+
+
+def test_without_warm_up_lora_sb_starts_by_the_rate_itself(tiny: Make, tmp_path: Path) -> None:
+    starts: dict[float, dict[str, torch.Tensor]] = {}
+    for ratio, steps in ((0, 1), (0.5, 2)):  # the second has one step of warm-up
+        length = [f"trainer.warmup_ratio={ratio}", f"trainer.max_steps={steps}"]
+        prepared = prepare(tiny("adapter=lora_sb", "rank=2", "lr=0.25", *length), tmp_path)
+        placed = adapters(fitting._injected(prepared).model)
+        starts[ratio] = {name: adapter.get_parameter("lora_R").detach() for name, adapter in placed.items()}
+    assert all(torch.equal(starts[0][name], start) for name, start in starts[0.5].items())
+    assert all(start.abs().max().item() > 0.25 for start in starts[0].values())  # eta times a singular value of signs
 
 
 def test_all_methods_start_from_the_same_head(tiny: Make) -> None:

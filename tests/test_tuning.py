@@ -12,7 +12,7 @@ from src.config.sweeps import run_configs
 from src.errors import UserError
 from src.results.schema import Record
 from src.results.store import read_all
-from src.running.tuning import Cell, Trial, _trial, at_edge, at_rate, best, cells, further, grid, rate
+from src.running.tuning import Cell, Trial, at_edge, at_rate, best, cells, further, grid, rate, validation_of
 from src.tune import tune
 from tests.conftest import TINY, composed, run_program
 
@@ -26,13 +26,10 @@ def configs(*overrides: str) -> list[Config]:
 
 
 def test_a_rate_of_a_method_of_several_ranks_is_chosen_on_their_mean() -> None:
-    metric = {"value": 0.9, "higher_is_better": True}
-    record: Any = {"state": "done", "metrics": {"validation": metric}}
-    assert _trial(0.01, record) == Trial(0.01, "done", 0.9)
+    record: Any = {"state": "done", "metrics": {"validation": {"value": 0.9, "higher_is_better": True}}}
+    assert validation_of(record) == 0.9
     nested = record | {"smaller_ranks": [{"rank": 1, "validation": 0.3}, {"rank": 2, "validation": 0.6}]}
-    mean = _trial(0.01, nested).validation
-    assert mean == pytest.approx(0.6)
-    assert _trial(0.01, {"state": "diverged"} | {"smaller_ranks": []}) == Trial(0.01, "diverged")  # type: ignore[arg-type]
+    assert validation_of(nested) == pytest.approx(0.6)
 
 
 def test_dylora_is_scaled_by_16_over_the_rank_at_any_largest_rank() -> None:

@@ -22,7 +22,7 @@ TASK_KEYS = ("name", "version", "architecture", "metric", "max_length", "max_new
 OPTIONAL_TASK_KEYS = (
     "more_metrics", "validation_metric", "metric_options", "samples", "temperature", "stop",
 )  # fmt: skip
-OPTIONAL_TRAINER_KEYS = ("checkpoint", "decay_all", "adam_eps")  # likewise
+OPTIONAL_TRAINER_KEYS = ("checkpoint", "adam_eps")  # likewise
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,12 @@ def _task(config: TaskConfig) -> dict[str, Any]:
 def _trainer(config: TrainerConfig) -> dict[str, Any]:
     values, default = asdict(config), TrainerConfig()
     at_default = {key for key in OPTIONAL_TRAINER_KEYS if values[key] == getattr(default, key)}
-    left_out = {"name", "epochs"} | at_default
-    return {key: value for key, value in values.items() if key not in left_out} | {"max_steps": config.steps}
+    # What decays is said wherever something does, and that there is no warm-up: older runs meant all, and one step.
+    undecayed = set() if config.weight_decay else {"decay_all"}
+    no_warmup = {} if config.warmup_ratio else {"warmup": "none"}
+    left_out = {"name", "epochs"} | at_default | undecayed
+    kept = {key: value for key, value in values.items() if key not in left_out}
+    return kept | no_warmup | {"max_steps": config.steps}
 
 
 def run_folder(config: Config, inputs: Inputs) -> Path:

@@ -208,9 +208,14 @@ def _trial(value: float, record: Record | None) -> Trial:
     if record["state"] != "done":
         return Trial(value, record["state"], reason=(record.get("error") or {}).get("message", ""))
     flags = tuple(record.get("flags", []))
-    # Where one training gives adapters of several ranks, its rate is for all of them.
+    return Trial(value, "done", validation_of(record), flags, ", ".join(flags))
+
+
+def validation_of(record: Record) -> float:
+    """What a finished trial is judged by: its validation score, the mean over the ranks that its training gave."""
+    # The rate is for all of them: at the largest rank alone the best one may leave the smaller useless.
     smaller = [row["validation"] for row in record.get("smaller_ranks", [])]
-    return Trial(value, "done", fmean([record["metrics"]["validation"]["value"], *smaller]), flags, ", ".join(flags))
+    return fmean([record["metrics"]["validation"]["value"], *smaller])
 
 
 def record_of(config: Config) -> Record | None:
