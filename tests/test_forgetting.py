@@ -12,10 +12,12 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.models.base_model import load_base
 from src.results.store import read_record
+from src.running.execute import execute
 from src.training.batches import IGNORED
 from src.training.device import find_device
-from src.training.forgetting import general_loss, general_text, text_loss
+from src.training.forgetting import general_loss, general_text, text_loss, unmeasurable
 from tests.conftest import composed, real_data, run_program
+from tests.tiny_models import of_folder, saved, tiny_model
 
 WORDS = "the of and to in is that it was for on are with as by be this from or have an not which but all can more about"
 FP32 = "trainer.precision=fp32"
@@ -119,6 +121,55 @@ def test_the_head_has_no_part_in_it_and_the_encoder_has(bert: list[str]) -> None
 def test_weights_without_a_masked_token_head_have_no_such_loss() -> None:
     config = composed("model=minilm", FP32)
     assert general_loss(config, *loaded(config), find_device("fp32")) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("llama", "transformers has no model of llama"), ("gpt2", "transformers has no model of gpt2"),
+     ("t5", "transformers has no model of t5"), ("bert", "has no mask token"), ("albert", "has no mask token"),
+     ("modernbert", "has no mask token")],
+)  # fmt: skip
+def test_a_classifier_that_can_t_predict_masked_tokens_is_known_before_training(
+    kind: str, reason: str, tmp_path: Path
+) -> None:
+    folder = saved(tmp_path, tiny_model(kind, "classifier"))
+    config = composed(FP32)
+    config.model = of_folder(folder)
+    base = load_base(config.model, num_labels=2, attention="eager")
+    assert reason in unmeasurable(config, base)
+    assert general_loss(config, base, base.module, find_device("fp32")) is None
+
+
+def test_weights_without_the_head_and_a_text_of_nothing_are_known_before_training(
+    tmp_path: Path, tiny: Callable[..., Config]
+) -> None:
+    config = composed("model=minilm", FP32)
+    assert "come without a head" in unmeasurable(config, loaded(config)[0])
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    for name, reason in (("empty", "text"), ("latin", "can't be read")):
+        config = tiny(f"forgetting={tmp_path}/{name}.txt")
+        assert reason in unmeasurable(config, loaded(config)[0])
+
+
+def test_a_measurable_model_has_no_reason(bert: list[str], tiny: Callable[..., Config]) -> None:
+    for config in (composed(*bert), tiny(FP32), tiny("forgetting=none")):
+        assert not unmeasurable(config, loaded(config)[0])
+
+
+def test_a_failure_after_training_is_recorded_and_loses_no_run(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise ValueError("an unusual model")
+
+    (tmp_path / "short.txt").write_text("a short text")
+    config = tiny(f"forgetting={tmp_path}/short.txt", FP32, "trainer.max_steps=2", "trainer.eval_limit=2", "rank=2")
+    monkeypatch.setattr("src.running.execute.general_loss", fail)
+    record = execute(config, Path(config.results_dir), lambda step, metrics: None)
+    assert record["state"] == "done"
+    assert "forgetting" not in record
+    assert record["forgetting_skipped"] == "ValueError: an unusual model"
 
 
 def test_none_is_measured_where_none_is_asked_for(tiny: Callable[..., Config]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 from io import StringIO
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,34 @@ def test_peft_itself_counts_as_the_ledger_says_it_does() -> None:
     with torch.device("meta"):
         model = peft.get_peft_model(empty_model(config.model, num_labels=2), lora)
     assert model.get_nb_trainable_parameters() == (739_586, 67_694_596)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("lora", {"kind": "LoraConfig"}),
+        ("dora", {"kind": "LoraConfig", "use_dora": True}),
+        ("pissa", {"kind": "LoraConfig", "init_lora_weights": "pissa_niter_1"}),
+        ("rslora", {"kind": "LoraConfig", "use_rslora": True}),
+        ("vera", {"kind": "VeraConfig"}),
+        ("peft/vera", {"kind": "VeraConfig"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_total_in_peft_s_style_is_what_peft_counts_for_the_method(method: str, settings: dict[str, Any]) -> None:
+    peft = pytest.importorskip("peft")
+    overrides = ["model=distilbert", f"adapter={method}", "rank=8", "target=qv"]
+    (config,) = count_configs(overrides)
+    options = {key: value for key, value in settings.items() if key not in ("kind", "init_lora_weights")}
+    made = getattr(peft, settings["kind"])(task_type="SEQ_CLS", r=8, target_modules=["q_lin", "v_lin"], **options)
+    with torch.device("meta"):
+        model = peft.get_peft_model(empty_model(config.model, num_labels=2), made)
+    counts = ledger(*overrides)
+    assert model.get_nb_trainable_parameters() == (counts.trained, counts.peft_total)
+
+
+def test_vera_on_distilbert_has_the_total_that_peft_prints() -> None:
+    assert ledger("model=distilbert", "adapter=vera", "rank=8", "target=qv").peft_total == 67_556_452
 
 
 @pytest.mark.parametrize(

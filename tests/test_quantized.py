@@ -19,7 +19,7 @@ from src.adapters.inject import adapters, inject
 from src.adapters.ledger import count
 from src.adapters.lora import LoRA
 from src.adapters.pissa import PiSSA
-from src.config.schema import Config
+from src.config.schema import Config, ModelConfig
 from src.errors import UserError
 from src.models import quantization
 from src.models.base_model import load_base
@@ -31,6 +31,7 @@ from src.running.execute import execute
 from src.streams import stream_generator
 from src.training.batches import collate, encoded_splits
 from tests.conftest import HANG_SECONDS, ROOT, TINY, composed
+from tests.tiny_models import COMMON, SIZES
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes isn't installed: pip install -e '.[quantization]'")
 
@@ -405,3 +406,50 @@ def test_a_base_in_bfloat16_is_quantized_too(tiny: Make, tmp_path: Path, kind: s
     record = run(tiny("adapter=lora", "rank=4", f"quantization={kind}", *short), tmp_path)
     assert record["identity"]["quantization"] == kind
     assert {tensor.dtype for tensor in load_file(tmp_path / ADAPTER).values()} == {torch.float32}
+
+
+def drawn(kind: str, **values: Any) -> ModelConfig:
+    sizes = {"model_type": kind, **COMMON, **SIZES[kind]}
+    return ModelConfig(kind, "causal_lm", init_seed=0, config=sizes, layers=2, **values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model_kind", ["mixtral", "qwen2_moe"])
+def test_a_base_whose_experts_stay_in_floating_point_is_refused_with_its_share(kind: str, model_kind: str) -> None:
+    config = composed(*TINY, f"quantization={kind}")
+    config.model = drawn(model_kind)
+    model = load_base(config.model, num_labels=0, attention="eager", quantization=kind).module
+    linear = [module for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
+    rounded = sum(module.in_features * module.out_features for module in linear)
+    others = sum(p.numel() for n, p in model.named_parameters() if "experts." in n or n.endswith("mlp.gate.weight"))
+    with pytest.raises(UserError, match=f"reaches {rounded / (rounded + others):.1%} of the matrix weights") as raised:
+        quantization.quantized_share(model, config)
+    assert "mlp.experts.gate_up_proj" in str(raised.value)
+    config.quantization_partial = True
+    assert quantization.quantized_share(model, config) == pytest.approx(rounded / (rounded + others))
+
+
+@pytest.mark.parametrize("model", ["minilm", "tiny_llama"])
+def test_shipped_models_are_quantized_whole_but_for_embeddings_and_head(model: str) -> None:
+    task = "task=docstrings" if model == "minilm" else "task=reverse_words"
+    config = composed(f"model={model}", task, "quantization=nf4")
+    base = load_base(config.model, num_labels=10, attention="eager", quantization="nf4")
+    assert quantization.quantized_share(base.module, config) == 1.0
+
+
+def test_gpt2_s_transposed_layers_are_quantized_where_they_are_divided_and_refused_where_not() -> None:
+    config = composed(*TINY, "quantization=int8")
+    whole = {"fused": {"transformer.h.*.attn.c_attn": ["query", "key", "value"]}}
+    for values, refused in ((whole, False), ({}, True)):
+        config.model = drawn("gpt2", **values)
+        model = load_base(config.model, num_labels=0, attention="eager", quantization="int8").module
+        if refused:
+            with pytest.raises(UserError, match=r"reaches 0\.0%"):
+                quantization.quantized_share(model, config)
+        else:
+            assert quantization.quantized_share(model, config) == 1.0
+
+
+def test_a_run_records_its_quantized_share(tiny: Make) -> None:
+    config = tiny("quantization=nf4", "forgetting=none", "trainer.max_steps=1", "trainer.eval_limit=2", "rank=2")
+    assert execute(config, Path(config.results_dir), lambda step, metrics: None)["quantized_share"] == 1.0

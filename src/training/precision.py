@@ -9,7 +9,6 @@ for the weights' own. Nothing here draws from the global random state.
 
 import hashlib
 import json
-import math
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -43,15 +42,15 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Bf16Trial:
-    """What a step in bfloat16 showed: the largest relative difference to float32's, NaN where it isn't finite."""
+    """What a step in bfloat16 showed: the largest relative difference to float32's, None where it isn't finite."""
 
-    difference: float
+    difference: float | None
     reason: str = ""
 
     @property
     def is_finite(self) -> bool:
         """Whether loss and gradient were numbers."""
-        return math.isfinite(self.difference)
+        return self.difference is not None
 
 
 def device_for(config: Config) -> Device:
@@ -110,9 +109,9 @@ def try_bf16(base: BaseModel, head: list[str], device: Device, *, exact: bool = 
         try:
             rounded = _step(model, batch, torch.autocast(device.type, dtype=torch.bfloat16))
         except RuntimeError as error:
-            return Bf16Trial(math.nan, f"a step in bf16 fails: {str(error).splitlines()[0][:160]}")
+            return Bf16Trial(None, f"a step in bf16 fails: {str(error).splitlines()[0][:160]}")
         if not all(value.isfinite().all() for value in rounded):
-            return Bf16Trial(math.nan, "its loss or gradient in bf16 isn't finite")
+            return Bf16Trial(None, "its loss or gradient in bf16 isn't finite")
         reference = _step(model, batch, torch.autocast(device.type, enabled=False)) if exact else rounded
     difference = max(_relative(value, right) for value, right in zip(rounded, reference, strict=True))
     if not difference <= LARGEST_DIFFERENCE:
