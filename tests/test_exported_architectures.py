@@ -1,0 +1,89 @@
+"""Every architecture with every kind of method, from a folder and a file to an export that gives the stored predictions."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.errors import UserError
+from src.exporting import export as exporting
+from src.exporting.export import export
+from src.exporting.reproduction import reproduce
+from src.results.store import read_record
+from src.running.lifecycle import run
+from src.running.sweep import Plan
+from tests.architectures import DECODERS, ENCODERS
+from tests.conftest import composed
+from tests.test_inspect import described
+from tests.tiny_models import saved, tiny_model
+
+METHODS = ("lora", "lora_sb", "dora", "full", "bitfit", "head_only")
+CASES = [
+    *[(kind, "classifier") for kind in (*ENCODERS, *DECODERS, "t5", "bart")],
+    *[(kind, "causal_lm") for kind in DECODERS],
+]
+TRAINER = [
+    "tracking=none", "forgetting=none", "trainer=smoke", "trainer.max_steps=3", "trainer.eval_every=3",
+    "trainer.eval_limit=12", "trainer.batch_size=4", "trainer.calibration_samples=8", "trainer.precision=fp32",
+    "trainer.head_lr=0.01",
+]  # fmt: skip
+# What a method or a format may say in place of an export, in its first line.
+NOT_MADE = ("has none outside of its head", "nothing to train", "trains nothing of")
+NOT_EXPORTED = ("PEFT has no adapter that is", "keeps several projections in one matrix")
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file of classes and one of answers."""
+    folder = tmp_path_factory.mktemp("letters")
+    texts = [" ".join("abcdefghijklmnop"[i % 5 : i % 5 + 1 + i % 7]) for i in range(48)]
+    classes = ["text,label", *(f"{text},{'odd' if len(text) % 4 == 1 else 'even'}" for text in texts)]
+    answers = ["prompt,answer", *(f"{text},{text.split()[-1]} q" for text in texts)]
+    files = {"classifier": classes, "causal_lm": answers}
+    for name, lines in files.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return {name: folder / f"{name}.csv" for name in files}
+
+
+def trained(kind: str, architecture: str, adapter: str, data: Path, folder: Path) -> Any:
+    saved(folder / "model", tiny_model(kind, architecture))
+    task = "classification" if architecture == "classifier" else "generation"
+    lengths = ["task.max_length=24", *(["task.max_new_tokens=3"] if architecture == "causal_lm" else [])]
+    config = composed(
+        "task=own", f"task.kind={task}", f"task.path={data}", *lengths, f"adapter={adapter}", "rank=3",
+        "target=all_linear", *TRAINER, f"results_dir={folder / 'results'}",
+    )  # fmt: skip
+    config.model = described(folder / "model", architecture)
+    plan = Plan.of([config])
+    run(config, plan)
+    return read_record(Path(plan.folders[0])), Path(plan.folders[0])
+
+
+def check(kind: str, architecture: str, adapter: str, data: Path, folder: Path) -> None:
+    record, place = trained(kind, architecture, adapter, data, folder)
+    if record["state"] != "done":
+        assert any(said in record["error"]["message"] for said in NOT_MADE), record["error"]
+        return
+    made = []
+    for form in ("merged", "peft"):
+        try:
+            made.append(export(place, form, None))
+        except UserError as error:
+            assert any(said in str(error) for said in NOT_EXPORTED), error
+    assert made
+    for one in made:
+        assert all(same + ties == items for same, ties, items in one.reproduced.values())
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "in_fresh_process", reproduce)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", METHODS)
+@pytest.mark.parametrize(("kind", "architecture"), CASES)
+def test_an_export_of_every_architecture_gives_the_stored_predictions(
+    kind: str, architecture: str, adapter: str, letters: dict[str, Path], tmp_path: Path
+) -> None:
+    check(kind, architecture, adapter, letters[architecture], tmp_path)
