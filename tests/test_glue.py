@@ -190,7 +190,9 @@ def test_a_line_of_qqp_that_is_broken_in_two_is_left_out(qqp: Path, tmp_path: Pa
     whole = loaded("qqp", tmp_path, *options)
     with (qqp / "glue/QQP/train.tsv").open("a") as file:
         file.write("900\t1\t2\tWhat is\nthis?\tWhat is that?\t0\n901\t1\t2\tNo label?\tNone?\t\n")
-    assert loaded("qqp", tmp_path / "again", *options).fingerprint == whole.fingerprint
+    again = loaded("qqp", tmp_path / "again", *options)
+    assert again.fingerprint == whole.fingerprint
+    assert (whole.notes, again.notes) == ([], ["task=qqp: 3 of 303 lines of train are broken and left out"])
 
 
 def test_a_file_of_broken_lines_is_refused_at_the_first(qqp: Path, tmp_path: Path) -> None:
