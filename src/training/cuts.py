@@ -9,7 +9,7 @@ from src.config.checks import LOSS
 from src.config.memo import kept
 from src.config.schema import Config, TaskConfig
 from src.tasks.base import Row, load_task
-from src.training.batches import IGNORED, Example, encoded_splits
+from src.training.batches import IGNORED, Example, encoded_splits, opening_tokens
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def cut_items(
         return Cut(len(rows), sum(_room_for_prompt(example) < len(example["prompt"]) for example in examples), answers)
     full = [index for index, example in enumerate(examples) if len(example["prompt"]) >= task.max_length]
     prompts = [row["prompt"] if "prompt" in row else row["turns"][0] for row in (rows[index] for index in full)]
-    return Cut(len(rows), _longer([prompts], tokenizer, task.max_length), 0)
+    longer = sum(len(ids) > task.max_length for ids in opening_tokens(prompts, tokenizer)) if prompts else 0
+    return Cut(len(rows), longer, 0)
 
 
 def _room_for_prompt(example: Example) -> int:
@@ -66,15 +67,10 @@ def _room_for_prompt(example: Example) -> int:
 
 
 def _longer_texts(rows: list[Row], tokenizer: PreTrainedTokenizerBase, length: int) -> int:
-    keys = [key for key in ("text", "text_pair") if rows and key in rows[0]]
-    return _longer([[row[key] for row in rows] for key in keys], tokenizer, length)
-
-
-def _longer(texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, length: int) -> int:
     """How many are longer than allowed; only those that fill the length are asked for, as one may just fit."""
-    if not texts or not texts[0]:
-        return 0
-    return sum(len(ids) > length for ids in tokenizer(*texts, verbose=False)["input_ids"])
+    keys = [key for key in ("text", "text_pair") if rows and key in rows[0]]
+    texts = [[row[key] for row in rows] for key in keys]
+    return sum(len(ids) > length for ids in tokenizer(*texts, verbose=False)["input_ids"]) if texts else 0
 
 
 def cut_warning(task: TaskConfig, cuts: dict[str, Cut]) -> str | None:
