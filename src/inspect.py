@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from src.config.arguments import answer_help, options
 from src.config.checks import check_choice
 from src.config.composition import user_errors
+from src.console import steady_output
 from src.errors import UserError
+from src.interrupts import interruptible
 from src.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -79,4 +81,5 @@ def facts(description: "Description") -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with steady_output(is_product=True), interruptible():
+        main()

@@ -176,7 +176,7 @@ class Adapter(nn.Module, Method):
             UserError: a target is no linear layer, or the method hasn't one of the options.
         """
         # Looked at before the first is replaced, so that a target of another kind leaves the model as it was.
-        cls._check_options(setup)
+        cls.check_options(setup)
         layers = {name: cls.checked_layer(model.get_submodule(name), name) for name in setup.target_modules}
         shared = cls.shared_tensors(layers, setup)
         made = {name: cls.build(layer, name, setup, shared) for name, layer in layers.items()}
@@ -194,7 +194,7 @@ class Adapter(nn.Module, Method):
         """Change what stands around the layers whose place the adapters are about to take; most methods don't."""
 
     @classmethod
-    def _check_options(cls, setup: Setup) -> None:
+    def check_options(cls, setup: Setup) -> None:
         keywords = inspect.signature(cls.create).parameters.values()
         # Tensors among the keywords come from `build` and `shared_tensors`, never from a yaml.
         plain = {keyword.name: keyword.annotation for keyword in keywords if keyword.annotation in OPTION_TYPES}

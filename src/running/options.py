@@ -86,7 +86,7 @@ def _check_method(adapter: AdapterConfig) -> None:
     method = getattr(module, name)
     given = {key: value for key, value in adapter.options.items() if value is not None}
     if issubclass(method, Adapter):
-        method._check_options(Setup(options=given))
+        method.check_options(Setup(options=given))
         return
     source = inspect.getsource(module)
     if "**setup.options" not in source:
