@@ -195,6 +195,11 @@ class Adapter(nn.Module, Method):
 
     @classmethod
     def check_options(cls, setup: Setup) -> None:
+        """Refuse an option that the method doesn't have, or a value of another type.
+
+        Raises:
+            UserError: there is one.
+        """
         keywords = inspect.signature(cls.create).parameters.values()
         # Tensors among the keywords come from `build` and `shared_tensors`, never from a yaml.
         plain = {keyword.name: keyword.annotation for keyword in keywords if keyword.annotation in OPTION_TYPES}
