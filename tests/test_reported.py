@@ -137,3 +137,16 @@ def test_latex_escapes_what_it_must_and_uses_booktabs() -> None:
     text = latex(pd.DataFrame({"paper": ["50 % of A_B & C^2"], "n": ["1"]}))
     assert r"50 \% of A\_B \& C\textasciicircum{}2 & 1 \\" in text
     assert [rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [True] * 3
+
+
+def test_labels_say_what_the_numbers_are() -> None:
+    frame = reported()
+    adalora = frame[frame["method"] == "adalora/llama-3.2-3B-rank32"]
+    # Llama 3.2 3B's query is 3,072 x 3,072 and its value 1,024 x 3,072; AdaLoRA has a number a rank and matrix beside.
+    assert {int(count) for count in adalora["params_reported"]} == {28 * (64 * (2 * 3072 + 3072 + 1024) + 2 * 64)}
+    assert set(adalora["rank"]) == {"64 at first, 32 in the end"}
+    mnli = frame[(frame["model"] == "RoBERTa-base") & (frame["method"] == "LoRA") & (frame["task"] == "MNLI")]
+    readings = load_readings()
+    of_paper = mnli[mnli["table"].str.startswith("Table 2") & (mnli["value"] == "87.5")]
+    assert [readings["sets"][metric] for metric in of_paper["metric"]] == ["matched"]
+    assert set(readings["sets"]) <= set(readings["metrics"])
