@@ -337,6 +337,10 @@ def _try(injected: nn.Module, model: Any) -> None:
     was_training, device = injected.training, next(model.parameters()).device
     inputs = {name: tensor.to(device) for name, tensor in model.dummy_inputs.items()}
     inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+    if model.config.is_encoder_decoder and not model.can_generate():
+        # Such a classifier reads a text at its end token, of which all must have as many.
+        ids, end = inputs["input_ids"], model.config.eos_token_id
+        inputs["input_ids"] = torch.cat([ids[:, :-1].masked_fill(ids[:, :-1] == end, 0), ids[:, -1:] * 0 + end], dim=1)
     injected.eval()
     injected(**inputs)
     injected.train(was_training)

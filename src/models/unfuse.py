@@ -66,7 +66,7 @@ LAYOUTS = {
     ("FalconFlashAttention2", "query_key_value"): Layout(ATTENTION, _falcon_groups),
     ("DisentangledSelfAttention", "in_proj"): Layout(ATTENTION, lambda it: it.num_attention_heads),  # DeBERTa v1
 }
-FUSED_NAME = re.compile(r"qkv|query_key_value|gate_up|up_gate|(^|\.)c_attn$|(^|\.)in_proj$", re.IGNORECASE)
+FUSED_NAME = re.compile(r"qkv|query_key_value|gate_up|up_gate|(^|\.)c_attn$", re.IGNORECASE)
 
 
 class Split(nn.Module):

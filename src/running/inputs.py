@@ -38,9 +38,12 @@ def code_behind(config: Config) -> Code:
 
 
 def _precision(config: Config) -> str:
-    """What `auto` stands for on this machine and with this model; only to find that is torch imported."""
-    if config.trainer.precision != "auto":
-        return config.trainer.precision
+    """What `auto` stands for on this machine and with this model, and whether that can have bf16 where it is asked for.
+
+    Only to find that is torch imported.
+    """
+    if config.trainer.precision == "fp32":
+        return "fp32"
     from src.training.precision import device_for
 
     return device_for(config).precision
