@@ -66,8 +66,9 @@ def _text(output: _Output, before: TextIO | None) -> TextIO:
         before.flush()  # type: ignore[union-attr]  # caught
     lines = getattr(before, "line_buffering", True) or output.isatty()
     encoding = getattr(before, "encoding", None) or "utf-8"
-    buffer = io.BufferedWriter(output)
-    return io.TextIOWrapper(buffer, encoding, errors="backslashreplace", line_buffering=lines)
+    unbuffered = getattr(before, "write_through", False)  # as by PYTHONUNBUFFERED
+    buffer: Any = output if unbuffered else io.BufferedWriter(output)
+    return io.TextIOWrapper(buffer, encoding, errors="backslashreplace", line_buffering=lines, write_through=unbuffered)
 
 
 def is_live() -> bool:

@@ -64,6 +64,17 @@ def test_a_character_that_the_encoding_lacks_is_escaped(encoding: str) -> None:
     assert r"\udcff" in done.stdout
 
 
+def test_unbuffered_output_stays_unbuffered() -> None:
+    script = (
+        "import os; from src.console import steady_output\n"
+        "with steady_output():\n    print('printed at once', end='')\n    os._exit(0)"
+    )
+    for variable, printed in (("1", b"printed at once"), ("", b"")):
+        environ = {**os.environ, "PYTHONUNBUFFERED": variable}
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True)
+        assert done.stdout == printed
+
+
 def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
     script = (
         "import os; from src.console import steady_output\n"

@@ -118,6 +118,16 @@ def test_one_process_mirrors_all_runs(told: Told) -> None:
     assert told.names.count("init") == told.names.count("finish") == 2
 
 
+def test_a_process_that_was_forked_has_a_mirror_of_its_own(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    do_run(told)
+    first = Tracker.of_all
+    assert first is not None
+    monkeypatch.setattr(os, "getpid", lambda: first.owner + 1)
+    do_run(told)
+    assert Tracker.of_all is not first
+    first.kill()
+
+
 def test_a_failed_run_ends_as_failed(told: Told) -> None:
     with pytest.raises(ZeroDivisionError), tracked(settings("offline"), folder=Path("w"), say=told.append, **IDS):
         raise ZeroDivisionError

@@ -52,6 +52,7 @@ class _Mirror:
         self._requests, self._answers = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self._requests, False)
         self._unread = b""
+        self.owner = os.getpid()
 
     def ask(self, act: str, values: dict[str, Any]) -> None:
         """Hand a request over, without waiting for it to be read.
@@ -108,6 +109,8 @@ class Tracker:
         if cls.stopped_for_all:
             return cls()
         tracker = cls(None, say)
+        if cls.of_all and cls.of_all.owner != os.getpid():  # a launcher forked: the mirror is the first one's
+            cls.of_all = None
         try:
             tracker._mirror = cls.of_all = cls.of_all or _Mirror()
         except OSError as error:  # no process can be started, or no pipe opened
