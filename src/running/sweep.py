@@ -20,8 +20,8 @@ from src.config.schema import Config
 from src.files import write_json
 from src.judging.client import check_judge
 from src.metrics import ASKS_A_JUDGE
-from src.models.base_model import find_weights
-from src.models.quantization import check_quantization
+from src.models.base_model import empty_model, find_weights
+from src.models.quantization import check_quantization, quantized_share
 from src.results.store import check_writable, is_done, read_record
 from src.running.inputs import folder_of
 from src.sandbox.outside import isolating_backend
@@ -50,6 +50,9 @@ class Plan:
         # Once a kind, as the check multiplies a layer.
         for kind in {config.quantization for config in configs}:
             check_quantization(kind)
+        for config in configs:
+            if config.quantization != "none" and "model_type" in {**config.model.sizes, **config.model.config}:
+                quantized_share(empty_model(config.model, num_labels=2), config)
         if any(config.task.allow_code_execution for config in configs):
             isolating_backend()
         for config in configs:
