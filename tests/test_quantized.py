@@ -28,6 +28,7 @@ from src.results.schema import Record
 from src.results.store import ADAPTER
 from src.running.assemble import empty_setup, inject_empty
 from src.running.execute import execute
+from src.running.sweep import Plan
 from src.streams import stream_generator
 from src.training.batches import collate, encoded_splits
 from tests.conftest import HANG_SECONDS, ROOT, TINY, composed
@@ -425,6 +426,8 @@ def test_a_base_whose_experts_stay_in_floating_point_is_refused_with_its_share(k
     with pytest.raises(UserError, match=f"reaches {rounded / (rounded + others):.1%} of the matrix weights") as raised:
         quantization.quantized_share(model, config)
     assert "mlp.experts.gate_up_proj" in str(raised.value)
+    with pytest.raises(UserError, match="of the matrix weights"):  # before anything is loaded
+        Plan.of([config])
     config.quantization_partial = True
     assert quantization.quantized_share(model, config) == pytest.approx(rounded / (rounded + others))
 

@@ -55,19 +55,27 @@ def quantize(model: "PreTrainedModel", kind: str, keep: list[str]) -> None:
         keep: modules that stay as they are, such as the head. The output embedding stays too, and what
             transformers keeps in float32 wherever it quantizes.
     """
+    for name, module in quantizable(model, keep).items():
+        model.set_submodule(name, _layer_class(kind).of(module))
+    setattr(model, FLAGS[kind], True)
+
+
+def quantizable(model: "PreTrainedModel", keep: list[str]) -> "dict[str, nn.Linear]":
+    """The layers that `quantize` replaces, by name; of a model on the meta device too."""
     from torch import nn
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     output = model.get_output_embeddings()
     patterns = [*keep, *(getattr(model, "_keep_in_fp32_modules", None) or [])]
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and module is not output and should_convert_module(name, patterns):
-            model.set_submodule(name, _layer_class(kind).of(module))
-    setattr(model, FLAGS[kind], True)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and module is not output and should_convert_module(name, patterns)
+    }
 
 
 def quantized_share(model: "PreTrainedModel", config: "Config") -> float:
-    """The share of the base's matrix weights that are in fewer bits, of a model that `quantize` has changed.
+    """The share of the base's matrix weights that `quantize` keeps in fewer bits, before or after it has.
 
     Matrix weights are all parameters of two dimensions or more, but for embeddings, the output embedding and the head,
     which stay in floating point by convention.
@@ -95,12 +103,14 @@ def _matrix_weights(model: "PreTrainedModel", head: list[str]) -> tuple[int, dic
     output: Any = model.get_output_embeddings()
     kept = embeddings | {id(parameter) for parameter in (output.parameters() if output is not None else ())}
     kept |= {id(parameter) for name in head for parameter in model.get_submodule(name).parameters()}
+    reached = quantizable(model, head)
     quantized, left = 0, dict[str, int]()
     for name, parameter in model.named_parameters():
-        layer = model.get_submodule(name.rpartition(".")[0])
+        path = name.rpartition(".")[0]
+        layer = model.get_submodule(path)
         if id(parameter) in kept or parameter.dim() < 2 or name.endswith("bias"):
             continue
-        if isinstance(layer, nn.Linear) and not parameter.is_floating_point():
+        if isinstance(layer, nn.Linear) and (path in reached or not parameter.is_floating_point()):
             quantized += layer.in_features * layer.out_features  # a 4-bit parameter packs two in an element
         else:
             pattern = re.sub(r"\.\d+\.", ".*.", name)

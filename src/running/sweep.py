@@ -16,8 +16,8 @@ from src.files import write_json
 from src.interrupts import note_end
 from src.judging.client import check_judge
 from src.metrics import ASKS_A_JUDGE
-from src.models.base_model import find_weights
-from src.models.quantization import check_quantization
+from src.models.base_model import empty_model, find_weights
+from src.models.quantization import check_quantization, quantized_share
 from src.results.store import check_writable, is_done, readable_record
 from src.running.inputs import code_behind, folder_of
 from src.running.options import check_run_options, check_task_options
@@ -57,6 +57,9 @@ class Plan:
         # Once a kind, as the check multiplies a layer.
         for kind in {config.quantization for config in configs}:
             check_quantization(kind)
+        for config in configs:
+            if config.quantization != "none" and "model_type" in {**config.model.sizes, **config.model.config}:
+                quantized_share(empty_model(config.model, num_labels=2), config)
         if any(config.task.allow_code_execution for config in configs):
             isolating_backend()
         for config in configs:
