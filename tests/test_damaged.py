@@ -408,7 +408,7 @@ def test_a_run_that_cant_write_its_record_ends_in_a_line(
     plan = Plan.of([config])
     monkeypatch.setattr(lifecycle, "write_json", full)
     assert run(config, plan) == "failed"
-    assert "No space left on device; its record can't be written" in capsys.readouterr().out
+    assert "no record could be written: OSError: [Errno 28] No space left on device" in capsys.readouterr().out
     assert not (Path(plan.folders[0]) / CLAIM).exists()
 
 
@@ -422,16 +422,16 @@ def test_a_run_whose_data_went_away_ends_in_a_line(
     plan = Plan.of([config])
     monkeypatch.setattr(lifecycle, "inputs_of", gone)
     assert run(config, plan) == "failed"
-    assert capsys.readouterr().out == "failed: lora, seed 0: the rows are gone\n"
+    assert capsys.readouterr().out == "failed: lora on reverse_words: the rows are gone\n"
 
 
 def test_a_record_with_a_number_that_isnt_finite_is_diverged(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(config: Config, folder: Path, plan: Plan, line: Any) -> Any:
         record = json.loads((SOURCES[0] / RESULT).read_text())
         record["metrics"]["test"]["more"] = {"f1": float("nan")}
-        return record
+        return lifecycle._keep(config, folder, record)
 
-    monkeypatch.setattr(lifecycle, "_attempt", broken)
+    monkeypatch.setattr(lifecycle, "_execute_tracked", broken)
     config = tiny("adapter=lora", "rank=2")
     plan = Plan.of([config])
     assert run(config, plan) == "diverged"

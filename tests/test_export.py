@@ -411,7 +411,7 @@ def test_a_line_that_fails_in_a_fresh_process_is_not_printed(
     runs: Runs, tmp_path: Path, monkeypatch: Any, kind: str, fresh_process: None
 ) -> None:
     """The hub's copy can't be had offline, though this process has the weights in memory."""
-    monkeypatch.setattr(f"src.exporting.{'peft_adapter' if kind == 'peft' else 'merged_model'}.quoted",
+    monkeypatch.setattr(f"src.exporting.{'peft_adapter' if kind == 'peft' else 'merged_model'}.in_python",
                         lambda path: '"no/such-model"')  # fmt: skip
     with pytest.raises(
         UserError, match=r"can't be used by the line that would be printed:\n .*no/such-model(.|\n)*fails"

@@ -16,6 +16,7 @@ from src.running.execute import execute
 from src.training.batches import IGNORED
 from src.training.device import find_device
 from src.training.forgetting import general_loss, general_text, text_loss, unmeasurable
+from tests.architectures import HEADS
 from tests.conftest import composed, real_data, run_program
 from tests.tiny_models import of_folder, saved, tiny_model
 
@@ -42,6 +43,7 @@ def bert(tmp_path: Path) -> list[str]:
     return [
         f"model.path={folder}",
         "model.weights_sha256=null",
+        "model.head=[classifier,bert.pooler]",  # a masked-token model has no pooler
         f"forgetting={tmp_path}/text.txt",
         FP32,
         "trainer=smoke",
@@ -134,7 +136,7 @@ def test_a_classifier_that_can_t_predict_masked_tokens_is_known_before_training(
 ) -> None:
     folder = saved(tmp_path, tiny_model(kind, "classifier"))
     config = composed(FP32)
-    config.model = of_folder(folder)
+    config.model = of_folder(folder, head=HEADS.get(kind, ["score"]))
     base = load_base(config.model, num_labels=2, attention="eager")
     assert reason in unmeasurable(config, base)
     assert general_loss(config, base, base.module, find_device("fp32")) is None

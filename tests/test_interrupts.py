@@ -5,14 +5,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src.interrupts import RESUMES, interruptible, note_end, uninterrupted
+from src.interrupts import RESUMES, SIGNALS, interruptible, note_end, uninterrupted
 from src.results.store import RESULT, read_all
 from tests.conftest import ROOT, TINY
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Signals as a terminal's programs have them: one that runs behind, or under `nohup`, ignores some."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def interrupted(number: int) -> None:

@@ -333,7 +333,6 @@ def test_the_papers_protocol_keeps_the_test_split_and_validates_on_it(tmp_path: 
         ([*WRITTEN, "task.prompt='{question}'"], "task.prompt and task.columns.prompt both say what is asked."),
         ([*CLASSES, "task.split.test=1"], "task.split.test=1 is no share of the rows.\nAllowed: between 0 and 1."),
         ([*CLASSES, "task.split.validation=-0.1"], "task.split.validation=-0.1 is no share"),
-        ([*CLASSES, "task.split.test=nan"], "task.split.test=nan is no share"),
         ([*CLASSES, "task.sources.train.file=x.csv"], "task=own has task.path and task.sources.train.\n"),
         ([*CHOSEN, "task.columns.answer=x", "task.columns.answer_index=y"], "Several columns say which"),
     ],

@@ -16,6 +16,7 @@ from src.adapters.inject import InjectedModel
 from src.config.schema import Config, ModelConfig, RoleConfig, TaskConfig
 from src.errors import UserError
 from src.exporting.export import export
+from src.metrics import Score
 from src.models.base_model import BaseModel, load_base
 from src.models.positions import room
 from src.models.weights import local_checksum
@@ -61,7 +62,7 @@ def task_of(architecture: str, max_length: int = 20, new_tokens: int = 3, **opti
     written = 0 if architecture == "classifier" else new_tokens
     return TaskConfig(
         name="letters", loader="tests.test_preflight.given", architecture=architecture,
-        metric="accuracy" if architecture == "classifier" else "exact_match",
+        metric="accuracy" if architecture == "classifier" else "judge_rating" if "turns" in options else "exact_match",
         max_length=max_length, max_new_tokens=written, options={"texts": LETTERS, **options},
     )  # fmt: skip
 
@@ -312,7 +313,7 @@ def test_what_is_said_in_a_conversation_is_not_ended_before_the_answer(
 
     monkeypatch.setattr(Scoring, "_generate", written)
     monkeypatch.setattr(
-        "src.training.scoring.score", lambda name, *args, **kwargs: type("S", (), {"value": 0, "more": {}})()
+        "src.training.scoring.score", lambda name, *args, **kwargs: Score(name, 0.0)
     )
     run.scoring.score(injected.model, run.task.data.splits["test"], run.examples["test"])  # type: ignore[arg-type]
     assert len(seen) == 2 * len(LETTERS)

@@ -119,8 +119,8 @@ class SourceConfig:
 class SplitConfig:
     """What is held out of the training rows of one's own data where it has no such split."""
 
-    validation: float = 0.1  # share of each class
-    test: float = 0.2  # share of each class
+    validation: Share = 0.1  # share of each class
+    test: Share = 0.2  # share of each class
     seed: Seed = 0  # another one holds out other rows
 
 

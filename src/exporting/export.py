@@ -20,7 +20,7 @@ from torch import Tensor
 from src.config.schema import Config
 from src.errors import UserError, nearest_first
 from src.exporting import merged_model, peft_adapter
-from src.exporting.format import Format, TrainedModel, Written, quoted
+from src.exporting.format import Format, TrainedModel, Written, in_python
 from src.exporting.reproduction import Job, imports_of, in_fresh_process, logits_of
 from src.exporting.stored import Stored, check_reproduced, stored_predictions
 from src.files import open_to_others, write_json
@@ -132,7 +132,7 @@ def _checked(
     Raises:
         UserError: it can't be loaded, or differs by more than rounding explains.
     """
-    inside = quoted(places[0])[1:-1], quoted(places[1])[1:-1]
+    inside = in_python(places[0])[1:-1], in_python(places[1])[1:-1]
     usage, tokenizer_usage = (line.replace(*inside) for line in (written.usage, written.tokenizer_usage))
     config, precision = prepared.config, prepared.device.precision
     rows = prepared.task.data.splits["validation"][:LOGIT_ROWS]

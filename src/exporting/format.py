@@ -64,7 +64,7 @@ def loading_arguments(source: TrainedModel) -> dict[str, int]:
     return arguments
 
 
-def quoted(path: Path | str) -> str:
+def in_python(path: Path | str) -> str:
     """A path as a Python string."""
     return json.dumps(str(path), ensure_ascii=False)
 
@@ -74,4 +74,4 @@ def write_reading(source: TrainedModel, folder: Path, target: Path) -> str:
     source.base.tokenizer.save_pretrained(folder)
     if source.config.model.architecture != "classifier":
         source.scoring.decoding().save_pretrained(folder)
-    return f"AutoTokenizer.from_pretrained({quoted(target)})"
+    return f"AutoTokenizer.from_pretrained({in_python(target)})"

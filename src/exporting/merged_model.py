@@ -8,7 +8,7 @@ from peft import PeftModel
 from src.adapters.inject import InjectedModel, adapters
 from src.config.schema import Config
 from src.errors import UserError
-from src.exporting.format import TrainedModel, Written, auto_class, quoted, write_reading
+from src.exporting.format import TrainedModel, Written, auto_class, in_python, write_reading
 from src.models.quantization import dequantize
 from src.models.unfuse import fused_state_dict
 from src.running.assemble import fresh_model, inject_empty
@@ -31,7 +31,7 @@ def write(source: TrainedModel, folder: Path, target: Path) -> Written:
     onto = "" if config.quantization == "none" else f", merged onto the dequantized {config.quantization} weights"
     return Written(
         f"a {type(model).__name__} in float32{onto}",
-        f"{auto_class(config)}.from_pretrained({quoted(target)})",
+        f"{auto_class(config)}.from_pretrained({in_python(target)})",
         write_reading(source, folder, target),
     )
 

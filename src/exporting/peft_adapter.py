@@ -20,7 +20,7 @@ from src.adapters.inject import adapters
 from src.adapters.peft_bridge import TASK_TYPES
 from src.config.schema import Config
 from src.errors import UserError
-from src.exporting.format import TrainedModel, Written, auto_class, loading_arguments, quoted, write_reading
+from src.exporting.format import TrainedModel, Written, auto_class, in_python, loading_arguments, write_reading
 from src.models.base_model import find_weights, has_hub_weights, load_base
 from src.models.dense_weight import dense_weight
 from src.running.assemble import fresh_model
@@ -53,7 +53,7 @@ def write(source: TrainedModel, folder: Path, target: Path) -> Written:
     base = f"{auto_class(config)}.from_pretrained({arguments})"
     return Written(
         f"an adapter of PEFT ({kind}{rank}) on {where}{weights}",
-        f"PeftModel.from_pretrained({base}, {quoted(target)})",
+        f"PeftModel.from_pretrained({base}, {in_python(target)})",
         write_reading(source, folder, target),
         rounds=OTHER_KERNELS if config.quantization != "none" else "",
     )
@@ -75,10 +75,10 @@ def _loaded_from(config: Config, target: Path) -> str:
     """Where the base model's weights lie on this machine, as the first arguments of `from_pretrained`."""
     model, weights = config.model, find_weights(config.model)
     if weights is None:
-        return quoted(target / DRAWN_BASE)
+        return in_python(target / DRAWN_BASE)
     if model.hub_id and has_hub_weights(model):
-        return ", ".join([quoted(model.hub_id), *([f'revision="{model.revision}"'] if model.revision else [])])
-    return quoted(weights.absolute())
+        return ", ".join([in_python(model.hub_id), *([f'revision="{model.revision}"'] if model.revision else [])])
+    return in_python(weights.absolute())
 
 
 def _base_of(source: TrainedModel, folder: Path, target: Path) -> tuple[str, str | None]:

@@ -61,7 +61,10 @@ def _row(record: DataRecord, source: Source, *, needs_answer: bool) -> Row:
     Raises:
         UserError: it needs a final answer and has none.
     """
-    solution, question = (record.text(source.task.columns[key]) for key in ("solution", "question"))
+    column, question = source.task.columns["solution"], record.text(source.task.columns["question"])
+    number = record.first(column)
+    # A file of bare answers may have them as JSON's numbers.
+    solution = str(number) if type(number) in (int, float) else record.text(column)
     prompt = DataRecord({"question": question}, record.location).filled(source.task.prompt)
     # The space is the answer's, as most tokenizers keep it with the word that follows.
     row = {"prompt": prompt, "answer": f" {solution}"}
