@@ -415,6 +415,7 @@ def test_a_config_for_a_method_that_has_none_is_refused() -> None:
         Plan.of([config_of(["adapter=lora", "+adapter.config.r=3"])])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["adapter.config._target_=peft.LoraConfg"], []])
 def test_the_command_line_answers_with_three_lines_and_status_2(arguments: list[str], tmp_path: Path) -> None:
     done = run_program("src.run", *TINY, "adapter=peft/custom", f"results_dir={tmp_path}/r", *arguments)

@@ -517,6 +517,7 @@ def stored(config: Config, folder: Path) -> Config:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_labels", [None, 10])
 def test_an_adapter_of_a_decoder_that_classifies_is_exported_with_its_padding_and_its_classes(
     tmp_path: Path, num_labels: int | None
