@@ -15,7 +15,7 @@ from src.running.sweep import Plan
 from tests.architectures import DECODERS, ENCODERS
 from tests.conftest import composed
 from tests.test_inspect import described
-from tests.tiny_models import saved, tiny_model
+from tests.tiny_models import saved, tiny_model, tiny_tokenizer
 
 METHODS = ("lora", "lora_sb", "dora", "full", "bitfit", "head_only")
 CASES = [
@@ -46,14 +46,18 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def trained(kind: str, architecture: str, adapter: str, data: Path, folder: Path) -> Any:
-    saved(folder / "model", tiny_model(kind, architecture))
+    # T5 and BART read their classes where a text ends.
+    ends = "$A </s>" if kind in ("t5", "bart") else "$A"
+    saved(folder / "model", tiny_model(kind, architecture), tiny_tokenizer(ends))
     task = "classification" if architecture == "classifier" else "generation"
-    lengths = ["task.max_length=24", *(["task.max_new_tokens=3"] if architecture == "causal_lm" else [])]
+    lengths = ["task.max_length=24"]
+    lengths += ["task.max_new_tokens=3", "model=tiny_llama"] if architecture == "causal_lm" else []
     config = composed(
         "task=own", f"task.kind={task}", f"task.path={data}", *lengths, f"adapter={adapter}", "rank=3",
         "target=all_linear", *TRAINER, f"results_dir={folder / 'results'}",
     )  # fmt: skip
     config.model = described(folder / "model", architecture)
+    config.target.roles = list(config.model.roles)  # a mixture's experts have none
     plan = Plan.of([config])
     run(config, plan)
     return read_record(Path(plan.folders[0])), Path(plan.folders[0])

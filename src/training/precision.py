@@ -24,6 +24,7 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.files import write_json
 from src.models.base_model import BaseModel, load_base
+from src.quiet import quiet_libraries
 from src.tasks.base import load_task
 from src.training.batches import Example, collate
 from src.training.device import Device, find_device
@@ -88,6 +89,7 @@ def bf16_trial(config: Config, device: Device) -> Bf16Trial:
         return Bf16Trial(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # not there yet, or damaged
         pass
+    quiet_libraries()  # this may be the first model that the process loads
     labels = len(load_task(config).data.label_names)
     base = load_base(config.model, num_labels=labels, attention=device.attention, quantization=config.quantization)
     trial = try_bf16(base, config.model.head, device, exact=config.model.dtype == "float32")
