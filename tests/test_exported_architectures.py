@@ -28,7 +28,7 @@ TRAINER = [
     "trainer.head_lr=0.01",
 ]  # fmt: skip
 # What a method or a format may say in place of an export, in its first line.
-NOT_MADE = ("has none outside of its head", "nothing to train", "trains nothing of")
+NOT_MADE = ("bitfit trains biases; this", "nothing to train", "trains nothing of")
 NOT_EXPORTED = ("PEFT has no adapter that is", "keeps several projections in one matrix")
 
 

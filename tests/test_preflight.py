@@ -138,8 +138,14 @@ def test_every_architecture_scores_alone_and_padded_alike(
     tokenizer = tiny_tokenizer(ends, pad_token=pad)
     architectures = ["classifier", *(["causal_lm"] if kind in DECODERS else [])]
     for architecture in architectures:
-        model = folder_of(tmp_path / architecture, kind, architecture, tokenizer)
-        assert found(config_of(model, task_of(architecture), adapter))["padding"] < 1e-5
+        config = config_of(
+            folder_of(tmp_path / architecture, kind, architecture, tokenizer), task_of(architecture), adapter
+        )
+        # MPT's bias grows with the distance, and padding stands between virtual tokens and the text.
+        if (kind, architecture, adapter) == ("mpt", "causal_lm", "peft/prompt_tuning"):
+            assert "padding on the left changes what it computes" in refusal(config)
+        else:
+            assert found(config)["padding"] < 1e-5
 
 
 def test_texts_of_one_length_are_tried_at_two(tmp_path: Path) -> None:
@@ -312,9 +318,7 @@ def test_what_is_said_in_a_conversation_is_not_ended_before_the_answer(
         return ["q"] * len(prompts)
 
     monkeypatch.setattr(Scoring, "_generate", written)
-    monkeypatch.setattr(
-        "src.training.scoring.score", lambda name, *args, **kwargs: Score(name, 0.0)
-    )
+    monkeypatch.setattr("src.training.scoring.score", lambda name, *args, **kwargs: Score(name, 0.0))
     run.scoring.score(injected.model, run.task.data.splits["test"], run.examples["test"])  # type: ignore[arg-type]
     assert len(seen) == 2 * len(LETTERS)
     assert all(prompt[0] == 1 and 2 not in prompt for prompt in seen)
