@@ -139,8 +139,9 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
             line.show_step(step, metrics)
 
         record = _keep(config, folder, execute(config, folder, report))  # before W&B takes its time
-        scores = {split: metric["value"] for split, metric in record["metrics"].items()}
-        tracker.summarize(scores | {"parameters": record["parameters"], "time": record["time"]})
+        if record["state"] == "done":  # a number in it may have turned out to be none
+            scores = {split: metric["value"] for split, metric in record["metrics"].items()}
+            tracker.summarize(scores | {"parameters": record["parameters"], "time": record["time"]})
     return record
 
 
