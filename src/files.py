@@ -6,12 +6,15 @@ import hashlib
 import json
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
+
+PARTIAL = re.compile(r"\..+\.\d+-[0-9a-f]{8}")  # as `replacing` names what isn't whole yet
 
 
 @contextmanager
@@ -33,6 +36,13 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a writer left that was killed in the midst of `replacing`; nobody may be writing there now."""
+    for path in folder.glob(".*.*-????????"):
+        if PARTIAL.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

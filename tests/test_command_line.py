@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from src.config.composition import user_errors
 from src.results.store import read_all, read_record
 from tests.conftest import ROOT, TINY, run_program
 
@@ -175,3 +177,12 @@ def test_a_sweep_needs_no_home_and_no_reader_of_what_it_prints(home: str, tmp_pa
     assert len(done.stdout.splitlines()) == 1
     assert [record["state"] for record in read_all(tmp_path / "r")] == ["done", "done"]
     assert len(list(tmp_path.glob("r/wandb/wandb/offline-run-*"))) == 2
+
+
+def test_python_without_docstrings_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("src.config.composition.sys.flags", SimpleNamespace(optimize=2))
+    with pytest.raises(SystemExit, match="2"), user_errors():
+        pytest.fail("nothing is done")
+    assert "-OO" in capsys.readouterr().err

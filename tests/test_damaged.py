@@ -86,6 +86,14 @@ DAMAGED: dict[str, Callable[[str], str | bytes]] = {
     "an identity that is a text": changed(identity="x"),
     "settings of another kind": changed(identity__trainer=[1, 2]),
     "a state that is a number": changed(state=3),
+    "a state that no run has": changed(state="finished"),
+    "another seed than its identity's": changed(config__seed=7),
+    "another rank than its identity's": changed(config__rank=64),
+    "another rate than its identity's": changed(identity__lr=5.0),
+    "a share in percent": changed(metrics__test__value=73.5),
+    "a share below all shares": changed(metrics__validation__value=-1.5),
+    "a time that is negative": changed(time__run_seconds=-10.0),
+    "a count that is negative": changed(parameters__trained=-5),
     "no memory at all": changed(memory={}),
     "a time that is a text": changed(time__train_seconds="long"),
     "a count beyond 64 bits": changed(parameters__adapter_trained=2**64),
@@ -426,12 +434,12 @@ def test_a_run_whose_data_went_away_ends_in_a_line(
 
 
 def test_a_record_with_a_number_that_isnt_finite_is_diverged(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(config: Config, folder: Path, plan: Plan, line: Any) -> Any:
+    def broken(*args: Any) -> Any:
         record = json.loads((SOURCES[0] / RESULT).read_text())
         record["metrics"]["test"]["more"] = {"f1": float("nan")}
-        return lifecycle._keep(config, folder, record)
+        return record
 
-    monkeypatch.setattr(lifecycle, "_execute_tracked", broken)
+    monkeypatch.setattr("src.running.execute.execute", broken)
     config = tiny("adapter=lora", "rank=2")
     plan = Plan.of([config])
     assert run(config, plan) == "diverged"
@@ -447,12 +455,28 @@ def test_a_damaged_fit_is_no_fit(tmp_path: Path, text: str) -> None:
 
     (tmp_path / store.ADAPTER).touch()
     (tmp_path / FIT).write_text(text)
-    assert Fit.read(tmp_path) is None
+    assert Fit.read(tmp_path, {}) is None
+
+
+def test_a_run_that_broke_and_gives_no_reason_is_said_so(results: Path) -> None:
+    damage(first(results), changed(state="diverged"))
+    reasons = set(collect(results)["reason"].dropna())
+    assert reasons == {"its record gives no reason"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"metrics__test__name": "f1"}, {"metrics__test__unit": "points"}, {"metrics__test__higher_is_better": False}],
+)
+def test_runs_of_one_cell_that_differ_in_what_they_measure_are_said(results: Path, changes: dict[str, Any]) -> None:
+    key = {"name": "metric"}.get(last := next(iter(changes)).rpartition("__")[2], last)
+    damage(first(results), changed(**changes))
+    notes = "; ".join(compare(collect(results)).cells["notes"])
+    assert f"its runs differ in {key}: " in notes
 
 
 def test_what_is_asked_of_a_bad_record_is_answered(results: Path) -> None:
-    damage(first(results), DAMAGED["a seed beyond 64 bits"])
-    read_record(first(results))  # the config is the identity's business; a column of a table is the table's
+    damage(first(results), DAMAGED["a rank that is a list"])
     damage(first(results), DAMAGED["cut off"])
     with pytest.raises(UserError, match="is not a run record"):
         finished_run(first(results))

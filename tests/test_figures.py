@@ -15,7 +15,7 @@ from src.analysis.figures.cost import draw_memory_versus_accuracy, draw_paramete
 from src.analysis.figures.learning_rates import draw_learning_rate_curves
 from src.analysis.figures.rank import draw_rank_versus_accuracy
 from src.analysis.figures.save import FIGURES, save_all
-from src.analysis.figures.style import WIDTH, drawing, focus, panels, series
+from src.analysis.figures.style import WIDTH, drawing, entitle, focus, panels, save, series
 from src.analysis.trials import trials
 from tests.conftest import run_program
 
@@ -187,6 +187,28 @@ def test_a_figure_is_a_column_wide_and_its_text_at_least_7_points() -> None:
         assert figure.get_size_inches()[0] == WIDTH
         sizes = {float(text.get_fontsize()) for text in figure.findobj(Text) if isinstance(text, Text)}
         assert min(sizes) >= 7
+
+
+@pytest.mark.parametrize("name", ["lora", "x$y$", "a^{b}"])
+def test_no_markup_shows_and_the_title_is_inside_the_figure(tmp_path: Path, name: str) -> None:
+    """Powers of ten are read as such although math text is off, between and within decades, and names stay."""
+    rows = [run(name, rank, 0, task="a_task_of_a_long_name", flags=["at chance"]) for rank in (2, 4, 64)]
+    with drawing():
+        figure = drawn(draw_parameters_versus_accuracy(compare(frame(*rows)).cells))
+        entitle(figure, "m on a_task_of_a_long_name, seeds a point: 1 to 3, doubtful points: 3 (see the comparison)")
+        save(figure, tmp_path / "drawn")
+        (axes,) = figure.axes
+        shown = [text.get_text() for text in axes.get_xticklabels()]
+        title = figure.get_suptitle()
+        assert {"10³", "10⁴"} <= set(shown)
+        assert not any(mark in "".join(shown) for mark in "$\\{")
+        axes.set_xlim(2000, 8000)
+        figure.canvas.draw()
+        assert "4·10³" in [text.get_text() for text in axes.get_xticklabels(minor=True)]
+        (box,) = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text() == title]
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert f">{name}<" in (tmp_path / "drawn.svg").read_text()
 
 
 def test_an_empty_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -221,7 +221,18 @@ def _fill_disk(patch: Any, at: str) -> None:
 def test_a_damaged_fit_is_trained_again(content: str, tmp_path: Path) -> None:
     (tmp_path / ADAPTER).touch()
     (tmp_path / "fit.json").write_text(content)
-    assert Fit.read(tmp_path) is None
+    assert Fit.read(tmp_path, {}) is None
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_attempt(tiny: Make) -> None:
+    config = tiny("adapter=lora", "rank=2")
+    folder = Path(Plan.of([config]).folders[0])
+    folder.mkdir(parents=True)
+    for name in (f".{ADAPTER}.1234-0a1b2c3d", f".{CONFIG}.1-ffffffff", ".mine.1-ffffffff.txt", "notes.1-ffffffff"):
+        (folder / name).touch()
+    assert attempt(config)[0] == "done"
+    left = {path.name for path in folder.iterdir()} - {ADAPTER, CONFIG, PREDICTIONS, RESULT}
+    assert left == {".mine.1-ffffffff.txt", "notes.1-ffffffff"}
 
 
 def test_what_is_gone_when_its_turn_comes_is_a_line(tiny: Make, monkeypatch: Any, capsys: Any) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from src.results.store import ADAPTER
 from src.running import preflight as module
 from src.running.assemble import fresh_model, inject_empty
 from src.running.execute import execute
-from src.running.fitting import Fit
 from src.running.lifecycle import run
 from src.running.preflight import preflight
 from src.running.prepare import Prepared, prepare
@@ -32,7 +31,6 @@ from src.running.sweep import Plan
 from src.tasks.base import TaskData
 from src.training.batches import IGNORED, Example, encode
 from src.training.scoring import Scoring
-from src.training.trainer import Training
 from tests.conftest import TINY, composed
 from tests.tiny_models import SIZES, WORDS, of_folder, saved, tiny_model, tiny_tokenizer
 
@@ -570,13 +568,3 @@ def test_a_record_says_what_was_found(tmp_path: Path) -> None:
         "largest_id": WORDS.index("z"),
         "embedded_tokens": 32,
     }
-
-
-def test_a_fit_from_before_the_pre_flight_is_read(tmp_path: Path) -> None:
-    fit = Fit(Training(), {}, None, 0.0, {"padding": 0.0})
-    fit.write(tmp_path)
-    (tmp_path / "adapter.safetensors").touch()
-    assert Fit.read(tmp_path) == fit
-    values = {key: value for key, value in asdict(fit).items() if key != "preflight"}
-    (tmp_path / "fit.json").write_text(json.dumps(values))
-    assert Fit.read(tmp_path) == replace(fit, preflight={})

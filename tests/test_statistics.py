@@ -10,6 +10,7 @@ from src.analysis.statistics import (
     ITEMS,
     SEEDS,
     SEEDS_AND_ITEMS,
+    SeedVariance,
     bootstrap_intervals,
     holm,
     paired_test,
@@ -164,6 +165,25 @@ def test_without_items_the_test_is_scipys_paired_t_test() -> None:
     test = paired_test(first, second, generator())
     assert test is not None
     assert test.p_value == pytest.approx(stats.ttest_rel(first[:, 0], second[:, 0]).pvalue)
+
+
+@pytest.mark.parametrize(("seeds", "items"), [(2, 16), (3, 16), (5, 50)])
+def test_coarse_scores_without_items_are_never_certainly_different(seeds: int, items: int) -> None:
+    """Runs of equal methods, right on 70 % of few items, often differ by the same at every seed."""
+    rng = generator(6)
+    scores = (rng.binomial(items, 0.7, size=(1000, 2, seeds, 1)) / items).astype(np.float32)
+    p_values = [test.p_value for first, second in scores if (test := paired_test(first, second, rng)) is not None]
+    assert min(p_values) > 1e-6
+    assert sum(p < 0.05 for p in p_values) <= stats.binom.ppf(0.999, 1000, 0.05)
+
+
+def test_equal_differences_without_items_are_no_test_and_none_at_all_is_p_1() -> None:
+    first = np.array([[0.9], [0.8], [0.7]], dtype=np.float32)  # rounded: the differences are equal but for that
+    assert paired_test(first, first - np.float32(0.1), generator()) is None
+    assert paired_test(first, first - np.float32(0.1), generator(), SeedVariance(0.0, 4)) is None
+    same = paired_test(first, first, generator())
+    assert same is not None
+    assert same.p_value == 1.0
 
 
 def test_unequal_shapes_and_nans_are_refused() -> None:

@@ -48,7 +48,8 @@ def store(tmp_path: Path) -> Store:
         lr: float = 0.003, **changes: Any,
     ) -> Path:  # fmt: skip
         record = deepcopy(json.loads(TEMPLATE.read_text()))
-        record["config"] |= {"rank": rank, "seed": seed, "lr": lr}
+        for part in ("config", "identity"):
+            record[part] |= {"rank": rank, "seed": seed, "lr": lr}
         record["config"]["adapter"]["name"], record["config"]["target"]["name"] = adapter, target
         record["parameters"] |= {"adapter_trained": size, "trained": size + 50}
         draw = np.random.default_rng([seed, 5])  # the same items are hard for all methods

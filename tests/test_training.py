@@ -1,22 +1,25 @@
 """Training and scoring: the same for all methods, repeatable to the bit, and able to learn."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from src.adapters.inject import adapters
 from src.config.schema import Config
 from src.errors import Diverged, UserError
 from src.models.base_model import load_base
+from src.results.digests import tensor_digests
 from src.results.schema import Record
 from src.results.store import ADAPTER, FIT, PREDICTIONS
 from src.running import assemble, fitting
 from src.running.execute import execute
+from src.running.fitting import Fit
 from src.running.prepare import _first_of_each_set, prepare
 from src.streams import stream_generator
 from src.tasks.base import load_task
@@ -24,6 +27,7 @@ from src.training import trainer as training
 from src.training.batches import encoded_splits
 from src.training.device import find_device
 from src.training.scoring import Scoring
+from src.training.trainer import Training
 from tests.conftest import composed
 from tests.test_glue import files_of, made_up, write_original
 
@@ -230,6 +234,33 @@ def test_a_run_that_failed_at_scoring_goes_on_from_its_adapter(
     assert {key: part for key, part in again.items() if key in parts} == {
         key: part for key, part in whole.items() if key in parts
     }
+    # The time of the attempt that trained belongs to the run.
+    assert again["time"]["run_seconds"] > again["time"]["setup_seconds"] + again["time"]["train_seconds"]
+
+
+FITTED = Fit(Training(), {}, None, 0.0, 0.0, {"device": "gpu, bf16", "torch": "2.13"}, {}, {"padding": 0.0})
+
+
+@pytest.mark.parametrize("change", ["nothing", "device", "torch", "adapter", "cut off"])
+def test_only_a_fit_of_this_adapter_on_this_machine_is_gone_on_from(tmp_path: Path, change: str) -> None:
+    adapter, made_with = tmp_path / ADAPTER, dict(FITTED.made_with)
+    save_file({"weight": torch.ones(3)}, adapter)
+    replace(FITTED, tensors=tensor_digests(adapter)).write(tmp_path)
+    if change == "adapter":
+        save_file({"weight": torch.zeros(3)}, adapter)
+    elif change == "cut off":
+        adapter.write_bytes(adapter.read_bytes()[:-4])
+    elif change != "nothing":
+        made_with[change] = "another"
+    assert (Fit.read(tmp_path, made_with) is None) == (change != "nothing")
+
+
+def test_the_count_is_held_against_the_closed_form_also_where_python_drops_asserts(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "closed_form", lambda injected: 7)
+    with pytest.raises(UserError, match=r"trains [\d,]+ parameters, and 7 by its closed form"):
+        run(tiny("adapter=lora", "rank=2"), tmp_path)
 
 
 @pytest.mark.parametrize("task", ["stsb", "mnli", "mrpc"])

@@ -132,15 +132,16 @@ def rows_of_record(record: Record) -> list[dict[str, Any]]:
 
 def row_of_record(record: Record) -> dict[str, Any]:
     """One run as a row; values that only a finished run has are missing from others."""
+    is_done = record["state"] == "done"
     facts: dict[str, Any] = {
         "run_id": record["run_id"],
         "state": record["state"],
-        "reason": (record["error"] or {}).get("message"),
+        "reason": (record["error"] or {}).get("message", None if is_done else "its record gives no reason"),
         "settings": settings(record["identity"]),
         "fingerprint": record["identity"]["task"].get("fingerprint"),
         **_asked(record["config"]),
     }
-    return facts | _results(record) if record["state"] == "done" else facts
+    return facts | _results(record) if is_done else facts
 
 
 def _asked(config: dict[str, Any]) -> dict[str, Any]:

@@ -211,6 +211,11 @@ def _scores_by_split(group: list[Run]) -> _SplitScores:
             splits[split] = _scores(split, scored, [items[run["run_id"]].get(split) for run in scored])
             missing = len(done) - len(scored)
             problems += [f"{missing} of {len(done)} runs have no {split} score"] if missing else []
+    problems += [
+        f"its runs differ in {key}: {' and '.join(sorted(map(str, found)))}"
+        for key in FACTS
+        if len(found := {run[key] for run in done if run[key] is not None}) > 1
+    ]
     problems += doubts(done)
     if len({run["seed"] for run in done}) < len(done):
         problems.append("a seed is there more than once")

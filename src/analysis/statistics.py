@@ -14,6 +14,7 @@ from scipy import stats
 
 Scores = NDArray[np.floating[Any]]
 SEEDS_AND_ITEMS, SEEDS, ITEMS = "seeds and items", "seeds only", "items only"
+ROUNDING = 1e-6  # of a run's score, which is kept in single precision
 CHUNK = 500  # permutations at a time, to bound memory
 
 
@@ -89,7 +90,7 @@ def paired_test(
     """Compare two methods on the same seeds and items.
 
     With several seeds and items by `seeds_and_items_test`, with one seed by a permutation over its items, without items
-    by a t-test over seeds; None where there is but one number of each.
+    by a t-test over seeds; None where there is but one number of each, or seeds without items differ all by the same.
 
     Args:
         first, second: (seeds, items), the same seeds and items in the same order.
@@ -162,8 +163,14 @@ def _items_test(differences: Scores, generator: np.random.Generator) -> PairedTe
     return PairedTest(by_t.difference, by_t.low, by_t.high, sign_flip_test(differences, generator), ITEMS)
 
 
-def _t_test(differences: Scores, seed_variance: SeedVariance | None) -> PairedTest:
-    """The paired t-test over seeds, (seeds,)."""
+def _t_test(differences: Scores, seed_variance: SeedVariance | None) -> PairedTest | None:
+    """The paired t-test over seeds, (seeds,); None where they all differ by the same, which says nothing of noise.
+
+    Scores of few items, which take few values, do so now and then: t would be infinite, and the difference certain.
+    """
+    spread = np.ptp(differences) if seed_variance is None else np.sqrt(seed_variance.variance)
+    if spread < ROUNDING and differences.mean() != 0:
+        return None
     seed_variance = seed_variance or SeedVariance(float(differences.var(ddof=1)) / 2, len(differences) - 1)
     # The difference of two runs has twice the variance of one.
     standard_error = float(np.sqrt(2 * seed_variance.variance / len(differences)))

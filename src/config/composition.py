@@ -26,6 +26,8 @@ def user_errors(schema: type = Config) -> Iterator[None]:
         schema: the dataclass of the program's options, which an unknown one is compared with.
     """
     try:
+        if sys.flags.optimize > 1:  # transformers reads its classes' docstrings
+            raise UserError("Python's -OO (PYTHONOPTIMIZE=2) takes away what transformers needs.\nLeave it out.")
         yield
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if FULL_ERROR:

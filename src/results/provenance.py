@@ -44,6 +44,11 @@ def provenance(device: dict[str, Any], code: Code) -> Provenance:
     }
 
 
+def made_with(device: dict[str, Any]) -> dict[str, str]:
+    """What must be one and the same for all of a run: the device, by its name and format, and the packages."""
+    return {"device": f"{device['name']}, {device['precision']}", **_versions()}
+
+
 def this_command() -> str:
     """This process's command line, to be pasted into a shell."""
     return shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])

@@ -111,7 +111,7 @@ class Record(TypedDict):
 
     schema_version: int
     run_id: str
-    state: str  # done, failed, diverged, out_of_memory or interrupted
+    state: str  # one of `STATES`
     identity: dict[str, Any]  # see `src.results.identity`
     config: dict[str, Any]
     error: dict[str, str] | None  # class and message of the exception
@@ -137,6 +137,9 @@ class Record(TypedDict):
 
 
 WHOLE = (StoredTrial, Tuning)
+STATES = ("done", "failed", "diverged", "out_of_memory", "interrupted")
+ROUNDING = 1e-6  # of a mean over items
+SAID_TWICE = ("seed", "rank", "alpha", "lr")  # in the identity, of which the run's folder is, and in the config
 
 
 def misfit(value: Any, kind: Any, where: str = "") -> str | None:
@@ -160,6 +163,30 @@ def misfit(value: Any, kind: Any, where: str = "") -> str | None:
         parts = [(str(index), part, inner[0]) for index, part in enumerate(value)] if origin is list else []
     found = [misfit(part, hint, f"{where}.{key}".lstrip(".")) for key, part, hint in parts]
     return next((text for text in found if text), None)
+
+
+def contradiction(record: Record) -> str | None:
+    """Say what can't be true in a record of the right types, as in "metrics.test.value is 95.0"; None where all can.
+
+    A hand that edits a record, or a program that does, forgets what else follows from the value.
+    """
+    of_run, asked = record["identity"], record["config"]
+    measured: dict[str, Any] = {key: record.get(key, {}) for key in ("parameters", "time")}
+    scores = record.get("metrics", {})
+    found = [] if record["state"] in STATES else [f"state is {record['state']!r}"]
+    found += [
+        f"config.{key} is {asked[key]!r} and identity.{key} {of_run[key]!r}"
+        for key in SAID_TWICE
+        if key in of_run and key in asked and of_run[key] != asked[key]
+    ]
+    found += [f"{part}.{key} is {value}" for part in measured for key, value in measured[part].items() if value < 0]
+    found += [
+        f"metrics.{split}.value is {score['value']}"
+        for split, score in scores.items()
+        # Correlations are negative at times; what has another unit has a range of its own.
+        if "value" in score and score.get("unit", "share") == "share" and abs(score["value"]) > 1 + ROUNDING
+    ]
+    return next(iter(found), None)
 
 
 def _is_a(value: Any, kind: Any) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from src.errors import UserError
 from src.files import read_json
 from src.quoting import command_line, written
-from src.results.schema import SCHEMA_VERSION, Record, misfit
+from src.results.schema import SCHEMA_VERSION, Record, contradiction, misfit
 
 RESULT, CLAIM, CONFIG = "result.json", "claim.json", "config.json"
 ADAPTER, PREDICTIONS, TRACEBACK = "adapter.safetensors", "predictions.parquet", "traceback.txt"
@@ -49,7 +49,7 @@ def read_record(folder: Path) -> Record | None:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(_damaged(path, str(error))) from error
     _check_version(record, path)
-    if wrong := misfit(record, Record):
+    if wrong := misfit(record, Record) or contradiction(record):
         raise UserError(_damaged(path, wrong))
     return record
 

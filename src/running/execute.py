@@ -7,6 +7,7 @@ the base model, so what is scored is what was saved; the test split is touched a
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from src.adapters.inject import InjectedModel, adapters
 from src.config.memo import kept
 from src.config.schema import Config
 from src.errors import Diverged
+from src.results.provenance import made_with
 from src.results.schema import Forgetting, Record
 from src.results.store import ADAPTER, PREDICTIONS
 from src.running.assemble import fresh_model, restored
@@ -36,10 +38,11 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     start = time.perf_counter()
     run = prepare(config, folder)
     # The adapter of an attempt that failed at scoring is as good as a new one.
-    training = Fit.read(folder)
+    training = Fit.read(folder, made_with(asdict(run.device)))
     if training is None:
         training = fit(run, report, start)
         training.write(folder)
+    fitted = time.perf_counter()
     before, failed = _measured(lambda: _loss_before(run))  # after training, so that it doesn't share the memory
     injected = restored(config, run.base, folder / ADAPTER, run.device.type)
     model: Any = injected.model
@@ -52,7 +55,7 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
         forgetting=_forgetting(before, after),
         forgetting_failed=failed or failed_after or _unmeasured_reason(config, before, after),
         smaller_ranks=_smaller_ranks(run, injected),
-        run_seconds=time.perf_counter() - start,
+        run_seconds=training.seconds + time.perf_counter() - fitted,
     )
     return finished_record(run, training, evaluation)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
@@ -20,6 +21,8 @@ from src.config.memo import kept
 from src.config.schema import Config
 from src.errors import UserError
 from src.files import replacing, write_json
+from src.results.digests import tensor_digests
+from src.results.provenance import made_with
 from src.results.store import ADAPTER, FIT
 from src.running.assemble import empty_setup, fresh_model, method_of
 from src.running.preflight import preflight
@@ -36,23 +39,33 @@ Report = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Fit:
-    """What is known of a run once its adapter is trained and saved."""
+    """What is known of a run once its adapter is trained and saved.
+
+    `seconds` is what all of it took, `made_with` the device and the packages, `tensors` the digests of the adapter.
+    """
 
     training: Training
     parameters: dict[str, Any]
     scaling: float | None
     setup_seconds: float
+    seconds: float
+    made_with: dict[str, str]
+    tensors: dict[str, str]
     preflight: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path) -> "Fit | None":
-        """The fit that an earlier attempt at the run left before it failed at scoring; None where there is none."""
-        if not ((folder / FIT).exists() and (folder / ADAPTER).exists()):
-            return None
-        # Damaged, it is no worse than missing: the adapter is trained again.
-        with suppress(OSError, ValueError, TypeError, KeyError):
+    def read(cls, folder: Path, made_with: dict[str, str]) -> "Fit | None":
+        """The fit that an earlier attempt at the run left before it failed at scoring.
+
+        None where there is none, it isn't of the adapter that is there, or was made with something else: the record
+        has one device and one set of versions for all of the run.
+        """
+        # Damaged, either file is no worse than missing: the adapter is trained again.
+        with suppress(OSError, ValueError, TypeError, KeyError, SafetensorError):
             values = json.loads((folder / FIT).read_text(encoding="utf-8"))
-            return cls(**{**values, "training": Training(**values["training"])})
+            found = cls(**{**values, "training": Training(**values["training"])})
+            if found.made_with == made_with and found.tensors == tensor_digests(folder / ADAPTER):
+                return found
         return None
 
     def write(self, folder: Path) -> None:
@@ -92,7 +105,16 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
     # Whole or not at all: another attempt takes the file for a trained adapter.
     with replacing(run.folder / ADAPTER) as partial:
         save_file(state, partial)
-    return Fit(training, ledger.as_dict(), next(iter(scalings), None), setup_seconds, checked)
+    return Fit(
+        training=training,
+        parameters=ledger.as_dict(),
+        scaling=next(iter(scalings), None),
+        setup_seconds=setup_seconds,
+        seconds=time.perf_counter() - start,
+        made_with=made_with(asdict(run.device)),
+        tensors=tensor_digests(run.folder / ADAPTER),
+        preflight=checked,
+    )
 
 
 def _injected(run: Prepared) -> InjectedModel:
@@ -116,7 +138,13 @@ def _counted(run: Prepared, injected: InjectedModel) -> Ledger:
             "Choose a method that adds parameters, or name modules to train in model.head=[...]."
         )
     if adapters(injected.model):
-        assert ledger.adapter_trained == closed_form(injected), (ledger.adapter_trained, closed_form(injected))
+        # No `assert`, which Python leaves out under -O: the tables print these counts.
+        expected = closed_form(injected)
+        if ledger.adapter_trained != expected:
+            raise UserError(
+                f"adapter={config.adapter.name} trains {ledger.adapter_trained:,} parameters, and {expected:,} by its "
+                "closed form.\nMend its `expected_trainable`, or what it trains."
+            )
     return ledger
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from src.config.schema import Config
 from src.credentials import redacted
 from src.errors import Diverged, UserError
-from src.files import write_json, write_text
+from src.files import remove_partial, write_json, write_text
 from src.interrupts import note_end, uninterrupted, was_interrupted
 from src.metrics import TIMED_OUT
 from src.results.identity import identity, run_folder
@@ -68,6 +68,7 @@ def _run_claimed(config: Config, folder: Path, plan: Plan, line: RunLine) -> str
         # What an earlier attempt left, but for its adapter and fit, which needn't be trained again.
         for stale in (RESULT, TRACEBACK, PREDICTIONS):
             (folder / stale).unlink(missing_ok=True)
+        remove_partial(folder)
         write_json(folder / CONFIG, asdict(config))
         record = _attempt(config, folder, plan, line)
     line.end(_outcome(record), plan.seconds_left())
@@ -138,8 +139,9 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
             line.show_step(step, metrics)
 
         record = _keep(config, folder, execute(config, folder, report))  # before W&B takes its time
-        scores = {split: metric["value"] for split, metric in record["metrics"].items()}
-        tracker.summarize(scores | {"parameters": record["parameters"], "time": record["time"]})
+        if record["state"] == "done":  # a number in it may have turned out to be none
+            scores = {split: metric["value"] for split, metric in record["metrics"].items()}
+            tracker.summarize(scores | {"parameters": record["parameters"], "time": record["time"]})
     return record
 
 

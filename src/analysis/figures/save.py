@@ -13,7 +13,7 @@ from src.analysis.doubtful import is_doubtful
 from src.analysis.figures.cost import draw_memory_versus_accuracy, draw_parameters_versus_accuracy
 from src.analysis.figures.learning_rates import draw_learning_rate_curves
 from src.analysis.figures.rank import draw_rank_versus_accuracy
-from src.analysis.figures.style import drawing, metric_of, save, series
+from src.analysis.figures.style import drawing, entitle, metric_of, save, series
 from src.analysis.figures.training import draw_training_curves, histories
 from src.analysis.trials import trials
 
@@ -48,7 +48,7 @@ def save_all(runs: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
                 if isinstance(figure, str):
                     missing.append(f"{name}{suffix}: {figure}")
                     continue
-                figure.suptitle(_title(group_cells), fontsize=7.5)
+                entitle(figure, _title(group_cells))
                 files += save(figure, folder / f"{name}{suffix}")
     return files, missing
 

@@ -1,6 +1,7 @@
 """What all figures share: the look of a method, sizes, axes, the legend, the files."""
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 
 # The palette of Okabe and Ito (2008), and a marker each, so that no figure depends on color alone.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -25,6 +27,8 @@ LEGEND_LINE = 0.15  # inches
 FAR = 1.5  # times as long as what most need must an axis be to be cut
 FEW = 0.15  # of all values may be left out of an axis, where a caller names no other share
 LABEL_CHARACTERS = 30  # of a line in the legend
+TITLE_CHARACTER = 0.063  # inches
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 TEXT: dict[Any, Any] = {
     "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "legend.fontsize": 7, "lines.linewidth": 1.1, "lines.markersize": 3.5, "axes.linewidth": 0.6,
@@ -163,6 +167,21 @@ def legend_below(figure: Figure, handles: list[Any], labels: list[str]) -> None:
     figure.legend(handles, wrapped, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.2)
 
 
+class _PlainPowers(LogFormatterSciNotation):
+    """Powers of ten on a logarithmic axis without math text, which is off for the sake of names."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = super().__call__(x, pos).removeprefix(r"$\mathdefault{").removesuffix("}$")
+        plain = text.replace(r"\times", "·")
+        return re.sub(r"\^\{(.*?)\}", lambda power: power[1].translate(SUPERSCRIPTS), plain)
+
+
+def entitle(figure: Figure, title: str) -> None:
+    """Put a title above the figure, in as many lines as its width asks for."""
+    width = int(figure.get_size_inches()[0] / TITLE_CHARACTER)
+    figure.suptitle(textwrap.fill(title, width), fontsize=TEXT["font.size"])
+
+
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write the figure as PNG and SVG, without a date, so that the same runs give the same bytes.
 
@@ -172,6 +191,11 @@ def save(figure: Figure, path: Path) -> list[Path]:
     Returns:
         Both files.
     """
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"):
+        if isinstance(axis.get_major_formatter(), LogFormatterSciNotation):
+            axis.set_major_formatter(_PlainPowers())
+        if isinstance(axis.get_minor_formatter(), LogFormatterSciNotation):
+            axis.set_minor_formatter(_PlainPowers())
     files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     for file, metadata in zip(files, ({"Software": None}, {"Date": None}), strict=True):
         figure.savefig(file, dpi=300, metadata=metadata)
