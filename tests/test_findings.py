@@ -150,6 +150,8 @@ def test_what_is_no_text_is_refused_by_every_loader(value: Any, tmp_path: Path) 
     for load, rows, task, options in tries:
         if load is samsum.load and value is None:  # an empty summary, as it says
             continue
+        if load is arithmetic.load and rows[0]["answer"] == value and type(value) in (int, float):  # a bare answer
+            continue
         with pytest.raises(UserError, match=r"rows.jsonl:1 has .* where a text must be\.\nGive|\nAllowed: a text"):
             load(source(tmp_path, rows, **task), **options)
 
