@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = "docs"
 OUTSIDE = (
     "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "tests/README.md", "experiments/*/README.md",
-    "results/README.md", "results/READING.md", "results/tables/parameter_counts.md", "results/*/figures/*.png", "notebooks/*.ipynb",
+    "results/README.md", "results/READING.md", "results/tables/parameter_counts.md", "results/*/figures/*.png",
+    "notebooks/*.ipynb",
 )  # fmt: skip
 LINK = re.compile(r"(\]\()([^)\s:]+)(\))")
 

@@ -218,19 +218,3 @@ def check_tuned(record: Record, trials: list[Record]) -> None:
     assert {trial["value"]: trial["validation"] for trial in stored["trials"]} == scores
     assert record["config"]["lr"] == stored["chosen"]
     assert scores[stored["chosen"]] == max(scores.values())
-
-
-@pytest.mark.slow
-def test_linked_axes_are_products_of_their_own(tmp_path: Path) -> None:
-    blocks = "[{adapter:full},{adapter:lora,target:'qv,ffn',rank:'2,3'}]"
-    listed = configs("seed=5,6", f"hydra.sweeper.blocks={blocks}")
-    shown = [
-        (config.adapter.name, config.target.name if config.has_axis("target") else None, config.rank, config.seed)
-        for config in listed
-    ]
-    rows = [("full", None, 8)] + [("lora", target, rank) for target in ("qv", "ffn") for rank in (2, 3)]
-    assert sorted(shown, key=str) == sorted(((*row, seed) for row in rows for seed in (5, 6)), key=str)
-    swept = run_program("src.run", "-m", *TINY, "seed=5", f"hydra.sweeper.blocks={blocks}", f"results_dir={tmp_path}",
-                        f"cache_dir={tmp_path}")  # fmt: skip
-    assert "sweep of 5 runs" in swept.stdout
-    assert len(read_all(tmp_path)) == 5
