@@ -1,7 +1,7 @@
 """The parameter ledger of a method on a model, without weights and without a network.
 
     python -m src.params model=mistral_7b adapter=lora_sb rank=96 target=all_linear
-    python -m src.params -m model=glob(*) adapter=lora,vera rank=8 format=csv
+    python -m src.params -m 'model=glob(*)' adapter=lora,vera rank=8 format=csv
 
 `format=table`, `csv` or `json`. A classifier's head has `num_labels` outputs (2 unless told).
 """

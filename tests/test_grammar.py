@@ -1,6 +1,7 @@
 """One grammar for all commands: what is typed is what is meant, and what is printed can be typed again."""
 
 import importlib
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from src.config.arguments import options, split_sweep
 from src.config.composer import CONF, Composer, composer
+from src.config.grammar import parsed
 from src.config.schema import Config
 from src.config.sweeps import single_job
 from src.config.yaml_files import reading
@@ -84,6 +86,21 @@ def test_what_can_t_be_read_is_answered_with_the_quotes_that_make_it_readable(re
         advice = str(refused.value).splitlines()[-1].partition(": ")[2]
         (word,) = shlex.split(advice)
         assert folder_of(reader, program, word) == text
+
+
+@pytest.mark.parametrize(
+    ("argument", "fault"),
+    [
+        ("rank = 8", "a space stands beside its name; without: rank=8."),
+        ("rank=4,", "a comma has nothing on one side; several values have commas without spaces, as in rank=4,8."),
+        ("rank=4,,8", "a comma has nothing on one side"),
+        ("task.path=~/rows.csv", "the shell leaves a ~ behind = as it is; write $HOME for your home folder."),
+        ("rank=a=b", "its value has characters that mean something in Hydra's grammar."),
+    ],
+)
+def test_what_can_t_be_read_is_told_by_what_is_wrong_with_it(argument: str, fault: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"can't be read: {fault}")):
+        parsed(argument)
 
 
 @pytest.mark.parametrize(

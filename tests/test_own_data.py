@@ -3,6 +3,7 @@
 import copy
 import json
 from collections import Counter
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from src.config.own_data import fill_in_kind
+from src.config.own_data import ANSWER_TOKENS, fill_in_kind
 from src.config.schema import Config, SourceConfig, SplitConfig, TaskConfig
 from src.errors import UserError
 from src.metrics import FOLDER, OF_CLASSES, OF_NUMBERS, TAKES_REFERENCES, metric_names
@@ -210,7 +211,7 @@ def test_a_folder_has_a_file_a_split_by_any_of_its_usual_names(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (["train.jsonl", "tests.jsonl"], "tests.jsonl is no split's file.\nAllowed: names that begin with train"),
+        (["train.jsonl", "tests.jsonl"], "tests.jsonl is no split's file.\nAllowed: files called train"),
         (["train.jsonl", "valid.jsonl", "dev.jsonl"], "are both files of validation.\n"),
         (["train.jsonl", "train.json"], "are both files of train.\n"),
         (["test.jsonl"], "has no file of training rows, but test.jsonl.\n"),
@@ -320,6 +321,8 @@ def test_the_papers_protocol_keeps_the_test_split_and_validates_on_it(tmp_path: 
         ([], "task.kind=null is no kind of data.\nAllowed: choice, classification, generation, pairs, regression"),
         (["task.kind=classify"], "task.kind=classify is no kind of data.\nAllowed: classification, "),
         ([*CLASSES, "task.columns.answer=x"], "task.columns.answer=x has no part in task.kind=classification.\n"),
+        ([*CLASSES, "task.architecture=causal_lm"], "task.architecture=causal_lm isn't that of task.kind=classif"),
+        ([*CLASSES, "task.max_new_tokens=5"], "task.max_new_tokens=5 is for written answers, and task.kind=classif"),
         ([*CLASSES, "task.prompt=x"], "task.prompt has no part in task.kind=classification."),
         ([*CLASSES, "task.labels=[a]"], "task.labels=[a] can't be the classes of task.kind=classification.\n"),
         ([*CLASSES, "task.labels=[a,a]"], "task.labels=[a,a] can't be the classes"),
@@ -341,6 +344,10 @@ def test_settings_that_do_not_fit_are_refused_without_reading_the_data(overrides
     with pytest.raises(UserError) as refused:
         own(Path("nowhere.csv"), *overrides)
     assert str(refused.value).startswith(said)
+
+
+def test_the_length_of_answers_that_nobody_gave_is_the_yaml_s() -> None:
+    assert yaml.safe_load(Path("conf/task/own.yaml").read_text())["max_new_tokens"] == ANSWER_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -374,6 +381,7 @@ def test_data_that_are_not_there_are_refused(path: str, said: str) -> None:
         ({"stars": "5.0"}, CLASSES, "The classes '5' (rows.jsonl:5) and '5.0' (rows.jsonl:50) look like one."),
         ({"stars": True}, CLASSES, "The classes '1' (rows.jsonl:1) and 'True' (rows.jsonl:50) look like one."),
         ({"stars": "5\u200b"}, CLASSES, "The classes '5' (rows.jsonl:5) and '5\u200b' (rows.jsonl:50) look like one."),
+        ({"stars": "5\ufe0f"}, CLASSES, "The classes '5' (rows.jsonl:5) and '5\ufe0f' (rows.jsonl:50) look like one."),
         ({"review": None}, CLASSES, "rows.jsonl:50 has null in column 'review', where a text must be."),
         ({"review": 7}, CLASSES, "rows.jsonl:50 has 7 in column 'review', where a text must be.\nAllowed: a"),
         ({"stars": "0"}, [*CLASSES, "task.labels=['1','2','3','4','5']"],
@@ -386,6 +394,50 @@ def test_a_value_that_is_none_of_its_kind_is_refused_with_its_line(
     changed: dict[str, Any], overrides: list[str], said: str, tmp_path: Path
 ) -> None:
     assert refusal([*REVIEWS[:-1], {**REVIEWS[-1], **changed}], tmp_path, *overrides).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("9007199254740993", "9007199254740992"),  # one float
+        ("1e999", "1e998"),  # both infinite as floats
+        ("1e99999999999999999999", "1e99999999999999999998"),  # beyond any number; as texts in their own order
+    ],
+)
+def test_classes_named_by_long_numbers_are_told_apart_and_ordered(names: tuple[str, str], tmp_path: Path) -> None:
+    rows = [{"review": f"t{i}", "stars": names[i % 2]} for i in range(20)]
+    assert of(rows, tmp_path, *CLASSES).data.label_names == [names[1], names[0]]
+
+
+def test_decimal_numbers_of_a_parquet_file_are_numbers(tmp_path: Path) -> None:
+    texts = [f"t{i}" for i in range(20)]
+    pd.DataFrame({"review": texts, "stars": [Decimal(i) / 4 for i in range(20)]}).to_parquet(tmp_path / "rows.parquet")
+    task = load_task(own(tmp_path / "rows.parquet", *NUMBERS))
+    read = {row["text"]: row["label"] for rows in task.data.splits.values() for row in rows}
+    assert read == {f"t{i}": i / 4 for i in range(20)}
+
+
+def test_bytes_are_no_text_and_not_shown_as_one(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"review": [f"t{i}".encode() for i in range(9)], "stars": list("abc") * 3})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(
+        UserError, match=r"row 0 has b't0' in column 'review', where a text must be\.\nAllowed: a text\."
+    ):
+        load_task(own(tmp_path / "rows.parquet", *CLASSES))
+
+
+def test_it_is_said_of_which_class_f1_is_where_the_alphabet_decides_it(tmp_path: Path) -> None:
+    asked = [*CLASSES, "task.more_metrics=[f1]"]
+
+    def said(zero: str, one: str, *overrides: str) -> list[str]:
+        rows = [{"review": f"t{i}", "stars": (zero, one)[i % 2]} for i in range(20)]
+        folder = tmp_path / zero  # rows are read once for a place
+        return [note for note in of(rows, folder, *asked, *overrides).data.notes if "f1" in note]
+
+    assert said("right", "wrong") == [
+        "task=own: f1 is that of the class wrong; of the other, task.labels=[wrong,right]"
+    ]
+    assert said("right", "wrong", "task.labels=[wrong,right]") == said("0", "1") == []
 
 
 def test_classes_that_differ_by_case_pass_where_they_are_named(tmp_path: Path) -> None:
@@ -451,15 +503,17 @@ def test_a_choice_that_is_none_is_refused(changed: dict[str, Any], role: str, sa
     assert refusal(rows, tmp_path, *CHOSEN, f"task.columns.{role}=index").startswith(said)
 
 
-def test_more_choices_than_the_metric_knows_are_refused(tmp_path: Path) -> None:
-    rows = [{**row, "options": list("abcdef"), "index": 5} for row in QUIZ]
-    said = refusal(rows, tmp_path, *CHOSEN, "task.columns.answer_index=index")
-    assert said.startswith(
-        "task.metric=choice can't read a reference of task=own: The reference 'answer6' is no choice"
+@pytest.mark.parametrize(("count", "right"), [(6, 5), (10, 0)])
+def test_more_choices_than_the_metric_knows_are_refused(count: int, right: int, tmp_path: Path) -> None:
+    """Also where the right one is among those that it knows: it would read "answer10" as answer1."""
+    rows = [{**row, "options": [f"c{k}" for k in range(count)], "index": right} for row in QUIZ]
+    asked = [*CHOSEN, "task.columns.answer_index=index"]
+    assert refusal(rows, tmp_path, *asked) == (
+        f"rows.jsonl:1 has {count} choices; the metric choice knows answer1 to answer5.\n"
+        "Allowed: fewer choices, or task.metric=exact_match."
     )
-
-
-# ---- metrics
+    task = of(rows, tmp_path, *asked, "task.metric=exact_match")
+    assert task.data.splits["test"][0]["reference"] == f"answer{right + 1}"
 
 
 @pytest.mark.parametrize(

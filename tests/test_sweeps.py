@@ -1,5 +1,6 @@
 """Several values are several runs or a refusal, and every job is composed once, from what was typed."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,10 @@ def test_references_are_resolved_in_every_job() -> None:
         (r"a=x\,y,z", [r"x\,y", "z"]),
         ("a=choice(1,2)", ["1", "2"]),
         ("a=range(1,6,2)", ["1", "3", "5"]),
+        ("a=sort(8,4)", ["4", "8"]),
+        ("a=sort(1,3,2,reverse=true)", ["3", "2", "1"]),
+        ("a=sort(choice(8,4))", ["4", "8"]),
+        ("a=int(4.0,8.0)", ["4", "8"]),
     ],
 )
 def test_the_values_of_an_axis_are_taken_as_they_are_written(override: str, values: list[str]) -> None:
@@ -122,6 +127,26 @@ def test_the_values_of_an_axis_are_taken_as_they_are_written(override: str, valu
     if parsed(override).is_choice_sweep():
         elements = list(parsed(override).sweep_iterator())
         assert [parsed(f"a={value}")._value for value in values] == elements
+
+
+@pytest.mark.parametrize("override", ["a=shuffle(1,2,3)", "a=shuffle(range(1,4))"])
+def test_shuffled_values_are_all_there(override: str) -> None:
+    assert sorted(values_of(parsed(override))) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("a=choice(choice(4,8),2)", "can't be listed.\nAllowed: 4,8, choice(4,8), range(4,9,2)"),
+        ("a=range(0,1,0)", "can't be listed.\n"),
+        ("a=range(1,1e12)", "has over 100,000 values.\n"),
+        ("a=range(0,1,1e-9)", "has over 100,000 values.\n"),
+        ("a=range(4,1)", "stands for no value.\n"),
+    ],
+)
+def test_an_axis_that_has_no_list_of_values_is_refused(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"{override} {message}")):
+        values_of(parsed(override))
 
 
 def study(tmp_path: Path, sweeper: str) -> Path:

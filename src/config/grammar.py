@@ -1,17 +1,20 @@
 """The grammar of all command lines, which is Hydra's: `key=value`, several values with commas, texts in quotes."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from src.config.ranges import shown
 from src.errors import UserError
 from src.quoting import quoted, shell_word
 
 OPENING, CLOSING = "([{", ")]}"
+MOST_VALUES = 100_000  # of an axis; a range of more is a slip, and listing it would fill the memory
 
 
 def parsed(override: str) -> Override:
@@ -29,9 +32,20 @@ def parsed(override: str) -> Override:
         return OverridesParser.create(config_loader=loader).parse_overrides([override])[0]
     except HydraException:
         raise UserError(
-            f"{shown(key)}={shown(value)} can't be read: its value has characters that mean something in Hydra's "
-            f"grammar.\nIf it is a text, put it in quotes of its own: {shell_word(f'{key}={quoted(value)}')}"
+            f"{shown(key)}={shown(value)} can't be read: {_fault(key, value)}.\n"
+            f"If it is a text, put it in quotes of its own: {shell_word(f'{key.strip()}={quoted(value)}')}"
         ) from None
+
+
+def _fault(key: str, value: str) -> str:
+    """What is wrong with an override that Hydra's grammar doesn't read."""
+    if key != key.strip():
+        return f"a space stands beside its name; without: {key.strip()}={value.strip()}"
+    if value.strip(",") and not all(part.strip() for part in value.split(",")):
+        return "a comma has nothing on one side; several values have commas without spaces, as in rank=4,8"
+    if value.startswith("~"):
+        return "the shell leaves a ~ behind = as it is; write $HOME for your home folder"
+    return "its value has characters that mean something in Hydra's grammar"
 
 
 def text_of(override: Override) -> str:
@@ -43,15 +57,28 @@ def values_of(override: Override) -> list[str]:
     """The values of an override as they are written, one unless it is an axis.
 
     Raises:
-        UserError: an interval, which is no list, or an axis without any value.
+        UserError: an interval, which is no list, or an axis without any value, with far too many, or with none that
+            can be listed, as a range whose step is 0.
     """
     if override.is_delete() or not override.is_sweep_override():
         return [text_of(override)]
     if override.value_type == ValueType.INTERVAL_SWEEP:
         raise UserError(f"{override.input_line} is an interval, which has no list of values.\nAllowed: range(...).")
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
-        return list(_split(text_of(override)))
-    values = [str(value) for value in override.sweep_string_iterator()]
+        parts = list(_split(text_of(override)))
+        if len(parts) > 1:  # else a function of several values, as sort(8,4), which the grammar takes for such a list
+            return parts
+    try:
+        values = [str(value) for value in islice(override.sweep_string_iterator(), MOST_VALUES + 1)]
+    except (HydraException, OmegaConfBaseException, ValueError):
+        raise UserError(
+            f"{shown(override.input_line)} can't be listed.\nAllowed: 4,8, choice(4,8), range(4,9,2), sort(8,4), and "
+            "for a group's files glob(lora*); none of them inside another choice."
+        ) from None
+    if len(values) > MOST_VALUES:
+        raise UserError(
+            f"{shown(override.input_line)} has over {MOST_VALUES:,} values.\nA range's third number is its step."
+        )
     if not values:
         raise UserError(f"{override.input_line} stands for no value.\nAllowed: a range or a pattern that has some.")
     return values

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from src.config.schema import TaskConfig
 
 AUTO = "auto"  # the kind's
+ANSWER_TOKENS = 32  # task.max_new_tokens where none is given, as in conf/task/own.yaml
 LOADER = "own.load"  # the last parts of the loader's path
 FILE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -52,6 +53,7 @@ def fill_in_kind(task: "TaskConfig") -> None:
             f"Allowed: {', '.join(nearest_first(str(task.kind), KINDS))} (see docs/own-data.md)."
         )
     kind = KINDS[task.kind]
+    _check_model(task, kind)
     task.architecture = kind.architecture
     if kind.architecture == "classifier":
         task.max_new_tokens = 0
@@ -67,6 +69,20 @@ def fill_in_kind(task: "TaskConfig") -> None:
         raise UserError(
             f"task={task.name} {problem}.\nAllowed: task.path=<a file, a folder, or owner/name on the hub>, or\n"
             "task.sources.train.file=... and task.sources.test.file=..."
+        )
+
+
+def _check_model(task: "TaskConfig", kind: Kind) -> None:
+    """Refuse another architecture than the kind's, and a length of answers where none is written."""
+    if task.architecture not in (AUTO, kind.architecture):
+        raise UserError(
+            f"task.architecture={task.architecture} isn't that of task.kind={task.kind}.\n"
+            f"Leave it out ({kind.architecture}), or choose another kind."
+        )
+    if kind.architecture == "classifier" and task.max_new_tokens not in (0, ANSWER_TOKENS):
+        raise UserError(
+            f"task.max_new_tokens={task.max_new_tokens} is for written answers, and task.kind={task.kind} has none.\n"
+            "Leave it out, or choose the kind generation or choice."
         )
 
 

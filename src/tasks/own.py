@@ -14,6 +14,7 @@ by its place, in the words of the commonsense tasks, so that `choice` reads it.
 """
 
 import unicodedata
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from src.config.own_data import KINDS, RIGHT_CHOICE, column_of
@@ -25,6 +26,7 @@ from src.tasks.splitting import stratified
 
 NUMBER_NAME = "number"  # of the single label, whatever its column is called: a name is no part of the data
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MOST_CHOICES = 5  # that the metric `choice` tells apart: it would read "answer10" as answer1
 
 
 def load(source: Source) -> TaskData:
@@ -44,7 +46,16 @@ def load(source: Source) -> TaskData:
         held_out = stratified(rows, task.split.test, task.split.seed, "test")
         splits["train"] = [row for index, row in enumerate(rows) if index not in held_out]
         splits["test"] = [rows[index] for index in sorted(held_out)]
-    return TaskData(splits, names, notes)
+    return TaskData(splits, names, [*notes, *_which_class_counts(source, names)])
+
+
+def _which_class_counts(source: Source, names: list[str]) -> list[str]:
+    """Which of two classes F1 is of, where only the alphabet has decided it."""
+    task = source.task
+    ordered = bool(task.labels) or all(NUMBER.fullmatch(name) for name in names)
+    if "f1" not in (task.metric, *task.more_metrics) or ordered or len(names) != 2:
+        return []
+    return [f"task={task.name}: f1 is that of the class {names[1]}; of the other, task.labels=[{names[1]},{names[0]}]"]
 
 
 def _check_columns_there(record: DataRecord, source: Source) -> None:
@@ -94,7 +105,16 @@ def _label_names(source: Source, train: list[tuple[DataRecord, dict[str, str]]])
             "Allowed: two classes or more. Is it the right column?"
         )
     _check_distinct(places)
-    return sorted(names, key=float) if all(NUMBER.fullmatch(name) for name in names) else sorted(names)
+    numbers = {name: number for name in names if (number := _number(name)) is not None}
+    return sorted(names, key=numbers.__getitem__) if len(numbers) == len(names) else sorted(names)
+
+
+def _number(name: str) -> Decimal | None:
+    """The number that is a class's name, exactly: of floats, two long ones, such as ids, would be one."""
+    try:
+        return Decimal(name.strip()) if NUMBER.fullmatch(name) else None
+    except InvalidOperation:  # with an exponent that no number has, as a hash may look
+        return None
 
 
 def _class_name(record: DataRecord, column: str) -> str:
@@ -123,9 +143,15 @@ def _check_distinct(places: dict[str, str]) -> None:
 
 def _alike(name: str) -> object:
     """What two ways to write one class have in common: a number's value, else the letters that can be seen."""
-    seen = "".join(letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
+    seen = "".join(letter for letter in unicodedata.normalize("NFKC", name) if not _is_unseen(letter))
     seen = seen.strip().casefold()
-    return float(seen) if NUMBER.fullmatch(seen) else {"true": 1.0, "false": 0.0}.get(seen, seen)
+    number = {"true": Decimal(1), "false": Decimal(0)}.get(seen, _number(seen))
+    return seen if number is None else number
+
+
+def _is_unseen(letter: str) -> bool:
+    """Whether a character shows nothing of its own: a format character, or one that chooses an emoji's style."""
+    return unicodedata.category(letter) == "Cf" or unicodedata.name(letter, "").startswith("VARIATION SELECTOR")
 
 
 # ---- texts to write
@@ -169,6 +195,11 @@ def _reference(record: DataRecord, column: str) -> str | list[str]:
 def _choice(record: DataRecord, source: Source) -> Row:
     task = source.task
     choices, letters = _choices(record, column_of(task, "choices"))
+    if len(choices) > MOST_CHOICES and "choice" in (task.metric, *task.more_metrics):
+        raise UserError(
+            f"{record.location} has {len(choices)} choices; the metric choice knows answer1 to answer{MOST_CHOICES}.\n"
+            "Allowed: fewer choices, or task.metric=exact_match."
+        )
     listed = "\n".join(f"answer{number}: {choice}" for number, choice in enumerate(choices, start=1))
     template = task.prompt or "{prompt}\n\n{choices}\n\nAnswer:"
     if "{choices}" not in template:

@@ -76,7 +76,7 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
         split = _split_of(path)
         if split is None:
             raise UserError(
-                f"{path} is no split's file.\nAllowed: names that begin with {_allowed_names()}.\n"
+                f"{path} is no split's file.\nAllowed: files called {_allowed_names()}.\n"
                 "Or name each file: task.sources.train.file=... task.sources.test.file=..."
             )
         found.setdefault(split, []).append(path)

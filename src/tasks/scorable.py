@@ -16,6 +16,7 @@ from src.metrics import (
 )
 
 ALONE = (*RUNS_CODE, *ASKS_A_JUDGE)  # a task's metric, and none beside it
+LONGEST = 300  # characters of a metric's message
 
 
 def check_metrics(task: TaskConfig, rows: list[dict[str, Any]], labels: int) -> None:
@@ -72,8 +73,10 @@ def unreadable_references(task: TaskConfig, rows: list[dict[str, Any]]) -> list[
     try:
         items = score(task.metric, written, references, **task.metric_options).items
     except ValueError as error:
+        said = str(error)  # which may quote a text of any length
+        said = said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
         raise UserError(
-            f"task.metric={task.metric} can't read a reference of task={task.name}: {error}\n"
+            f"task.metric={task.metric} can't read a reference of task={task.name}: {said}\n"
             "Name the column that holds them in task.columns.reference, or choose another metric."
         ) from error
     missed = [reference for reference, item in zip(written, items, strict=bool(items)) if item < 1]

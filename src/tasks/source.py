@@ -6,6 +6,7 @@ Both give plain dicts that know their location, so that whatever is wrong with o
 import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
@@ -53,7 +54,7 @@ class DataRecord(dict[str, Any]):
         if isinstance(value, str):
             return value
         remedy = "Give the row a text, or leave it out" if value is None else f'Allowed: a text, as in "{value}"'
-        remedy = "Allowed: a text" if isinstance(value, list | dict) else remedy
+        remedy = "Allowed: a text" if isinstance(value, list | dict | bytes) else remedy
         raise UserError(
             f"{self.location} has {_shown(value)} in column '{self._first_name(columns)}', where a text must be.\n"
             f"{remedy}."
@@ -66,7 +67,7 @@ class DataRecord(dict[str, Any]):
             UserError: it is none; nor is a truth value or an empty field.
         """
         value = self[column]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)
         if is_number or (isinstance(value, str) and NUMBER.fullmatch(value) and math.isfinite(float(value))):
             return float(value)
         raise UserError(
@@ -143,7 +144,7 @@ def _shown(value: Any) -> str:
     """A value for people: null for None, and not too long."""
     text = "null" if value is None else str(value)
     text = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
-    return text if value is None or isinstance(value, int | float) else f"'{text}'"
+    return text if value is None or isinstance(value, int | float | bytes) else f"'{text}'"
 
 
 class Source:
