@@ -1,6 +1,7 @@
 """A folder's model is described well enough to be adapted as it stands, whatever its architecture."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -63,7 +64,7 @@ def test_facts_name_experts_the_tokenizer_and_what_the_checkpoint_lacks(tmp_path
 
 
 def test_parts_that_a_block_counts_are_named_one_by_one(tmp_path: Path) -> None:
-    sizes = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 3}
+    sizes: dict[str, Any] = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 3}
     shape = MobileBertConfig(
         vocab_size=32, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, **sizes
     )

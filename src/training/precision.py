@@ -110,7 +110,7 @@ def try_bf16(base: BaseModel, head: list[str], device: Device, *, exact: bool = 
         batch = {name: tensor.to(device.type) for name, tensor in _batch(base, model).items()}
         try:
             rounded = _step(model, batch, torch.autocast(device.type, dtype=torch.bfloat16))
-        except Exception as error:  # a model that fails in float32 too is refused by the pre-flight, in the task's words
+        except Exception as error:  # one that fails in float32 too is refused by the pre-flight, in the task's words
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             return Bf16Trial(None, f"a step in bf16 fails: {reason[:160]}")
         if not all(value.isfinite().all() for value in rounded):
