@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 
 from src.config.arguments import options, split_sweep
 from src.config.composer import CONF, Composer, composer
+from src.config.composition import explain
 from src.config.grammar import parsed
 from src.config.schema import Config
 from src.config.sweeps import single_job
@@ -167,6 +169,11 @@ def test_a_shell_s_word_is_read_back(text: str) -> None:
         (b"# @package _global_\nhydra:\n  job: {chdir: true}\n", r"sets 'hydra\.job', which means nothing here"),
         (b"# @package _global_\ndefaults:\n  - override /hydra/launcher: x\n", r"hydra/launcher=x"),
         (b"# @package _global_\ntrainer:\n  max_step: 3\n", r"'trainer\.max_step' is not an option"),
+        (b"# @package _global_\nlr: 1:30\n", r"line 2: yaml takes 1:30 for 90\.\nWrite the plain number"),
+        (b"# @package _global_\n\nseed: 010\n", r"line 3: yaml takes 010 for 8\."),
+        (b"# @package _global_\nrank: 0x10\n", r"line 2: yaml takes 0x10 for 16\."),
+        (b"# @package _global_\nrank: 1_6\n", r"line 2: yaml takes 1_6 for 16\."),
+        (b"# @package _global_\ntask: {name: 12:30}\n", r"line 2: yaml takes 12:30 for 750\."),
         (b"# @package _global_\nresults_dir: 1e3\n", r"results_dir=1000\.0 is not a text\.\nPut it in quotes"),
         (b"# @package _global_\ndefaults:\n  - override /adapter: lorra\n", r"adapter=lorra is not known"),
         (
@@ -185,6 +192,25 @@ def test_an_experiment_s_yaml_is_answered_for_what_is_wrong_with_it(
             fresh.config(single_job(fresh, [f"experiment={path.stem}"]))
     finally:
         path.unlink()
+
+
+@pytest.mark.parametrize("line", ["/adapter: lora_fa", "override adapter: lora_fa"])
+def test_a_file_that_overrides_a_group_in_another_way_is_answered_with_the_way(line: str) -> None:
+    path = Path(CONF, "experiment", "zz_written_by_a_test.yaml")
+    try:
+        path.write_text(f"# @package _global_\ndefaults:\n  - {line}\n")
+        with composer() as fresh, pytest.raises(HydraException) as refused:
+            fresh.config(single_job(fresh, [f"experiment={path.stem}"]))
+    finally:
+        path.unlink()
+    assert "In a file's defaults: - override /adapter: lora," in explain(refused.value)
+
+
+def test_what_only_looks_like_another_number_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    path.write_text("# at 10:30, 1_000 runs\na: '010'\nb: 0\nc: 0.05\nd: 1e-3\ne: a_1\nf: |\n  0x10\ng: 2020-01-01\n")
+    with reading(path):
+        assert path.exists()
 
 
 def test_a_good_file_is_read(tmp_path: Path) -> None:

@@ -479,6 +479,11 @@ def test_a_class_of_a_test_file_that_no_training_row_has_is_refused_or_said(tmp_
         ({"number": []}, "rows.jsonl:20 has [] in column 'number'.\nAllowed: a text, or a list of texts."),
         ({"number": ["a", 1]}, "rows.jsonl:20 has ['a', 1] in column 'number'."),
         ({"number": None}, "rows.jsonl:20 has null in column 'number'"),
+        (
+            {"number": " "},
+            "rows.jsonl:20 has an empty text in column 'number', to which an empty answer would be equal.",
+        ),
+        ({"number": ["a", ""]}, "rows.jsonl:20 has an empty text in column 'number'"),
     ],
 )
 def test_an_answer_from_which_nothing_is_learned_is_refused(changed: dict[str, Any], said: str, tmp_path: Path) -> None:

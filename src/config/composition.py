@@ -52,6 +52,8 @@ def explain(error: Exception, schema: type = Config) -> str:
     unknown = re.search(r"Could not override '([\w.]+)'|Key '(\w+)' is not in struct", message)
     if unknown:
         return str(unknown_option(schema, unknown.group(1) or unknown.group(2)))
+    if "To override a value use" in message or "No match in the defaults" in message:
+        message += "\nIn a file's defaults: - override /adapter: lora, with a slash before the group."
     lines = [line.strip() for line in message.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("full_key", "object_type"))]
     return "\n".join(lines[:3])

@@ -9,8 +9,9 @@ from typing import Any
 
 from src.config.memo import kept
 from src.config.schema import Config, TaskConfig
-from src.errors import UserError
+from src.errors import UserError, nearest_first
 from src.tasks.findings import findings
+from src.tasks.made import check_made
 from src.tasks.overlap import Overlap, input_text, normalized, overlap_warnings, overlaps
 from src.tasks.scorable import check_metrics, unreadable_references
 from src.tasks.source import Source
@@ -75,9 +76,14 @@ def load_task(config: Config) -> LoadedTask:
     task, source = config.task, Source(config.task, Path(config.cache_dir))
     module, function = task.loader.rsplit(".", 1)
     loaded: TaskData = getattr(importlib.import_module(module), function)(source, **task.options)
-    _check_rows(loaded.splits, task)
+    if not isinstance(loaded, TaskData):
+        raise UserError(
+            f"{task.loader} gives a {type(loaded).__name__}.\nAllowed: TaskData of src.tasks.base (see docs/extend.md)."
+        )
+    _check_splits(loaded.splits, task)
+    check_made(loaded.splits, loaded.label_names, task)
     data = TaskData(_three_splits(loaded.splits, task, config.protocol), loaded.label_names, list(loaded.notes))
-    _check_rows(data.splits, task)
+    _check_splits(data.splits, task)
     check_metrics(task, data.splits["test"], len(data.label_names))
     if task.kind:  # other tasks' loaders know what their metric reads
         data.notes.extend(unreadable_references(task, data.splits["test"]))
@@ -85,9 +91,15 @@ def load_task(config: Config) -> LoadedTask:
     return LoadedTask(data, data.fingerprint, overlaps(data.splits), findings(data.splits, data.label_names))
 
 
-def _check_rows(splits: dict[str, list[Row]], task: TaskConfig) -> None:
-    """Refuse a split without rows here, where it can be said which split of which task it is."""
+def _check_splits(splits: dict[str, list[Row]], task: TaskConfig) -> None:
+    """Refuse a split that nobody reads, that is missing or without rows, where it can be said of which task it is."""
+    missing = [split for split in ("train", "test") if split not in splits]
+    if missing:
+        raise UserError(f"{task.loader} gives no split {missing[0]}.\nIt gives: {', '.join(splits) or 'none'}.")
     for split, rows in splits.items():
+        if split not in SPLITS:
+            allowed = ", ".join(nearest_first(split, SPLITS))
+            raise UserError(f"{task.loader} gives a split '{split}', which nobody reads.\nAllowed: {allowed}.")
         if not rows:
             remedy = "See task.sources and task.validation_size."
             if task.kind:

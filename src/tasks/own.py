@@ -179,6 +179,11 @@ def _joined(prompt: str, answer: str) -> str:
 def _reference(record: DataRecord, column: str) -> str | list[str]:
     """What the metric compares with: a text, a number, or a list of texts of which each would be right."""
     value = record[column]
+    if any(isinstance(text, str) and not text.strip() for text in (value if isinstance(value, list) else [value])):
+        raise UserError(
+            f"{record.location} has an empty text in column '{column}', to which an empty answer would be equal.\n"
+            "Give the row a reference, or leave it out."
+        )
     if isinstance(value, int | float) and not isinstance(value, bool):
         # Nothing is learned from it, and a metric of numbers compares by value.
         record.number(column)
