@@ -1,9 +1,16 @@
 """A folder's model is described well enough to be adapted as it stands, whatever its architecture."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from transformers import (
+    MobileBertConfig,
+    MobileBertForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+)
 
 from src.adapters.inject import find_targets
 from src.config.schema import ModelConfig, model_config
@@ -54,6 +61,25 @@ def test_facts_name_experts_the_tokenizer_and_what_the_checkpoint_lacks(tmp_path
     assert "2 x model.layers.*.mlp.experts.gate_up_proj  3 x 16 x 16  no linear layers: not adapted" in page
     assert "not in the checkpoint: score.weight" in page
     assert "30, the largest id 29; the model embeds 32" in page
+
+
+def test_parts_that_a_block_counts_are_named_one_by_one(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 3}
+    shape = MobileBertConfig(
+        vocab_size=32, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, **sizes
+    )
+    saved(tmp_path, MobileBertForSequenceClassification(shape))
+    config = described(tmp_path)
+    assert config.layers == 2
+    base = load_base(config, num_labels=2, attention="eager")
+    assert len(find_targets(base.module, config, ["query", "value"])) == 2 * 2
+    assert len(find_targets(base.module, config, ["ffn_up"])) == 2 * 3
+
+
+def test_a_model_whose_layers_have_no_known_names_has_an_empty_table_of_roles(tmp_path: Path) -> None:
+    shape = XLNetConfig(vocab_size=32, d_model=16, n_layer=1, n_head=2, d_inner=24)
+    saved(tmp_path, XLNetForSequenceClassification(shape))
+    assert described(tmp_path, "classifier").roles == {}
 
 
 def test_sizes_that_differ_within_a_role_are_left_to_the_reader(tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ def test_deberta_v1_can_t_since_its_masked_scores_overflow() -> None:
     assert "in bf16 fails" in trial.reason
 
 
+def test_whatever_a_model_raises_at_the_trial_s_texts_is_its_reason() -> None:
+    base = BaseModel(tiny_model("bart", "classifier"), tiny_tokenizer("$A"))  # BART reads a text at its end token
+    assert "in bf16 fails: Each example must contain at least one <eos> token" in try_bf16(base, [], FAST).reason
+
+
 def test_a_model_that_leaves_bf16_s_range_is_told() -> None:
     base = tiny_base("llama", "causal_lm")
     with torch.no_grad():

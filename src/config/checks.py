@@ -169,15 +169,16 @@ def check_roles(config: "AdaptedModel") -> None:
                 f"{asked} names the role '{role}', which doesn't exist.\n"
                 f"Allowed: {', '.join(nearest_first(role, ROLES))}."
             )
+    has = ", ".join(config.model.roles) or "no role; methods without a target need none"
     missing = [role for role in config.target_roles() if role not in config.model.roles]
     if missing:
         raise UserError(
             f"{asked} needs {', '.join(missing)}, which model={config.model.name} doesn't have.\n"
-            f"It has: {', '.join(config.model.roles)}.\n"
+            f"It has: {has}.\n"
             f"Choose another target, or set target.roles=[...] to roles that the model has."
         )
     if not config.target_roles():
-        raise UserError(f"{asked} names no role.\nAllowed: {', '.join(config.model.roles)}.")
+        raise UserError(f"{asked} names no role.\nAllowed: {has}.")
 
 
 def check_rank(config: "AdaptedModel") -> None:

@@ -51,10 +51,9 @@ def linear_groups(model: "PreTrainedModel") -> list[LinearGroup]:
     """The model's linear layers by name and size, in its own order; transposed ones (`Conv1D`) are such too."""
     modules = dict(model.named_modules())
     sizes = {name: size for name, module in modules.items() if (size := _size(module)) is not None}
-    patterns = _patterns(list(sizes))
     members: dict[tuple[str, int, int], list[str]] = {}
     for name, (rows, columns) in sizes.items():
-        members.setdefault((patterns[name], rows, columns), []).append(name)
+        members.setdefault((_pattern(name), rows, columns), []).append(name)
     groups = []
     for (module, rows, columns), names in members.items():
         roles, alternations = _roles(module, modules[names[0].rpartition(".")[0]], rows, model.config)
@@ -72,20 +71,9 @@ def _size(module: Any) -> tuple[int, int] | None:
     return (module.out_features, module.in_features) if isinstance(module, nn.Linear) else None
 
 
-def _patterns(names: list[str]) -> dict[str, str]:
-    """Each name with `*` for its block's number: the first, and any other that differs among names of its shape."""
-    numbers: dict[str, list[list[str]]] = {}
-    for name in names:
-        numbers.setdefault(NUMBER.sub("*", name), []).append(NUMBER.findall(name))
-    patterns = {}
-    for name in names:
-        shape = NUMBER.sub("*", name)
-        columns = [set(column) for column in zip(*numbers[shape], strict=True)]
-        # T5 counts the parts of a block too: `block.3.layer.0`.
-        shown = [column.pop() if index and len(column) == 1 else "*" for index, column in enumerate(columns)]
-        first, *rest = shape.split("*")
-        patterns[name] = first + "".join(number + part for number, part in zip(shown, rest, strict=True))
-    return patterns
+def _pattern(name: str) -> str:
+    """The name with `*` for its block's number alone: T5 and MobileBERT count the parts of a block too."""
+    return NUMBER.sub("*", name, count=1)
 
 
 def _roles(module: str, parent: Any, rows: int, config: Any) -> tuple[dict[str, int], int]:

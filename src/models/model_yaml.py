@@ -21,7 +21,8 @@ def model_yaml(description: Description, name: str) -> str:
         *_mapping("fused", {group.module: f"[{', '.join(group.roles)}]" for group in groups if len(group.roles) > 1}),
         f"layers: {usual}",
         *_mapping("layers_of", {stack: depth for stack, depth in depths.items() if depth != usual}),
-        "roles: # guessed from the names; role: module name (* is the layer), out_features, in_features",
+        f"roles:{'' if groups else ' {}'} # guessed from the names; "
+        "role: module name (* is the layer), out_features, in_features",
         *_roles(groups, depths),
     ]
     return "\n".join(lines) + "\n"

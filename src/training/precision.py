@@ -108,8 +108,9 @@ def try_bf16(base: BaseModel, head: list[str], device: Device, *, exact: bool = 
         batch = {name: tensor.to(device.type) for name, tensor in _batch(base, model).items()}
         try:
             rounded = _step(model, batch, torch.autocast(device.type, dtype=torch.bfloat16))
-        except RuntimeError as error:
-            return Bf16Trial(None, f"a step in bf16 fails: {str(error).splitlines()[0][:160]}")
+        except Exception as error:  # where float32 fails too, the pre-flight refuses the model
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            return Bf16Trial(None, f"a step in bf16 fails: {reason[:160]}")
         if not all(value.isfinite().all() for value in rounded):
             return Bf16Trial(None, "its loss or gradient in bf16 isn't finite")
         reference = _step(model, batch, torch.autocast(device.type, enabled=False)) if exact else rounded
