@@ -95,7 +95,10 @@ def test_a_tower_that_reads_images_has_no_role_and_bounds_no_text(tmp_path: Path
     assert room(base.module) == 48
 
 
-def test_a_model_whose_code_lies_in_its_folder_is_refused(tmp_path: Path) -> None:
+def test_a_model_whose_code_lies_in_its_folder_is_refused_without_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail(question))
     saved(tmp_path, tiny_model("llama", "causal_lm"))
     path = tmp_path / "config.json"
     own = {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.MineConfig"}}
@@ -103,6 +106,9 @@ def test_a_model_whose_code_lies_in_its_folder_is_refused(tmp_path: Path) -> Non
     (tmp_path / "configuration_mine.py").write_text("raise SystemExit('run')")
     with pytest.raises(UserError, match=r"custom code(.|\n)*never run"):
         inspection(tmp_path, "", "", "yaml")
+    config = ModelConfig(name="mine", architecture="causal_lm", path=str(tmp_path))
+    with pytest.raises(UserError, match="custom code"):
+        load_base(config, num_labels=2, attention="eager")
 
 
 def test_a_model_whose_layers_have_no_known_names_has_an_empty_table_of_roles(tmp_path: Path) -> None:

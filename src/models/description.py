@@ -51,7 +51,7 @@ def describe(folder: Path, architecture: str = "") -> Description:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # an unknown model_type, or one whose code lies in the folder
         raise UserError(
             f"{folder}/config.json can't be read: {str(error).splitlines()[0][:160]}\n"
@@ -60,7 +60,12 @@ def describe(folder: Path, architecture: str = "") -> Description:
     architecture = architecture or architecture_of(config)
     try:
         model, info = getattr(transformers, AUTO_CLASSES[architecture]).from_pretrained(
-            folder, device_map="meta", local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True
+            folder,
+            device_map="meta",
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     except Exception as error:  # in whatever way transformers says that it has no such class
         raise UserError(
