@@ -1,11 +1,14 @@
 """A folder's model is described well enough to be adapted as it stands, whatever its architecture."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     MobileBertConfig,
     MobileBertForSequenceClassification,
     XLNetConfig,
@@ -17,6 +20,7 @@ from src.config.schema import ModelConfig, model_config
 from src.errors import UserError
 from src.inspect import inspection
 from src.models.base_model import empty_model, load_base
+from src.models.positions import room
 from tests.tiny_models import SIZES, saved, tiny_model
 
 ENCODERS = ("bert", "roberta", "albert", "distilbert", "deberta", "deberta-v2", "modernbert")
@@ -74,6 +78,37 @@ def test_parts_that_a_block_counts_are_named_one_by_one(tmp_path: Path) -> None:
     base = load_base(config, num_labels=2, attention="eager")
     assert len(find_targets(base.module, config, ["query", "value"])) == 2 * 2
     assert len(find_targets(base.module, config, ["ffn_up"])) == 2 * 3
+
+
+def test_a_tower_that_reads_images_has_no_role_and_bounds_no_text(tmp_path: Path) -> None:
+    text = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 48}  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    shape = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=31)
+    saved(tmp_path, Gemma3ForConditionalGeneration(shape))
+    config = described(tmp_path, "causal_lm")
+    base = load_base(config, num_labels=2, attention="eager")
+    targets = find_targets(base.module, config, list(config.roles))
+    assert len(targets) == 2 * 7
+    assert all(".language_model." in name for name in targets)
+    assert room(base.module) == 48
+
+
+def test_a_model_whose_code_lies_in_its_folder_is_refused_without_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail(question))
+    saved(tmp_path, tiny_model("llama", "causal_lm"))
+    path = tmp_path / "config.json"
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.MineConfig"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    (tmp_path / "configuration_mine.py").write_text("raise SystemExit('run')")
+    with pytest.raises(UserError, match=r"custom code(.|\n)*never run"):
+        inspection(tmp_path, "", "", "yaml")
+    config = ModelConfig(name="mine", architecture="causal_lm", path=str(tmp_path))
+    with pytest.raises(UserError, match="custom code"):
+        load_base(config, num_labels=2, attention="eager")
 
 
 def test_a_model_whose_layers_have_no_known_names_has_an_empty_table_of_roles(tmp_path: Path) -> None:

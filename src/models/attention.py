@@ -28,7 +28,9 @@ def supported_attention(auto_class: Any, described: "Path | PreTrainedConfig", a
 
     try:
         config = (
-            AutoConfig.from_pretrained(described, local_files_only=True) if isinstance(described, Path) else described
+            AutoConfig.from_pretrained(described, local_files_only=True, trust_remote_code=False)
+            if isinstance(described, Path)
+            else described
         )
         model_class = _get_model_class(config, auto_class._model_mapping)
     except (OSError, KeyError, ValueError):  # loading the model says what is wrong with it

@@ -261,7 +261,7 @@ def _described(config: ModelConfig, **extra: Any) -> "PreTrainedConfig":
     if config.path and config.init_seed is None:  # the folder's own file says of the shapes what is true
         local_checksum(config.name, config.path)
         described: PreTrainedConfig = AutoConfig.from_pretrained(
-            config.path, local_files_only=True, **config.config, **extra
+            config.path, local_files_only=True, trust_remote_code=False, **config.config, **extra
         )
         return described
     values = {**config.sizes, **config.config, **extra}

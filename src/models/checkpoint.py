@@ -46,7 +46,12 @@ def load_checkpoint(auto_class: Any, folder: Path, config: ModelConfig, **argume
     """
     try:
         model, info = auto_class.from_pretrained(
-            folder, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True, **arguments
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **arguments,
         )
     except MemoryError:
         raise

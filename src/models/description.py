@@ -50,11 +50,22 @@ def describe(folder: Path, architecture: str = "") -> Description:
     import transformers
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # an unknown model_type, or one whose code lies in the folder
+        raise UserError(
+            f"{folder}/config.json can't be read: {str(error).splitlines()[0][:160]}\n"
+            "Give a model of transformers' own; code that lies beside the weights is never run."
+        ) from error
     architecture = architecture or architecture_of(config)
     try:
         model, info = getattr(transformers, AUTO_CLASSES[architecture]).from_pretrained(
-            folder, device_map="meta", local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True
+            folder,
+            device_map="meta",
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     except Exception as error:  # in whatever way transformers says that it has no such class
         raise UserError(

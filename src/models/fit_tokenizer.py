@@ -24,7 +24,9 @@ def load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase
         UserError: there is none, or it can't be read.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # in whatever way a missing or damaged file fails
         reason = shorten(next(iter(str(error).splitlines()), type(error).__name__), 200, placeholder=" ...")
         raise UserError(

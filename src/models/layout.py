@@ -48,7 +48,13 @@ class LinearGroup:
 
 
 def linear_groups(model: "PreTrainedModel") -> list[LinearGroup]:
-    """The model's linear layers by name and size, in its own order; transposed ones (`Conv1D`) are such too."""
+    """The model's linear layers by name and size, in its own order; transposed ones (`Conv1D`) are such too.
+
+    Those that read something else than text have no role: texts alone would never train them.
+    """
+    from src.models.text_part import beside_text
+
+    elsewhere = beside_text(model)
     modules = dict(model.named_modules())
     sizes = {name: size for name, module in modules.items() if (size := _size(module)) is not None}
     members: dict[tuple[str, int, int], list[str]] = {}
@@ -56,7 +62,8 @@ def linear_groups(model: "PreTrainedModel") -> list[LinearGroup]:
         members.setdefault((_pattern(name), rows, columns), []).append(name)
     groups = []
     for (module, rows, columns), names in members.items():
-        roles, alternations = _roles(module, modules[names[0].rpartition(".")[0]], rows, model.config)
+        parent = modules[names[0].rpartition(".")[0]]
+        roles, alternations = ({}, 1) if module.startswith(elsewhere) else _roles(module, parent, rows, model.config)
         groups.append(LinearGroup(module, len(names), rows, columns, roles, alternations))
     return groups
 

@@ -3,15 +3,18 @@
 from torch import nn
 from transformers import PreTrainedModel
 
+from src.models.text_part import beside_text
+
 NAMES = ("position_embeddings", "embed_positions", "position_embedding", "wpe")  # of embeddings of positions
 
 
 def room(model: PreTrainedModel) -> int | None:
     """The tokens that the model has positions for; None where it has no bound, as with relative positions."""
+    elsewhere = beside_text(model)
     tables = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in NAMES
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in NAMES and not name.startswith(elsewhere)
     ]
     if tables:
         return min(table.num_embeddings - _skipped(table) for table in tables)

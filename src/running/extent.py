@@ -80,7 +80,8 @@ def check_room(config: Config, base: BaseModel, tokens: int, virtual_tokens: int
     parts = [f"{tokens} tokens"]
     parts += [f"and {virtual_tokens} virtual ones of adapter={config.adapter.name}"] if virtual_tokens else []
     length = readable - virtual_tokens - task.max_new_tokens
-    remedy = f"Set task.max_length={length} or less." if length > 1 else "Lower the rank, or task.max_new_tokens."
+    lower = "Lower the rank, or task.max_new_tokens." if virtual_tokens else "Lower task.max_new_tokens."
+    remedy = f"Set task.max_length={length} or less." if length > 1 else lower
     raise UserError(
         f"task={task.name} needs {' '.join(parts)} (task.max_length={task.max_length}, task.max_new_tokens="
         f"{task.max_new_tokens}); model={config.model.name} has positions for {readable}.\n{remedy}"

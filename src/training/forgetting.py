@@ -200,7 +200,12 @@ def _masked_model(config: ModelConfig) -> PreTrainedModel | None:
     dtype = getattr(torch, config.dtype)
     with torch.random.fork_rng():  # transformers draws a missing head from the global random state
         model, info = AutoModelForMaskedLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **config.config
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **config.config,
         )
     # A head that the weights lack was drawn at random, and its loss would say nothing.
     return None if info["missing_keys"] else model
