@@ -278,3 +278,11 @@ def test_an_own_model_can_be_brought_as_the_page_says(tmp_path: Path) -> None:
     assert trained == {"lora": 1024, "lora_fa": 512}
     assert {record["state"] for record in records} == {"done"}
     assert "1,024" in printed
+
+
+def test_the_page_of_cases_names_tests_that_there_are() -> None:
+    names = set(re.findall(r"\btest_\w+", (ROOT / "tests" / "README.md").read_text()))
+    sources = {path.stem: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    defined = {name for text in sources.values() for name in re.findall(r"def (test_\w+)", text)}
+    assert len(names) > 100
+    assert names <= defined | sources.keys()
