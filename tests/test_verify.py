@@ -81,7 +81,7 @@ def test_what_differs_is_named_and_makes_no_codes_equal(finished: Path, capsys: 
     else:
         changes = {
             "tensors": {next(iter(record["tensors"])): "0" * 16},
-            "metrics": {"test": record["metrics"]["test"] | {"value": 2.0}},
+            "metrics": {"test": record["metrics"]["test"] | {"value": 0.75}},
             "history": [{**record["history"][0], "loss": 99.0}, *record["history"][1:]],
         }
         change(finished, **{kind: changes[kind]})
