@@ -70,7 +70,7 @@ def facts(description: "Description") -> str:
             f"{description.folder}: {type(model).__name__}, {model.num_parameters():,} parameters, "
             f"read as {description.architecture}",
             "\nlinear modules (out x in), the roles guessed from their names",
-            *(f"  {name:<{widths[0]}}  {size:>{widths[1]}}  {roles or '-'}" for name, size, roles in rows),
+            *(f"  {name.ljust(widths[0])}  {size.rjust(widths[1])}  {roles or '-'}" for name, size, roles in rows),
             *(f"  {line}" for line in expert_matrices(model)),
             f"\nhead: {head}",
             f"not in the checkpoint: {', '.join(description.lacking) or 'nothing'}",
