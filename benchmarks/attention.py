@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from src.adapters.base import Setup
 from src.adapters.inject import find_targets, inject
 from src.adapters.lora import LoRA
-from src.config.composition import CONF
+from src.config.composer import CONF
 from src.config.schema import Config
 from src.models.base_model import load_base
 from src.quiet import quiet_libraries

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.files import write_json
-from src.running.flags import _loss_rose
+from src.running.flags import loss_rose
 
 RESULT = Path(__file__).with_suffix(".json")
 TRAININGS, SEED = 2000, 0
@@ -37,9 +37,7 @@ def share(kind: str, trend: float, points: int) -> float:
     """The share of simulated trainings that are flagged."""
     generator = np.random.default_rng(SEED)
     slope = np.linspace(0.0, trend, points)
-    flagged = [
-        _loss_rose(np.exp(slope + noise(kind, points, generator)).tolist()) is not None for _ in range(TRAININGS)
-    ]
+    flagged = [loss_rose(np.exp(slope + noise(kind, points, generator)).tolist()) is not None for _ in range(TRAININGS)]
     return round(float(np.mean(flagged)), 4)
 
 

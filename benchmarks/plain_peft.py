@@ -22,7 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from src.config.composition import CONF
+from src.config.composer import CONF
 from src.config.schema import Config
 from src.models.base_model import find_weights
 from src.tasks.base import load_task

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 CONNECT_SECONDS = 3
 
@@ -79,8 +79,7 @@ def _reason(error: Exception) -> str:
         return "its terms must be accepted on its page, and `hf auth login` done here"
     if kind == "RepositoryNotFoundError":
         return "there is no such repository, or it is private"
-    first = str(told).splitlines()[0][:120] if str(told) else ""
-    return f"{kind}: {first}"
+    return f"{kind}: {first_line(told)}"
 
 
 @lru_cache(maxsize=8)

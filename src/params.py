@@ -14,7 +14,7 @@ from src.config.arguments import answer_help, split_sweep
 from src.config.composition import user_errors
 from src.config.schema import CountConfig
 from src.console import steady_output
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.interrupts import interruptible
 from src.quiet import quiet_warnings
 from src.studies.counting import count_configs, ledger_of
@@ -60,7 +60,7 @@ def _rows(configs: list[CountConfig], sweep: bool) -> tuple[list[dict[str, Any]]
         except UserError as error:
             if not sweep:
                 raise
-            refused.append(f"model={config.model.name} adapter={config.adapter.name}: {str(error).splitlines()[0]}")
+            refused.append(f"model={config.model.name} adapter={config.adapter.name}: {first_line(error)}")
     return list(rows.values()), list(dict.fromkeys(refused))
 
 

@@ -9,7 +9,7 @@ import yaml
 from src.analysis.collect import collect
 from src.analysis.comparison import compare
 from src.analysis.statistics import PairedTest
-from src.config.composition import CONF
+from src.config.composer import CONF
 from src.config.sweeps import run_configs
 from src.errors import UserError
 from src.studies import claims as module

@@ -38,7 +38,8 @@ runpy.run_module("src.run", run_name="__main__", alter_sys=True)
 COMPOSE = """
 import sys
 from hydra import compose, initialize_config_dir
-from src.config.composition import CONF, user_errors
+from src.config.composer import CONF
+from src.config.composition import user_errors
 from src.config.schema import Config
 with initialize_config_dir(CONF, version_base="1.3"):
     config = Config.from_hydra(compose("config", sys.argv[1:]))

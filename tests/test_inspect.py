@@ -140,3 +140,16 @@ def test_a_folder_that_holds_no_model_and_an_architecture_that_it_lacks_are_refu
     saved(tmp_path, tiny_model("llama", "causal_lm"))
     with pytest.raises(UserError, match="can't be read as a seq2seq_lm"):
         inspection(tmp_path, "seq2seq_lm", "", "text")
+    with pytest.raises(UserError, match=r"model\.architecture=causallm is not known\.\nAllowed: causal_lm, "):
+        inspection(tmp_path, "causallm", "", "text")
+
+
+def test_a_kind_of_model_that_transformers_lacks_is_refused_and_not_counted(tmp_path: Path) -> None:
+    saved(tmp_path, tiny_model("llama", "causal_lm"))
+    config = described(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "no_such_kind"}))
+    with pytest.raises(UserError, match=r"config\.json can't be read: .*no_such_kind.*\n.*own"):
+        inspection(tmp_path, "", "", "text")
+    with pytest.raises(UserError, match=r"config\.json can't be read: .*no_such_kind"):
+        empty_model(config, num_labels=0)

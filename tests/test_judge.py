@@ -487,7 +487,7 @@ def test_without_a_server_the_user_learns_what_to_set() -> None:
         ({"base_url": "http://host:port"}, "is no address"),
         ({"workers": 0}, "workers=0 is too small"),
         ({"retries": -1}, "retries=-1 is too small"),
-        ({"timeout_seconds": 0}, "timeout_seconds=0 can't be"),
+        ({"timeout_seconds": 0}, "timeout_seconds=0 is too small"),
     ],
 )
 def test_a_config_that_cannot_be_is_told_before_anything_is_asked(changes: dict[str, Any], match: str) -> None:

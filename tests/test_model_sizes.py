@@ -1,7 +1,9 @@
 """Every model's yaml describes the published model: it is built without weights, and its parameters counted."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,6 +125,24 @@ def test_a_yaml_without_sizes_is_refused_with_what_it_lacks() -> None:
     config.sizes = {}
     with pytest.raises(UserError, match=r"bert_base\.yaml has no sizes(.|\n)*`sizes`: model_type"):
         empty_model(config, num_labels=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "reason"),
+    [
+        ("bert_base", {"model_type": "bertt"}, "bertt"),
+        ("roberta_base", {"num_attention_heads": 7}, r"768\) is not a multiple of .*\(7\)"),
+        ("roberta_base", {"hidden_size": -3}, "negative dimension -3"),
+        ("tiny_llama", {"num_attention_heads": 0}, "division"),
+    ],
+)
+def test_sizes_that_fit_no_model_are_refused_in_two_lines(name: str, sizes: dict[str, Any], reason: str) -> None:
+    config = config_of(name)
+    config.config |= sizes
+    with pytest.raises(UserError, match=rf"^model={name} can't be built: .*{reason}.*\n.*$"):
+        empty_model(config, num_labels=2)
+    with pytest.raises(UserError, match=rf"^model={name} can't be built: .*{reason}.*\n.*$"):
+        load_base(replace(config, init_seed=0), num_labels=2, attention="eager")
 
 
 def test_a_model_whose_weights_were_never_published_can_t_be_loaded() -> None:

@@ -14,7 +14,7 @@ from src.errors import UserError
 from src.results.identity import decisive, run_folder
 from src.results.store import read_all
 from src.tasks.base import LoadedTask, Row, _three_splits, load_task
-from src.tasks.overlap import Overlap, normalized, overlap, overlap_warnings, overlaps
+from src.tasks.overlap import Overlap, SplitInputs, normalized, overlap_warnings, overlaps
 from tests.conftest import REAL_DATA, as_on_the_hub, composed, real_data, run_program, some_inputs
 
 TINY_GSM8K = [
@@ -25,6 +25,10 @@ TINY_GSM8K = [
 
 def rows(*texts: str) -> list[dict[str, Any]]:
     return [{"text": text, "label": 0} for text in texts]
+
+
+def overlap(train: list[Row], held_out: list[Row]) -> Overlap:
+    return SplitInputs.of(held_out).found_in(SplitInputs.of(train))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import peft
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from src.adapters.base import Method, Setup
 from src.adapters.inject import stored_tensors
-from src.errors import UserError, nearest_first
+from src.errors import UserError, first_line, nearest_first
 
 if TYPE_CHECKING:
     from src.config.schema import AdaptedModel
@@ -238,8 +237,9 @@ def _refusals(what: str) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        reason = shorten(next(iter(str(error).splitlines()), type(error).__name__), 200, placeholder=" ...")
-        raise UserError(f"{what}: {reason}\nCorrect adapter.config, or choose another method or model.") from error
+        raise UserError(
+            f"{what}: {first_line(error)}\nCorrect adapter.config, or choose another method or model."
+        ) from error
 
 
 def _fill_in_sizes(config: Any, model: Any) -> None:

@@ -27,7 +27,7 @@ from src.analysis.statistics import (
     pareto_front,
     pooled_seed_variance,
 )
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 # What makes two runs repetitions of each other with other seeds.
 ASKED = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "alpha", "differs"]
@@ -245,7 +245,7 @@ def _items(run: Run) -> tuple[dict[str, Items], list[str]]:
     try:
         stored = scores_of_splits(run["folder"], metrics)
     except UserError as error:
-        return {}, [f"items not used: {str(error).splitlines()[0]}"]
+        return {}, [f"items not used: {first_line(error)}"]
     by_split = {split: items for split, items in stored.items() if items is not None}
     wrong = [
         split for split, items in by_split.items() if abs(float(items.mean(dtype=np.float64)) - run[split]) > TOLERANCE

@@ -53,11 +53,6 @@ def print_runs(folders: list[Path], unrecorded: Mapping[str, str] | None = None)
         print(f"runs: {os.path.commonpath([folder.parent for folder in folders])}")
 
 
-def state_of(folder: Path) -> str:
-    """The run's state, also of one whose record can't be read."""
-    return str(_row(folder, {})["state"])
-
-
 def _row(folder: Path, unrecorded: Mapping[str, str]) -> dict[str, Any]:
     """A run's values, or why there are none."""
     if str(folder) in unrecorded:

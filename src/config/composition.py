@@ -11,7 +11,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.build import unknown_option
-from src.config.composer import CONF as CONF
+from src.config.composer import CONF
 from src.config.schema import Config
 from src.errors import UserError, nearest_first
 

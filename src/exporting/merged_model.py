@@ -7,7 +7,7 @@ from peft import PeftModel
 
 from src.adapters.inject import InjectedModel, adapters
 from src.config.schema import Config
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.exporting.format import TrainedModel, Written, auto_class, in_python, write_reading
 from src.models.quantization import dequantize
 from src.models.unfuse import fused_state_dict
@@ -63,7 +63,7 @@ def _merged_by_peft(source: TrainedModel) -> Any:
     try:
         return model.merge_and_unload()
     except Exception as error:  # in whatever way PEFT says that a method can't
-        raise UserError(_unmergeable(source, str(error).splitlines()[0][:200])) from error
+        raise UserError(_unmergeable(source, first_line(error))) from error
 
 
 def _on_dense_base(source: TrainedModel) -> InjectedModel:

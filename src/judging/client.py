@@ -20,6 +20,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from src.config.checks import check_judge_numbers
 from src.credentials import check_no_secret
 from src.errors import UserError
 
@@ -54,12 +55,7 @@ def check_judge(config: JudgeConfig) -> None:
             f"environment variable {config.key_variable} to its key; a server of your own may need none."
         )
     check_address(config)
-    least = {"workers": (config.workers, 1), "retries": (config.retries, 0)}
-    for name, (value, smallest) in least.items():
-        if value < smallest:
-            raise UserError(f"task.judge.{name}={value} is too small.\nAllowed: {smallest} or more.")
-    if not config.timeout_seconds > 0:
-        raise UserError(f"task.judge.timeout_seconds={config.timeout_seconds} can't be.\nAllowed: more than 0.")
+    check_judge_numbers(config)
     _read_key(config)
 
 

@@ -8,6 +8,7 @@ needs no weights at all.
 import copy
 import gc
 import importlib.util
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from src.config.memo import kept
 from src.config.schema import ModelConfig
-from src.errors import UserError, nearest_first
+from src.errors import UserError, first_line, nearest_first
 from src.hub import hub_folder
 from src.models.attention import supported_attention
-from src.models.checkpoint import check_head, load_checkpoint
+from src.models.checkpoint import check_head, load_checkpoint, read_config
 from src.models.quantization import quantize
 from src.models.weights import DESCRIPTION_FILES, check_folder, checksum, local_checksum, weight_files
 
@@ -193,7 +194,8 @@ def _drawn_model(config: ModelConfig, num_labels: int, attention: str) -> BaseMo
     # The caller puts the global random state back.
     torch.manual_seed(config.init_seed or 0)
     extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
-    model = _auto_class(config).from_config(_described(config, **extra), attn_implementation=attention)
+    with _refusing(config):
+        model = _auto_class(config).from_config(_described(config, **extra), attn_implementation=attention)
     # Nothing is pre-trained, so all of the head is drawn from each run's own seed.
     lacking = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
     check_head(model, config, lacking)
@@ -217,7 +219,7 @@ def empty_model(config: ModelConfig, *, num_labels: int) -> "PreTrainedModel":
     from transformers.initialization import no_init_weights
 
     extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
-    with torch.device("meta"), no_init_weights():
+    with _refusing(config), torch.device("meta"), no_init_weights():
         model = _unfused(_auto_class(config).from_config(_described(config, **extra)), config)
     model.tie_weights()  # a part of the initialization that was left out
     check_head(model, config, frozenset())
@@ -255,15 +257,23 @@ def _auto_class(config: ModelConfig) -> Any:
     return getattr(transformers, AUTO_CLASSES[config.architecture])
 
 
-def _described(config: ModelConfig, **extra: Any) -> "PreTrainedConfig":
-    from transformers import AutoConfig
+@contextmanager
+def _refusing(config: ModelConfig) -> "Iterator[None]":
+    """Say as a user's mistake, with its first line, whatever transformers raises at sizes that fit no model."""
+    try:
+        yield
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"model={config.name} can't be built: {first_line(error)}\nCorrect its model_type, model.config or sizes."
+        ) from error
 
+
+def _described(config: ModelConfig, **extra: Any) -> "PreTrainedConfig":
     if config.path and config.init_seed is None:  # the folder's own file says of the shapes what is true
         local_checksum(config.name, config.path)
-        described: PreTrainedConfig = AutoConfig.from_pretrained(
-            config.path, local_files_only=True, trust_remote_code=False, **config.config, **extra
-        )
-        return described
+        return read_config(Path(config.path), **config.config, **extra)
     values = {**config.sizes, **config.config, **extra}
     if "model_type" not in values:
         raise UserError(
@@ -274,7 +284,10 @@ def _described(config: ModelConfig, **extra: Any) -> "PreTrainedConfig":
         tokenizer = character_tokenizer()
         values |= {"vocab_size": len(tokenizer), "bos_token_id": None}
         values |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    return AutoConfig.for_model(values.pop("model_type"), **values)
+    from transformers import AutoConfig
+
+    with _refusing(config):
+        return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
 def _unfused(model: "PreTrainedModel", config: ModelConfig) -> "PreTrainedModel":

@@ -8,15 +8,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from src.config.schema import ModelConfig
-from src.errors import UserError, nearest_first
+from src.errors import UserError, first_line, nearest_first
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 NAMES_SHOWN = 4
 
@@ -33,6 +32,26 @@ class LoadedCheckpoint:
     lacking: frozenset[str]
     other_classes: frozenset[str]
     unused: frozenset[str]
+
+
+def read_config(folder: Path, **changes: Any) -> "PreTrainedConfig":
+    """The config in a model's folder, with changes.
+
+    Raises:
+        UserError: transformers doesn't know such a model, or its code lies in the folder.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **changes
+        )
+    except Exception as error:  # in whatever way transformers refuses one
+        raise UserError(
+            f"{folder}/config.json can't be read: {first_line(error)}\n"
+            "Give a model of transformers' own; code that lies beside the weights is never run."
+        ) from error
+    return config
 
 
 def load_checkpoint(auto_class: Any, folder: Path, config: ModelConfig, **arguments: Any) -> LoadedCheckpoint:
@@ -56,9 +75,8 @@ def load_checkpoint(auto_class: Any, folder: Path, config: ModelConfig, **argume
     except MemoryError:
         raise
     except Exception as error:  # in whatever way a damaged or unknown checkpoint fails
-        reason = shorten(next(iter(str(error).splitlines()), type(error).__name__), 200, placeholder=" ...")
         raise UserError(
-            f"model={config.name}: transformers can't load {folder}: {reason}\n"
+            f"model={config.name}: transformers can't load {folder}: {first_line(error)}\n"
             "Give a folder that save_pretrained wrote or the hub has, or correct model.config."
         ) from error
     other_classes = frozenset(name for name, *shapes in info["mismatched_keys"] if _differ_in_classes(model, *shapes))

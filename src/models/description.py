@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.config.checks import check_choice
 from src.config.schema import ModelConfig
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.models.base_model import AUTO_CLASSES, import_modeling
-from src.models.checkpoint import whole_modules
+from src.models.checkpoint import read_config, whole_modules
 from src.models.fit_tokenizer import embedded_tokens, load_tokenizer
 from src.models.layout import LinearGroup, linear_groups
 from src.models.positions import room
@@ -45,18 +46,13 @@ def describe(folder: Path, architecture: str = "") -> Description:
     Raises:
         UserError: transformers can't read it, or not as this architecture.
     """
+    if architecture:
+        check_choice("model.architecture", architecture, AUTO_CLASSES)
     local_checksum("the model", str(folder))
     import_modeling()
     import transformers
-    from transformers import AutoConfig
 
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # an unknown model_type, or one whose code lies in the folder
-        raise UserError(
-            f"{folder}/config.json can't be read: {str(error).splitlines()[0][:160]}\n"
-            "Give a model of transformers' own; code that lies beside the weights is never run."
-        ) from error
+    config = read_config(folder)
     architecture = architecture or architecture_of(config)
     try:
         model, info = getattr(transformers, AUTO_CLASSES[architecture]).from_pretrained(
@@ -69,7 +65,7 @@ def describe(folder: Path, architecture: str = "") -> Description:
         )
     except Exception as error:  # in whatever way transformers says that it has no such class
         raise UserError(
-            f"{folder} can't be read as a {architecture}: {str(error).splitlines()[0][:160]}\n"
+            f"{folder} can't be read as a {architecture}: {first_line(error)}\n"
             f"Set model.architecture to another one: {', '.join(AUTO_CLASSES)}."
         ) from error
     lacking = sorted(info["missing_keys"])

@@ -6,14 +6,13 @@ another token can stand in for one that is missing; a model that finds a text's 
 
 import inspect
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.schema import ModelConfig
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.models.last_token import pools_last_token
 
 
@@ -28,9 +27,8 @@ def load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # in whatever way a missing or damaged file fails
-        reason = shorten(next(iter(str(error).splitlines()), type(error).__name__), 200, placeholder=" ...")
         raise UserError(
-            f"model={config.name}: transformers finds no tokenizer in {folder}: {reason}\n"
+            f"model={config.name}: transformers finds no tokenizer in {folder}: {first_line(error)}\n"
             "Save the model's tokenizer there, as tokenizer.save_pretrained does."
         ) from error
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # made of nothing where a folder has no vocabulary

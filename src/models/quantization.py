@@ -9,7 +9,7 @@ import importlib.util
 import re
 from typing import TYPE_CHECKING, Any
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,9 +40,8 @@ def check_quantization(kind: str) -> None:
     try:
         _try(kind)
     except Exception as error:  # in whatever way a broken installation fails
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"quantization={kind} doesn't work on this machine: {reason.strip()[:200]}\n"
+            f"quantization={kind} doesn't work on this machine: {first_line(error)}\n"
             "Run `python -m bitsandbytes` for its own diagnosis, or choose quantization=none."
         ) from error
 

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import yaml
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.files import write_text
 from src.results.code import ROOT, Code
 
@@ -70,8 +70,7 @@ def _read(path: Path, changed_ns: int) -> list[Equivalence]:
         for equivalence in equivalences:
             _check(equivalence, path)
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} can't be read: {reason}.\nRestore it: git checkout -- {path.name}") from error
+        raise UserError(f"{path} can't be read: {first_line(error)}.\nRestore it: git checkout -- {path.name}") from error
     return list(equivalences)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
-from src.console import steady_output
-from src.interrupts import interruptible
 from src.config.schema import Config
+from src.console import steady_output
 from src.errors import UserError
 from src.files import read_json, write_json
+from src.interrupts import interruptible
 from src.models.base_model import find_weights
 from src.models.weights import description_digests
 from src.results.identity import Inputs, identity, run_name

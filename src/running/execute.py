@@ -14,7 +14,7 @@ from typing import Any
 from src.adapters.inject import InjectedModel, adapters
 from src.config.memo import kept
 from src.config.schema import Config
-from src.errors import Diverged
+from src.errors import Diverged, first_line
 from src.results.provenance import made_with
 from src.results.schema import Forgetting, Record
 from src.results.store import ADAPTER, PREDICTIONS
@@ -88,7 +88,7 @@ def _measured(measure: Callable[[], dict[str, Any] | None]) -> tuple[dict[str, A
     try:
         return measure(), ""
     except Exception as error:  # in whatever way an unusual model fails
-        return None, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
+        return None, f"{type(error).__name__}: {first_line(error)}"
 
 
 def _unmeasured_reason(config: Config, before: Any, after: Any) -> str:

@@ -29,7 +29,7 @@ def flags(scored: Scored, history: Sequence[dict[str, float]]) -> dict[str, str]
         scored: the split that counts.
         history: the points of training.
     """
-    found = {LOSS_ROSE: _loss_rose([point["loss"] for point in history if "loss" in point])}
+    found = {LOSS_ROSE: loss_rose([point["loss"] for point in history if "loss" in point])}
     # The loss of the right answers is no prediction.
     if scored.score.name != LOSS:
         found = {CONSTANT: _constant(scored), AT_CHANCE: _at_chance(scored)} | found
@@ -82,7 +82,7 @@ def _best_constant(references: Sequence[Any], metric: str) -> int:
     return sum(max(answers.values()) for answers in kinds.values())
 
 
-def _loss_rose(losses: Sequence[float]) -> str | None:
+def loss_rose(losses: Sequence[float]) -> str | None:
     """Whether the losses of the last tenth are above those of the first tenth, by a one-sided t-test.
 
     Their logarithms are compared, as a loss that explodes does so by factors. The noise is that of successive losses

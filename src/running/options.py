@@ -55,9 +55,9 @@ def check_task_options(task: TaskConfig) -> None:
 
 def _metric_options(metric: str) -> list[str]:
     """The arguments of a metric that a user may give."""
-    import evaluate
+    from src.metrics.base import metric_in  # heavy
 
-    kind = type(evaluate.load(str(FOLDER / metric), keep_in_memory=True))
+    kind = metric_in(FOLDER / metric / f"{metric}.py")
     own = [getattr(kind, name) for name in ("_compute", "_items", "_value") if hasattr(kind, name)]
     named = [argument for method in own for argument in inspect.signature(method).parameters.values()]
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

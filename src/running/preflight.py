@@ -7,7 +7,6 @@ later number would show: predictions would depend on their neighbours in a batch
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from transformers import GenerationConfig
 
 from src.adapters.inject import InjectedModel
 from src.config.memo import kept
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.models.checkpoint import in_head
 from src.models.fit_tokenizer import embedded_tokens
 from src.models.positions import room
@@ -201,8 +200,8 @@ def _refusing(run: Prepared) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError, UserError):
         raise
     except Exception as error:
-        reason = shorten(next(iter(str(error).splitlines()), type(error).__name__), 200, placeholder=" ...")
         raise UserError(
-            f"model={run.config.model.name} doesn't run on the texts of task={run.config.task.name}: {reason}\n"
+            f"model={run.config.model.name} doesn't run on the texts of task={run.config.task.name}: "
+            f"{first_line(error)}\n"
             "Look at model.architecture, and at whether the tokenizer is the one that the model was trained with."
         ) from error

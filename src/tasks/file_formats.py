@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from src.errors import first_line
+
 Located = Iterator[tuple[str, Any]]  # a place, as in ":17", and what stands there
 OTHER_SEPARATORS = {"csv": ";\t|", "tsv": ",;|"}  # that a file of this ending may have been written with
 SAVE_AS_UTF_8 = "Save it as UTF-8"
@@ -267,8 +269,7 @@ def _parquet(path: Path) -> Located:
             raise FaultyFile("", f"names two columns '{repeated}'", "Give each its own name.")
         yield from ((f", row {number}", values) for number, values in enumerate(table.to_pylist()))
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise FaultyFile("", f"can't be read as parquet: {reason}", CUT_OFF) from error
+        raise FaultyFile("", f"can't be read as parquet: {first_line(error)}", CUT_OFF) from error
 
 
 Reader = Callable[[TextIO, list[str] | None], Located]

@@ -93,11 +93,6 @@ def overlap_warnings(task: str, found: dict[str, Overlap], *, pairs: bool) -> li
     return [warning for warning in said if warning]
 
 
-def overlap(train: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> Overlap:
-    """Count the held-out rows whose input is also the input of a training row."""
-    return SplitInputs.of(held_out).found_in(SplitInputs.of(train))
-
-
 def input_text(row: dict[str, Any]) -> str:
     """What a model is shown of a row: its text or texts, its prompt, or the turns of a conversation."""
     return "\n".join(_texts(row))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src.config.own_data import is_on_hub
 from src.config.schema import SourceConfig
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.hub import hub_folder
 from src.tasks.file_formats import ENDINGS
 from src.tasks.source import DataRecord, Source, ending, read
@@ -132,7 +132,7 @@ def _of_hub(source: Source, path: str) -> tuple[dict[str, SplitRecords], list[st
         names = datasets.get_dataset_split_names(str(folder))
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"task.path={path} has no single configuration that can be read: {str(error).splitlines()[0][:160]}.\n"
+            f"task.path={path} has no single configuration that can be read: {first_line(error)}.\n"
             "Name each part: task.sources.train.hub_id=..., .hub_config=..., .split=..., and the same for test."
         ) from error
     found: dict[str, SplitRecords] = {}

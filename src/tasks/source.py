@@ -13,7 +13,7 @@ from string import Formatter
 from typing import Any
 
 from src.config.schema import SourceConfig, TaskConfig
-from src.errors import UserError, nearest_first
+from src.errors import UserError, first_line, nearest_first
 from src.hub import hub_folder
 from src.tasks.file_formats import ENDINGS, FaultyFile, located
 
@@ -223,7 +223,7 @@ class Source:
         except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
             raise UserError(
                 f"task={self.task.name}: {source.hub_id} can't be read as configuration {source.hub_config}, split "
-                f"{source.split}: {str(error).splitlines()[0][:160]}.\n{remedy}"
+                f"{source.split}: {first_line(error)}.\n{remedy}"
             ) from error
         for number, row in enumerate(rows):
             yield DataRecord(row, f"{source.hub_id} {source.split}, row {number}")

@@ -25,6 +25,7 @@ from transformers import (
 from src.config.checks import GENERAL_TEXT
 from src.config.memo import kept
 from src.config.schema import Config, ModelConfig
+from src.errors import first_line
 from src.models.base_model import BaseModel, find_weights
 from src.training.batches import IGNORED
 from src.training.device import Device
@@ -86,7 +87,7 @@ def unmeasurable(config: Config, base: BaseModel) -> str:
             return f"a {config.model.architecture} has no loss on text without a question"
         text = general_text(config, base)
     except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
-        return f"the text can't be read by the model: {str(error).splitlines()[0] if str(error) else repr(error)}"
+        return f"the text can't be read by the model: {first_line(error)}"
     return "" if text.tokens else "the text is too short for a block"
 
 

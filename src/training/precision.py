@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from src.config.memo import kept
 from src.config.schema import Config
-from src.errors import UserError
+from src.errors import UserError, first_line
 from src.files import write_json
 from src.models.base_model import BaseModel, load_base
 from src.quiet import quiet_libraries
@@ -111,8 +111,7 @@ def try_bf16(base: BaseModel, head: list[str], device: Device, *, exact: bool = 
         try:
             rounded = _step(model, batch, torch.autocast(device.type, dtype=torch.bfloat16))
         except Exception as error:  # one that fails in float32 too is refused by the pre-flight, in the task's words
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            return Bf16Trial(None, f"a step in bf16 fails: {reason[:160]}")
+            return Bf16Trial(None, f"a step in bf16 fails: {first_line(error)}")
         if not all(value.isfinite().all() for value in rounded):
             return Bf16Trial(None, "its loss or gradient in bf16 isn't finite")
         reference = _step(model, batch, torch.autocast(device.type, enabled=False)) if exact else rounded
