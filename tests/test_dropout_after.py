@@ -15,7 +15,7 @@ from src.errors import UserError
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 5}
 BERT = ["bert.encoder.layer.0.attention.output.dense", "bert.encoder.layer.1.output.dense"]
-LONG = 0.9  # a dropout that no chance hides
+LARGE = 0.9  # a dropout that no chance hides
 
 
 def model_of(name: str, **sizes: Any) -> Any:
@@ -27,9 +27,8 @@ def model_of(name: str, **sizes: Any) -> Any:
 
 def adapted(model: Any, targets: list[str], rank: int = 3) -> Any:
     """Houlsby on the model, with a bottleneck that has been trained somewhat."""
-    inject(
-        model, Houlsby, Setup(target_modules=targets, rank=rank, generator=torch.Generator().manual_seed(0)), head=[]
-    )
+    setup = Setup(target_modules=targets, rank=rank, generator=torch.Generator().manual_seed(0))
+    inject(model, Houlsby, setup, head=[])
     for index, name in enumerate(targets):
         for key in ("down", "up", "up_bias"):
             generator = torch.Generator().manual_seed(index)
@@ -39,8 +38,8 @@ def adapted(model: Any, targets: list[str], rank: int = 3) -> Any:
 
 def bottleneck(adapter: Any, h: Tensor) -> Tensor:
     """The formula of the paper's figure 2, in functions alone."""
-    adapted: Tensor = h + F.gelu(h @ adapter.down.T + adapter.down_bias) @ adapter.up.T + adapter.up_bias
-    return adapted
+    outputs: Tensor = h + F.gelu(h @ adapter.down.T + adapter.down_bias) @ adapter.up.T + adapter.up_bias
+    return outputs
 
 
 @pytest.mark.parametrize("place", ["attention", "feed-forward"])
@@ -125,8 +124,29 @@ def test_a_dropout_that_serves_another_layer_too_is_refused() -> None:
         adapted(model, ["bert.encoder.layer.0.output.dense"])
 
 
-def test_what_is_evaluated_and_saved_is_the_bottleneck_alone() -> None:
-    model = model_of("BertForSequenceClassification", hidden_dropout_prob=LONG, **SMALL)
+def test_a_layer_whose_output_goes_into_two_dropouts_is_refused() -> None:
+    model = model_of("BertForSequenceClassification", **SMALL)
+    output = model.bert.encoder.layer[0].output
+    output.second = nn.Dropout(0.1)
+    output.register_forward_hook(lambda module, inputs, outputs: outputs + module.second(module.seen))
+    output.dense.register_forward_hook(lambda module, inputs, outputs: setattr(output, "seen", outputs))
+    with pytest.raises(UserError, match="in a place where nothing can follow it alone"):
+        adapted(model, ["bert.encoder.layer.0.output.dense"])
+
+
+def test_a_model_that_runs_on_no_tokens_is_refused_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("BertForSequenceClassification", **SMALL).train()
+    model.bert.encoder.layer[1].eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    monkeypatch.setattr(model.bert.encoder, "forward", lambda *inputs, **others: 1 / 0)
+    with pytest.raises(UserError, match=r"doesn't run on a few tokens, .*: division by zero\nChoose another adapter"):
+        inject(model, Houlsby, Setup(target_modules=BERT, rank=2, generator=torch.Generator()), head=[])
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert not any(hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks))
+
+
+def test_the_dropout_before_the_bottleneck_is_no_parameter_and_off_in_evaluation() -> None:
+    model = model_of("BertForSequenceClassification", hidden_dropout_prob=LARGE, **SMALL)
     plain = {name for name, _ in model.named_parameters()}
     adapted(model, BERT).eval()
     names = {name.replace("base_layer.", "") for name, _ in model.named_parameters()}

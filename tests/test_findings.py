@@ -1,6 +1,8 @@
 """What can't be learned, told apart or scored is said before training; a part or a value that is missing is refused."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ def answers(*texts: str, prompt: str = "prompt {}") -> Rows:
     return [{"prompt": prompt.format(index), "answer": text} for index, text in enumerate(texts)]
 
 
-def found(train: Rows, test: Rows, names: list[str], validation: Rows | None = None) -> list[str]:
+def found(train: Rows, test: Rows, names: list[str], validation: Rows | None = None, **settings: Any) -> list[str]:
     validation = test if validation is None else validation
-    return findings({"train": train, "validation": validation, "test": test}, names)
+    task = replace(composed().task, **settings)
+    return findings({"train": train, "validation": validation, "test": test}, names, task)
 
 
 @pytest.mark.parametrize(
@@ -129,31 +132,30 @@ CHOICE = {
     "output": "the correct answer is true",
     "answer": "true",
 }
+NO_TEXTS = [["a"], True, 7, 1.5, None]
 
 
-@pytest.mark.parametrize("value", [7, None, ["a"], 1.5, True])
-def test_what_is_no_text_is_refused_by_every_loader(value: Any, tmp_path: Path) -> None:
-    tries: list[tuple[Any, Rows, dict[str, Any], dict[str, Any]]] = [
-        (samsum.load, [{"dialogue": "a", "summary": value}], DIALOGUE, {}),
-        (arithmetic.load, [{"question": "a", "answer": value}], QUESTION, {}),
-        (arithmetic.load, [{"question": value, "answer": "#### 1"}], QUESTION, {}),
-        (commonsense.load, [{**CHOICE, "output": value}], {"prompt": "{instruction}"}, {}),
-        (commonsense.load, [{**CHOICE, "instruction": value}], {"prompt": "{instruction}"}, {}),
-        (imdb.load, [{"text": value, "label": 0}], {}, {}),
-        (
-            glue.load,
-            [{"text": value, "label": 0}],
-            {"columns": {"text": "text", "label": "label"}},
-            {"labels": ["a", "b"]},
-        ),
-    ]
-    for load, rows, task, options in tries:
-        if load is samsum.load and value is None:  # an empty summary, as it says
-            continue
-        if load is arithmetic.load and rows[0]["answer"] == value and type(value) in (int, float):  # a bare answer
-            continue
-        with pytest.raises(UserError, match=r"rows.jsonl:1 has .* where a text must be\.\nGive|\nAllowed: a text"):
-            load(source(tmp_path, rows, **task), **options)
+@pytest.mark.parametrize(
+    ("load", "row", "column", "task", "values"),
+    [
+        (samsum.load, {"dialogue": "a"}, "summary", DIALOGUE, [["a"], True, 7, 1.5]),  # null is an empty summary
+        (arithmetic.load, {"question": "a"}, "answer", QUESTION, [["a"], True, None]),  # a number is a bare answer
+        (arithmetic.load, {"answer": "#### 1"}, "question", QUESTION, NO_TEXTS),
+        (commonsense.load, CHOICE, "output", {"prompt": "{instruction}"}, NO_TEXTS),
+        (commonsense.load, CHOICE, "instruction", {"prompt": "{instruction}"}, NO_TEXTS),
+        (imdb.load, {"label": 0}, "text", {}, NO_TEXTS),
+        (partial(glue.load, labels=["a", "b"]), {"label": 0}, "text", {"columns": {"text": "text", "label": "label"}},
+         NO_TEXTS),
+    ],
+    ids=["samsum summary", "arithmetic answer", "arithmetic question", "commonsense output", "commonsense instruction",
+         "imdb text", "glue text"],
+)  # fmt: skip
+def test_what_is_no_text_is_refused_by_every_loader(
+    load: Any, row: dict[str, Any], column: str, task: dict[str, Any], values: list[Any], tmp_path: Path
+) -> None:
+    for value in values:
+        with pytest.raises(UserError, match=r"rows.jsonl:1 has .* where a text must be\.\n(Give|Allowed: a text)"):
+            load(source(tmp_path, [row | {column: value}], **task))
 
 
 def test_a_dialogue_that_is_null_is_left_out_and_said(tmp_path: Path) -> None:
@@ -190,3 +192,16 @@ def test_a_task_without_one_of_its_splits_is_refused(task: str, part: str, tmp_p
     config = composed(f"task={task}", *model, f"task.data_dir={tmp_path}", f"~task.sources.{part}", "protocol=paper")
     with pytest.raises(UserError, match=rf"needs the part '{part}'|task={task} has no rows for {part}"):
         load_task(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prompt": "Add: {a}\n"}, []),
+        ({"prompt": r"Add: {a}\n", "stop": ["\n"]},
+         [r"task.prompt spells out \n; a line break is written task.prompt=$'...\n...' in a shell"]),
+        ({"stop": [r"\t", "#"]}, [r"task.stop spells out \t; a tab is written task.stop=$'...\t...' in a shell"]),
+    ],
+)  # fmt: skip
+def test_a_line_break_that_is_spelled_out_is_said(settings: dict[str, Any], said: list[str]) -> None:
+    assert found(answers("1", "2"), answers("3"), [], **settings) == said

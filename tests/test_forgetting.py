@@ -15,7 +15,7 @@ from src.results.store import read_record
 from src.running.execute import execute
 from src.training.batches import IGNORED
 from src.training.device import find_device
-from src.training.forgetting import general_loss, general_text, text_loss, unmeasurable
+from src.training.forgetting import general_loss, general_text, source_fingerprint, text_loss, unmeasurable
 from tests.architectures import HEADS
 from tests.conftest import composed, real_data, run_program
 from tests.tiny_models import of_folder, saved, tiny_model
@@ -64,6 +64,18 @@ def test_a_language_models_loss_is_transformers_own(tiny: Callable[..., Config])
     assert text.tokens == 64 * 63
     expected = model(input_ids=text.inputs, labels=text.inputs).loss.item()
     assert text_loss(model, text, find_device("fp32")) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_text_that_changes_within_a_process_is_read_again(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(WORDS * 60)
+    config = tiny(FP32, f"forgetting={path}")
+    base, _ = loaded(config)
+    first = general_text(config, base)
+    path.write_text("Another text. " * 700)
+    second = general_text(config, base)
+    assert second.fingerprint == source_fingerprint(str(path)) != first.fingerprint
+    assert not torch.equal(second.inputs, first.inputs)
 
 
 @pytest.mark.slow
@@ -149,7 +161,7 @@ def test_weights_without_the_head_and_a_text_of_nothing_are_known_before_trainin
     assert "come without a head" in unmeasurable(config, loaded(config)[0])
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    for name, reason in (("empty", "text"), ("latin", "can't be read")):
+    for name, reason in (("empty", "too short for a block"), ("latin", "can't be read")):
         config = tiny(f"forgetting={tmp_path}/{name}.txt")
         assert reason in unmeasurable(config, loaded(config)[0])
 

@@ -21,7 +21,7 @@ from src.running.sweep import Plan
 from src.tasks.base import LoadedTask, load_task
 from src.tasks.overlap import normalized
 from src.tasks.splitting import stratified
-from tests.conftest import as_on_the_hub, composed, some_inputs
+from tests.conftest import ROOT, as_on_the_hub, composed, some_inputs
 
 Rows = list[dict[str, Any]]
 MODEL = ["model=tiny_llama", "model.config.max_position_embeddings=160"]
@@ -119,10 +119,9 @@ def test_a_prompt_is_a_column_or_a_template_and_a_reference_is_what_the_metric_r
         jsonl(tmp_path / f"rows/{split}.jsonl", SUMS[:2])
     plain = load_task(own(tmp_path / "rows", *WRITTEN))
     assert plain.data.splits["test"][1] == {"prompt": "1 plus 1?", "answer": " It is 2"}
-    template = ["task.columns.prompt=''", "task.prompt='Add: {question}\\n'", "task.columns.reference=number"]
+    template = ["task.columns.prompt=''", 'task.prompt="Add: {question}\\n"', "task.columns.reference=number"]
     filled = load_task(own(tmp_path / "rows", *WRITTEN, *template, "task.metric=last_number"))
-    assert filled.data.splits["test"][1]["answer"] in ("It is 2", " It is 2")
-    assert filled.data.splits["test"][1]["reference"] == "2"
+    assert filled.data.splits["test"][1] == {"prompt": "Add: 1 plus 1?\n", "answer": "It is 2", "reference": "2"}
 
 
 def test_an_answer_follows_its_prompt_by_one_space(tmp_path: Path) -> None:
@@ -347,7 +346,7 @@ def test_settings_that_do_not_fit_are_refused_without_reading_the_data(overrides
 
 
 def test_the_length_of_answers_that_nobody_gave_is_the_yaml_s() -> None:
-    assert yaml.safe_load(Path("conf/task/own.yaml").read_text())["max_new_tokens"] == ANSWER_TOKENS
+    assert yaml.safe_load((ROOT / "conf/task/own.yaml").read_text())["max_new_tokens"] == ANSWER_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -494,10 +493,10 @@ def test_an_answer_from_which_nothing_is_learned_is_refused(changed: dict[str, A
 @pytest.mark.parametrize(
     ("changed", "role", "said"),
     [
-        ({"index": 3}, "answer_index", "rows.jsonl:9 has '3' in column 'index', which is no answer_index.\n"),
-        ({"index": 0}, "answer_number", "rows.jsonl:1 has '0' in column 'index', which is no answer_number."),
-        ({"index": True}, "answer_index", "rows.jsonl:9 has 'True' in column 'index', which is no answer_index."),
-        ({"index": "a"}, "answer_letter", "rows.jsonl:1 has '0' in column 'index', which is no answer_letter."),
+        ({"index": 3}, "answer_index", "rows.jsonl:9 has 3 in column 'index', which is no answer_index.\n"),
+        ({"index": 0}, "answer_number", "rows.jsonl:1 has 0 in column 'index', which is no answer_number."),
+        ({"index": True}, "answer_index", "rows.jsonl:9 has True in column 'index', which is no answer_index."),
+        ({"index": "a"}, "answer_letter", "rows.jsonl:1 has 0 in column 'index', which is no answer_letter."),
         ({"options": ["a"]}, "answer_index", "rows.jsonl:9 has ['a'] in column 'options', where choices must be."),
         ({"options": ["a", "a"]}, "answer_index", "rows.jsonl:9 has ['a', 'a'] in column 'options'"),
         ({"options": "a, b"}, "answer_index", "rows.jsonl:9 has 'a, b' in column 'options'"),

@@ -4,6 +4,7 @@ Where a module stands says nothing about it: DistilBERT's attention has a dropou
 before it, and T5's dropout is two modules further out.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -13,16 +14,17 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 
 def dropouts_after(model: nn.Module, layers: dict[str, nn.Linear]) -> dict[str, str]:
     """By layer, the name of the dropout that is given the layer's output; a layer without one is left out.
 
-    A model that can't be run, on the meta device or without inputs to try, is taken to have none.
+    A model on the meta device, which can't be run, and a module that isn't one of transformers are taken to have none.
 
     Raises:
-        UserError: a layer's dropout is no module, or serves other layers too.
+        UserError: a layer's dropout is no module, isn't its only one, or serves other layers too; or the model can't be
+            run on a few tokens.
     """
     modules = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.Dropout) and module.p > 0
@@ -32,9 +34,11 @@ def dropouts_after(model: nn.Module, layers: dict[str, nn.Linear]) -> dict[str, 
     calls = _Calls()
     hooks = [layer.register_forward_hook(calls.computed(name)) for name, layer in layers.items()]
     hooks += [module.register_forward_pre_hook(calls.dropped(name)) for name, module in modules.items()]
-    _run(model, calls)
-    for hook in hooks:
-        hook.remove()
+    try:
+        _run(model, calls)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return calls.checked(type(model).__name__)
 
 
@@ -58,7 +62,7 @@ class _Calls(TorchFunctionMode):
         return hook
 
     def dropped(self, dropout: str) -> Callable[..., None]:
-        """A forward hook for a dropout."""
+        """A forward pre-hook for a dropout."""
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.after.setdefault(dropout, set()).add(self._layer_of(inputs[0]))
@@ -76,10 +80,11 @@ class _Calls(TorchFunctionMode):
 
     def checked(self, model: str) -> dict[str, str]:
         """By layer, its dropout."""
-        found = {layer: dropout for dropout, layers in self.after.items() for layer in layers if layer}
-        shared = [dropout for dropout, layers in self.after.items() if len(layers) > 1 and layers != {None}]
+        pairs = [(layer, dropout) for dropout, layers in self.after.items() for layer in layers if layer]
+        found, counts = dict(pairs), Counter(layer for layer, _ in pairs)
         unreachable = sorted(self.functions - found.keys())
-        for layer in [*unreachable, *(layer for layer, dropout in found.items() if dropout in shared)]:
+        shared = [layer for layer, dropout in pairs if counts[layer] > 1 or len(self.after[dropout]) > 1]
+        for layer in [*unreachable, *shared]:
             raise UserError(
                 f"{model} has the dropout after {layer} in a place where nothing can follow it alone.\n"
                 "Set that dropout to 0 in model.config, or choose another adapter."
@@ -93,12 +98,21 @@ class _Calls(TorchFunctionMode):
 @torch.no_grad()
 def _run(model: PreTrainedModel, calls: _Calls) -> None:
     """Run the model without its head on a few tokens, as it is when it is evaluated."""
-    mode, embeddings = model.training, cast("nn.Embedding", model.get_input_embeddings())
+    embeddings = cast("nn.Embedding", model.get_input_embeddings())
     tokens = {name: tensor.to(model.device) for name, tensor in model.dummy_inputs.items()}
     tokens |= {key: ids % embeddings.num_embeddings for key, ids in tokens.items() if key.endswith("input_ids")}
     tokens["attention_mask"] = torch.ones_like(tokens["input_ids"])
     body: Any = model.base_model  # a head may want more of a text than these tokens have
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    with calls:
-        body(**tokens)
-    model.train(mode)
+    try:
+        with calls:
+            body(**tokens)
+    except Exception as error:  # in whatever way an unusual model fails
+        raise UserError(
+            f"{type(model).__name__} doesn't run on a few tokens, which would show the dropouts that an adapter has to "
+            f"follow: {first_line(error)}\nChoose another adapter."
+        ) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -201,7 +201,8 @@ def _refusing(run: Prepared) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(
-            f"model={run.config.model.name} doesn't run on the texts of task={run.config.task.name}: "
-            f"{first_line(error)}\n"
-            "Look at model.architecture, and at whether the tokenizer is the one that the model was trained with."
+            f"model={run.config.model.name} doesn't run on the texts of task={run.config.task.name} with "
+            f"adapter={run.config.adapter.name}: {first_line(error)}\n"
+            "Look at model.architecture, and at whether the tokenizer is the one that the model was trained with; or "
+            "choose another adapter."
         ) from error

@@ -88,7 +88,7 @@ def load_task(config: Config) -> LoadedTask:
     if task.kind:  # other tasks' loaders know what their metric reads
         data.notes.extend(unreadable_references(task, data.splits["test"]))
     # Kept beside the data, as to look at all rows takes a while and every run asks for it.
-    return LoadedTask(data, data.fingerprint, overlaps(data.splits), findings(data.splits, data.label_names))
+    return LoadedTask(data, data.fingerprint, overlaps(data.splits), findings(data.splits, data.label_names, task))
 
 
 def _check_splits(splits: dict[str, list[Row]], task: TaskConfig) -> None:

@@ -3,20 +3,34 @@
 from collections import Counter
 from typing import Any
 
+from src.config.schema import TaskConfig
 from src.tasks.overlap import input_text
 
 Rows = list[dict[str, Any]]
 NAMED = 5  # classes named in a line
 
 
-def findings(splits: dict[str, Rows], label_names: list[str]) -> list[str]:
-    """Sentences on empty and equal inputs, on labels that can't be learned or told apart, and on empty answers."""
+def findings(splits: dict[str, Rows], label_names: list[str], task: TaskConfig) -> list[str]:
+    """Sentences on empty and equal inputs, on labels that can't be learned or told apart, on empty answers, and on
+    line breaks that the task's settings spell out.
+    """  # fmt: skip
     # Equal splits, as in protocol=paper, would be said twice.
     distinct = {split: rows for split, rows in splits.items() if split != "validation" or rows is not splits["test"]}
-    found = [said for split, rows in distinct.items() for said in _inputs(split, rows)]
+    found = [*_spelled_out(task), *(said for split, rows in distinct.items() for said in _inputs(split, rows))]
     if "label" in splits["train"][0]:
         return found + (_classes(distinct, label_names) if len(label_names) > 1 else _numbers(distinct))
     return found + _answers(distinct)
+
+
+def _spelled_out(task: TaskConfig) -> list[str]:
+    """The settings in which a backslash and a letter stand, which no quotes on a command line make a line break."""
+    settings = {"task.prompt": [task.prompt or ""], "task.stop": task.stop}
+    return [
+        f"{name} spells out \\{letter}; a {character} is written {name}=$'...\\{letter}...' in a shell"
+        for name, texts in settings.items()
+        for letter, character in (("n", "line break"), ("t", "tab"))
+        if any(f"\\{letter}" in text for text in texts)
+    ]
 
 
 def _inputs(split: str, rows: Rows) -> list[str]:

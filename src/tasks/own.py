@@ -250,7 +250,7 @@ def _right(record: DataRecord, source: Source, choices: list[str], letters: list
     if text not in allowed:
         others = ", ".join(f"task.columns.{other}" for other in RIGHT_CHOICE if other != role)
         raise UserError(
-            f"{record.location} has '{value}' in column '{column_of(task, role)}', which is no {role}.\n"
+            f"{record.location} has {value!r} in column '{column_of(task, role)}', which is no {role}.\n"
             f"Allowed: {', '.join(nearest_first(str(value), allowed))}.\nOr name the column as what it is: {others}."
         )
     return allowed.index(text)

@@ -104,7 +104,7 @@ def _without_masks(config: ModelConfig, base: BaseModel) -> str:
     return f"the weights of model={config.name} are drawn" if config.init_seed is not None else ""
 
 
-@kept(2, key=lambda config, base: (config.forgetting, config.model, base.tokenizer))
+@kept(2, key=lambda config, base: (source_fingerprint(config.forgetting), config.model, base.tokenizer))
 def general_text(config: Config, base: BaseModel) -> GeneralText:
     """Blocks of equal length that the model can read, evenly spread over the text; an encoder's have masked tokens."""
     tokenizer, (name, text) = base.tokenizer, _read(config.forgetting)
