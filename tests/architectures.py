@@ -96,9 +96,9 @@ DEEPER_ENCODER = {"t5": {"num_hidden_layers": 3, "num_decoder_layers": 1},
                   "bart": {"num_hidden_layers": 3, "decoder_layers": 1}}  # fmt: skip
 
 
-def tiny_architecture(kind: str, architecture: str, **changes: Any) -> tuple[Any, ModelConfig]:
+def tiny_architecture(kind: str, architecture: str) -> tuple[Any, ModelConfig]:
     """A drawn model in float64, its fused layers divided, and the yaml that it would have."""
-    model = tiny_model(kind, architecture, **DEEPER_ENCODER.get(kind, {}), **changes).double().eval()
+    model = tiny_model(kind, architecture, **DEEPER_ENCODER.get(kind, {})).double().eval()
     if kind in ("mixtral", "qwen2_moe"):  # a grouped product has no float64
         model.set_experts_implementation("eager")
     config = yaml_of(kind, architecture, model)
@@ -160,10 +160,10 @@ def _sized(model: nn.Module, role: str, module: str) -> RoleConfig:
     return RoleConfig(module, layer.out_features, layer.in_features)
 
 
-def tiny_batch(kind: str, architecture: str, rows: int = 2) -> dict[str, torch.Tensor]:
+def tiny_batch(kind: str, architecture: str) -> dict[str, torch.Tensor]:
     """Texts of unequal length that end in the end token, with labels; padded on the right as the model expects it."""
     pad = SIZES[kind].get("pad_token_id", 0)
-    texts = [[1, 9, 5, 7, 12, 30, 2], [1, 6, 11, 2]][:rows]
+    texts = [[1, 9, 5, 7, 12, 30, 2], [1, 6, 11, 2]]
     longest = max(map(len, texts))
     ids = torch.tensor([text + [pad] * (longest - len(text)) for text in texts])
     mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])

@@ -145,7 +145,11 @@ def test_the_table_that_ends_a_sweep_marks_doubtful_runs_and_says_what_a_message
     assert f"* doubtful: at chance (1 of {1 + len(rest)} runs); `warnings` in result.json says more" in output
     assert message in " ".join(output.split())
     assert "not run: gone: no record" in output
+
+
+def test_a_sweep_without_runs_ends_without_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     print_runs([])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("width", [None, 100, 80, 60, 40, 10])

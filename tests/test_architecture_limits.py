@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
     "vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
 }  # fmt: skip
 QKV = ["query", "key", "value"]
-# Models with fused attention: how transformers is told of one, the fused layer, and whether relative positions mix in.
+# Models with fused attention: how transformers is told of one, and the fused layer.
 FUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "gpt2": ("gpt2", {"n_embd": 16, "n_layer": 2, "n_head": 4}, "transformer.h.*.attn.c_attn"),
     "gpt_neox": ("gpt_neox", SMALL, "gpt_neox.layers.*.attention.query_key_value"),
@@ -134,10 +134,6 @@ def test_a_division_that_isn_t_the_model_s_is_refused() -> None:
     assert "isn't known here" in refusal("phi3", {"model.layers.*.mlp.down_proj": ["a", "b"]}, {})
 
 
-def yaml(roles: dict[str, RoleConfig], **changes: Any) -> ModelConfig:
-    return ModelConfig(name="own", architecture="causal_lm", layers=2, roles=roles, **changes)
-
-
 @pytest.mark.parametrize(
     ("kind", "layer", "message"),
     [
@@ -148,9 +144,10 @@ def yaml(roles: dict[str, RoleConfig], **changes: Any) -> ModelConfig:
     ],
 )
 def test_a_fused_matrix_is_no_target(kind: str, layer: str, message: str) -> None:
-    model = fused_model(kind)[0]
+    roles = {"query": RoleConfig(layer, 48, 16)}
+    config = ModelConfig(name="own", architecture="causal_lm", layers=2, roles=roles)
     with pytest.raises(UserError, match=message):
-        find_targets(model, yaml({"query": RoleConfig(layer, 48, 16)}), ["query"])
+        find_targets(fused_model(kind)[0], config, ["query"])
 
 
 def test_two_roles_in_one_module_are_refused_whichever_is_asked_for() -> None:
@@ -210,8 +207,9 @@ def drawn_lora(layer: nn.Linear, **options: Any) -> LoRA:
 
 def attention_with(make: Callable[[nn.Linear], nn.Module]) -> nn.MultiheadAttention:
     """Attention whose output projection is wrapped; PyTorch's computes with that layer's weight itself."""
-    torch.manual_seed(0)
-    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        attention = nn.MultiheadAttention(8, 2, batch_first=True)
     attention.out_proj = make(attention.out_proj)  # type: ignore[assignment]
     return attention
 

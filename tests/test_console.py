@@ -1,9 +1,12 @@
 """What is printed stops nothing: closed streams, full disks, narrow encodings, terminals of any width."""
 
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,10 +92,6 @@ def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None
 @contextmanager
 def terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Standard output as a terminal of so many columns; what was printed is in the list at the end."""
-    import fcntl
-    import struct
-    import termios
-
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     printed, read = list[str](), bytearray()

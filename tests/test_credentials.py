@@ -126,7 +126,8 @@ def test_no_file_of_a_failed_run_has_a_secret_of_the_environment(
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert written
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
-    assert SECRET not in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert SECRET not in printed.out + printed.err
 
 
 def test_provenance_has_neither_the_commands_nor_the_changes_secrets(monkeypatch: Any) -> None:

@@ -22,8 +22,8 @@ from tests.conftest import composed
 LENGTH = 12
 
 
-def task(architecture: str, **changes: int) -> TaskConfig:
-    return TaskConfig(name="t", architecture=architecture, max_length=changes.get("max_length", LENGTH))
+def task(architecture: str) -> TaskConfig:
+    return TaskConfig(name="t", architecture=architecture, max_length=LENGTH)
 
 
 def counted(rows: list[Row], tokenizer: PreTrainedTokenizerBase, config: TaskConfig, *, trained: bool = True) -> Cut:

@@ -182,10 +182,8 @@ def follow(instructions: list[Block], folder: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     printed = ""
     for block in instructions:
-        if block.title and block.title != "output":
-            file = folder / block.title
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(block.text)
+        if block.title:
+            write_files([block], folder)
         elif block.language == "sh":
             command, environment = ["bash", "-euc", block.text], os.environ | {"PATH": path}
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
@@ -277,7 +275,6 @@ def test_an_own_model_can_be_brought_as_the_page_says(tmp_path: Path) -> None:
     trained = {record["config"]["adapter"]["name"]: record["parameters"]["adapter_trained"] for record in records}
     assert trained == {"lora": 1024, "lora_fa": 512}
     assert {record["state"] for record in records} == {"done"}
-    assert "1,024" in printed
 
 
 def test_the_page_of_cases_names_tests_that_there_are() -> None:

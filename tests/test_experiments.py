@@ -94,12 +94,8 @@ def test_rates_steps_and_lengths_are_those_of_lora_s_table_9() -> None:
 @pytest.mark.slow
 def test_lora_sb_s_runs_have_the_settings_of_its_code() -> None:
     math_run = one("lora_sb_arithmetic", model="mistral_7b", adapter="lora_sb", rank=96)
-    assert (math_run.lr, math_run.alpha, math_run.trainer.schedule, math_run.trainer.warmup_ratio) == (
-        1e-4,
-        96,
-        "cosine",
-        0.02,
-    )
+    assert (math_run.lr, math_run.alpha) == (1e-4, 96)
+    assert (math_run.trainer.schedule, math_run.trainer.warmup_ratio) == ("cosine", 0.02)
     assert math_run.trainer.steps * math_run.trainer.batch_size == 50_000 - 16
     assert math_run.task.sources["train"].split == "train[:50000]"
     glue = one("lora_sb_glue", adapter="lora", task="qnli")

@@ -50,6 +50,8 @@ LINEAR = {
     "lora_sb": 3,
     "vera": 3,
 }
+SMALL = ["trainer=smoke", "trainer.eval_limit=16", "trainer.max_steps=3", "tracking=none"]
+CLASSIFIER = ["adapter=lora", "rank=4", "target=qv", "lr=0.05", *SMALL]
 RATES = {"lora_sb": 0.3, "lora_xs": 3.0, "vera": 0.5}  # high enough for six steps to show
 GPT2 = [
     *("model=gpt2_medium", "model.init_seed=0", "model.hub_id=null", "model.layers=2", "model.sizes.n_embd=12"),
@@ -169,8 +171,7 @@ def load_tokenizer() -> Any:
 
 
 def test_a_classifier_takes_its_head_along(runs: Runs, tmp_path: Path) -> None:
-    small = ["trainer=smoke", "trainer.eval_limit=16", "trainer.max_steps=3", "tracking=none"]
-    folder = runs("adapter=lora", "rank=4", "target=qv", "lr=0.05", *small)
+    folder = runs(*CLASSIFIER)
     expected = logits(run_model(folder, num_labels=10), IDS + 1000)
     export(folder, "peft", tmp_path / "peft")
     export(folder, "merged", tmp_path / "merged")
@@ -200,8 +201,7 @@ def test_a_run_of_peft_s_own_method_is_saved_as_that_method(runs: Runs, tmp_path
 
 
 def test_a_head_goes_with_a_run_of_peft_s_own_method(runs: Runs, tmp_path: Path) -> None:
-    small = ["trainer=smoke", "trainer.eval_limit=16", "trainer.max_steps=3", "tracking=none"]
-    folder = runs("adapter=peft/ia3", *small)
+    folder = runs("adapter=peft/ia3", *SMALL)
     export(folder, "peft", tmp_path / "out")
     weights = find_weights(composed().model)
     assert weights is not None
@@ -413,32 +413,32 @@ def test_a_line_that_fails_in_a_fresh_process_is_not_printed(
     """The hub's copy can't be had offline, though this process has the weights in memory."""
     monkeypatch.setattr(f"src.exporting.{'peft_adapter' if kind == 'peft' else 'merged_model'}.in_python",
                         lambda path: '"no/such-model"')  # fmt: skip
-    with pytest.raises(
-        UserError, match=r"can't be used by the line that would be printed:\n .*no/such-model(.|\n)*fails"
-    ):
+    message = r"can't be used by the line that would be printed:\n .*no/such-model(.|\n)*fails"
+    with pytest.raises(UserError, match=message):
         export(runs.tiny("lora"), kind, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def changed(run_folder: Path, target: Path, column: str, value: Any) -> Path:
-    """A copy of a run whose first stored test item has another value."""
+def changed(run_folder: Path, target: Path, column: str, change: Callable[[Any], Any], split: str = "test") -> Path:
+    """A copy of a run in which the first stored item of a split has another value."""
     shutil.copytree(run_folder, target, ignore=shutil.ignore_patterns("export"))
     table = pd.read_parquet(target / PREDICTIONS)
-    table.loc[table.index[table["split"] == "test"][0], column] = value
+    first = table.index[table["split"] == split][0]
+    table.loc[first, column] = change(table.loc[first, column])
     table.to_parquet(target / PREDICTIONS, index=False)
     return target
 
 
 @pytest.mark.parametrize("kind", ["peft", "merged"])
 def test_an_export_that_does_not_give_a_stored_prediction_is_refused(runs: Runs, tmp_path: Path, kind: str) -> None:
-    folder = changed(runs.tiny("lora"), tmp_path / "run", "prediction", "another text")
+    folder = changed(runs.tiny("lora"), tmp_path / "run", "prediction", lambda text: f"not {text}")
     with pytest.raises(UserError, match=r"1 of 8 test predictions aren't those that are stored.\nNothing was written"):
         export(folder, kind, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_an_export_is_held_against_the_rows_that_were_scored(runs: Runs, tmp_path: Path) -> None:
-    folder = changed(runs.tiny("lora"), tmp_path / "run", "reference", "another word")
+    folder = changed(runs.tiny("lora"), tmp_path / "run", "reference", lambda text: f"not {text}")
     with pytest.raises(UserError, match=r"scored on other test rows than task=reverse_words has now"):
         export(folder, "merged", tmp_path / "out")
     (folder / PREDICTIONS).unlink()
@@ -465,14 +465,7 @@ def test_weights_of_a_folder_are_the_base_of_an_export_also_where_the_yaml_names
         other.get_input_embeddings().weight.mul_(1.5)
     other.save_pretrained(tmp_path / "mine")
     AutoTokenizer.from_pretrained(weights).save_pretrained(tmp_path / "mine")
-    small = [
-        "trainer=smoke",
-        "trainer.eval_limit=16",
-        "trainer.max_steps=3",
-        "tracking=none",
-        "model.weights_sha256=null",
-    ]
-    folder = runs("adapter=lora", "rank=4", "target=qv", "lr=0.05", *small, f"model.path={tmp_path / 'mine'}")
+    folder = runs(*CLASSIFIER, "model.weights_sha256=null", f"model.path={tmp_path / 'mine'}")
     done = export(folder, "peft", tmp_path / "out")
     settings = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert (settings["base_model_name_or_path"], settings["revision"]) == (str(tmp_path / "mine"), None)
@@ -561,11 +554,8 @@ def test_predictions_are_equal_but_for_a_numbers_rounding(old: Any, new: Any, sa
 
 
 def test_a_number_that_is_another_is_no_tie(runs: Runs, tmp_path: Path) -> None:
-    folder = changed(runs.tiny("lora", "task.validation_metric=loss"), tmp_path / "run", "prediction", "another text")
-    table = pd.read_parquet(folder / PREDICTIONS)
-    first = table.index[table["split"] == "validation"][0]
-    table.loc[first, "prediction"] = str(float(table.loc[first, "prediction"]) + 0.5)
-    table.to_parquet(folder / PREDICTIONS, index=False)
+    by_loss = runs.tiny("lora", "task.validation_metric=loss")
+    folder = changed(by_loss, tmp_path / "run", "prediction", lambda loss: str(float(loss) + 0.5), split="validation")
     with pytest.raises(UserError, match=r"1 of 8 validation predictions aren't those that are stored"):
         export(folder, "peft", tmp_path / "out")
 
@@ -588,7 +578,6 @@ def test_a_half_written_export_is_no_export(runs: Runs, tmp_path: Path) -> None:
 def test_a_classifiers_stored_classes_are_those_of_its_export_in_a_fresh_process(
     runs: Runs, tmp_path: Path, kind: str, fresh_process: None
 ) -> None:
-    small = ["trainer=smoke", "trainer.eval_limit=16", "trainer.max_steps=3", "tracking=none"]
-    done = export(runs("adapter=lora", "rank=4", "target=qv", "lr=0.05", *small), kind, tmp_path / kind)
+    done = export(runs(*CLASSIFIER), kind, tmp_path / kind)
     assert {split: counts[2] for split, counts in done.reproduced.items()} == {"validation": 16, "test": 16}
     assert all(same + ties == total for same, ties, total in done.reproduced.values())

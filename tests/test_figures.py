@@ -191,7 +191,7 @@ def test_a_figure_is_a_column_wide_and_its_text_at_least_7_points() -> None:
 
 @pytest.mark.parametrize("name", ["lora", "x$y$", "a^{b}"])
 def test_no_markup_shows_and_the_title_is_inside_the_figure(tmp_path: Path, name: str) -> None:
-    """Powers of ten are read as such although math text is off, between and within decades, and names stay."""
+    """Ticks read 10³ or 4·10³ although math text is off, and a name is drawn as it is."""
     rows = [run(name, rank, 0, task="a_task_of_a_long_name", flags=["at chance"]) for rank in (2, 4, 64)]
     with drawing():
         figure = drawn(draw_parameters_versus_accuracy(compare(frame(*rows)).cells))

@@ -251,7 +251,8 @@ def test_a_brace_that_names_no_column_is_refused_with_the_remedy(template: str, 
     with pytest.raises(UserError) as refused:
         DataRecord({"a": "one", "none": None, "list": [1]}, "p:9").filled(template)
     assert str(refused.value).startswith(said)
-    assert "twice: {{ or }}" in str(refused.value) or "Allowed: a text or a number" in str(refused.value)
+    remedy = "Allowed: a text or a number" if template in ("{none}", "{list}") else "twice: {{ or }}"
+    assert remedy in str(refused.value)
 
 
 def test_equal_files_of_every_format_give_equal_rows(tmp_path: Path) -> None:

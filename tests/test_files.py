@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -84,7 +85,12 @@ def packed(text: str) -> bytes:
     return gzip.compress(text.encode())
 
 
-WHOLE = packed('0\n{"texts": ["a", "b"]}')
+def with_digest(text: str) -> bytes:
+    """A cache's whole file."""
+    return packed(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+
+
+WHOLE = with_digest('{"texts": ["a", "b"]}')
 DAMAGED = {
     "empty": b"",
     "cut off": WHOLE[:-9],
@@ -92,11 +98,20 @@ DAMAGED = {
     "not packed": b'{"texts": ["a"]}',
     "overwritten": WHOLE[:12] + bytes(8) + WHOLE[20:],
     "of an older format": packed('{"texts": ["a"]}'),
-    "another content": WHOLE,
+    "of another digest": packed('0\n{"texts": ["a", "b"]}'),
     "no text": gzip.compress(b"\xff\xfe\xff"),
-    "no JSON": packed("5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9\n0"),
+    "no JSON": with_digest('{"texts": ['),
     "nothing in it": packed(""),
 }
+
+
+@pytest.mark.parametrize(
+    ("content", "value"), [(WHOLE, {"texts": ["a", "b"]}), (with_digest("0"), 0)], ids=["texts", "a number"]
+)
+def test_a_whole_cache_is_read(content: bytes, value: Any, tmp_path: Path) -> None:
+    path = tmp_path / "c.json.gz"
+    path.write_bytes(content)
+    assert cached(path, lambda: pytest.fail("made again")) == value
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
@@ -104,9 +119,8 @@ def test_a_damaged_cache_is_made_again(content: bytes, tmp_path: Path) -> None:
     path, value = tmp_path / "folder" / "c.json.gz", {"texts": ["a", "±"]}
     path.parent.mkdir()
     path.write_bytes(content)
-    if content != DAMAGED["no JSON"]:  # which is a whole file with the value 0
-        assert cached(path, lambda: value) == value
-        assert cached(path, lambda: None) == value
+    assert cached(path, lambda: value) == value
+    assert cached(path, lambda: None) == value
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 

@@ -36,6 +36,7 @@ def test_the_first_broken_step_is_kept_without_asking_for_values(number: float) 
         first.see("norm", torch.tensor([1.0, number if step == 2 else 0.0]), step)
     with pytest.raises(Diverged, match="the norm isn't finite at step 2"):
         first.check()
+    FirstBroken().see("loss", torch.ones(2, device="meta"), 1)  # which has no values to ask for
     whole = FirstBroken()
     whole.see("loss", torch.tensor(3e38), 1)
     whole.check()

@@ -34,25 +34,23 @@ def at_least(hits: int, items: int, share: float) -> float:
     return math.fsum(terms)
 
 
-# (references, all predicted as the first's class) -> whether answers at the references' shares would hardly be so
 @pytest.mark.parametrize(
     ("references", "flagged"),
     [
         ([0, 1] * 8, True),
         ([0, 0, 0, 1], False),  # 0.75^4 = 0.32
         ([0, 1] * 2, False),  # 0.5^4 = 0.06
-        ([0, 1] * 2 + [0], False),
+        ([0, 1] * 2 + [0], False),  # 0.6^5 = 0.08
         ([0, 1, 2, 3], True),  # 0.25^4 = 0.004
-        ([0] * 61 + [1] * 3, False),  # 0.953^64 = 0.046 with 61, see below
+        ([0] * 61 + [1] * 3, True),  # 0.953^64 = 0.046
+        ([0] * 62 + [1] * 2, False),  # 0.969^64 = 0.13
         ([0] * 12, False),  # nothing else to say
     ],
 )
 def test_equal_predictions_are_said_where_references_vary_enough(references: list[int], flagged: bool) -> None:
-    share = max(references.count(label) for label in set(references)) / len(references)
-    expected = len(set(references)) > 1 and share ** len(references) < LEVEL
+    """Where answers that are drawn at the references' shares would all be the most common one less often than LEVEL."""
     found = kinds(scored([0] * len(references), references))
-    assert (CONSTANT in found) is expected
-    assert expected is flagged or share > 0.9
+    assert (CONSTANT in found) is flagged
 
 
 def test_equal_texts_and_equal_numbers_are_constant_too() -> None:
@@ -77,9 +75,9 @@ def test_the_fewest_items_of_two_equal_classes_are_those_that_the_page_says() ->
     reversed_answers = {items: scored([1, 0] * (items // 2), [0, 1] * (items // 2)) for items in (38, 40, 44, 46, 60)}
     said = [items for items, answers in reversed_answers.items() if AT_CHANCE in kinds(answers)]
     assert said == [44, 46, 60]
-    page = (ROOT / "docs/statistics.md").read_text()
-    assert "two equal\n  classes from 6 items on" in page
-    assert "for two equal classes 44\n  or more" in page
+    page = " ".join((ROOT / "docs/statistics.md").read_text().split())
+    assert "two equal classes from 6 items on" in page
+    assert "for two equal classes 44 or more" in page
 
 
 def test_few_items_or_a_rare_second_class_say_nothing_of_chance() -> None:

@@ -7,13 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from src.interrupts import RESUMES, SIGNALS, interruptible, note_end, uninterrupted
 from src.results.store import RESULT, read_all
-from tests.conftest import ROOT, TINY
+from tests.conftest import HANG_SECONDS, ROOT, TINY
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +32,9 @@ def interrupted(number: int) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_ends_the_block_with_the_shells_status(number: int, status: int, capsys: Any) -> None:
+def test_a_signal_ends_the_block_with_the_shells_status(
+    number: int, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as ended:
         interrupted(number)
@@ -90,9 +91,10 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 def test_a_block_that_must_end_is_not_interrupted() -> None:
     with interruptible():
+        outside = signal.getsignal(signal.SIGTERM)
         with uninterrupted():
             os.kill(os.getpid(), signal.SIGTERM)
-        assert callable(signal.getsignal(signal.SIGTERM))
+        assert signal.getsignal(signal.SIGTERM) == outside != signal.SIG_DFL
 
 
 @pytest.mark.slow
@@ -112,7 +114,7 @@ def test_an_interrupted_sweep_ends_with_records_and_its_table(
     for _ in range(times):
         process.send_signal(getattr(signal, number))
         time.sleep(0.02)
-    out, error = process.communicate()
+    out, error = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == status
     assert [record["state"] for record in read_all(tmp_path)] == ["interrupted"]
     assert not list(tmp_path.rglob("claim.json"))

@@ -29,7 +29,7 @@ def rows_of(group: LinearGroup) -> dict[str, list[int]]:
 
 
 def sensitive(model: Any, layer: str, block: str, ids: list[int], read: int, at: int) -> set[int]:
-    """The outputs of `layer` at a position on which what attention writes at the position `read` depends."""
+    """Those outputs of `layer` at the position `at` on which what attention writes at the position `read` depends."""
     seen: dict[str, Any] = {}
 
     def keep(name: str) -> Any:
@@ -41,7 +41,8 @@ def sensitive(model: Any, layer: str, block: str, ids: list[int], read: int, at:
         hook.remove()
     seen[layer].retain_grad()
     written = seen[block].reshape(len(ids), -1)[read]
-    (gradient,) = torch.autograd.grad((written * torch.randn(written.shape)).sum(), seen[layer])
+    weights = torch.randn(written.shape, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad((written * weights).sum(), seen[layer])
     return set(gradient.reshape(len(ids), -1)[at].abs().gt(1e-9).nonzero().flatten().tolist())
 
 

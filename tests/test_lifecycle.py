@@ -17,6 +17,7 @@ from src.analysis.terminal import print_runs
 from src.config.schema import Config
 from src.errors import Diverged, UserError
 from src.interrupts import interruptible
+from src.results.schema import Record
 from src.results.store import ADAPTER, CLAIM, CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, is_done, read_record
 from src.running import execute as execution
 from src.running import fitting, sweep, tracking
@@ -32,12 +33,26 @@ def attempt(config: Config) -> tuple[str, Path]:
     return run(config, plan), Path(plan.folders[0])
 
 
+def record_in(folder: Path) -> Record:
+    record = read_record(folder)
+    assert record is not None
+    return record
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    """What to put in a function's place, for it to fail."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    return fail
+
+
 def test_a_finished_run_leaves_its_four_files_and_is_not_repeated(tiny: Make, monkeypatch: Any) -> None:
     state, folder = attempt(tiny("adapter=lora", "rank=2"))
     assert state == "done"
-    assert {path.name for path in folder.iterdir()} == {ADAPTER, CONFIG, PREDICTIONS, "result.json"}
-    record = read_record(folder)
-    assert record is not None
+    assert {path.name for path in folder.iterdir()} == {ADAPTER, CONFIG, PREDICTIONS, RESULT}
+    record = record_in(folder)
     assert record["run_id"] == folder.name
     assert "flags" not in record  # four steps give no answer that is right, and no two that are the same
     monkeypatch.setattr(execution, "execute", None)
@@ -46,9 +61,8 @@ def test_a_finished_run_leaves_its_four_files_and_is_not_repeated(tiny: Make, mo
 
 def test_a_run_in_epochs_is_recorded_with_the_steps_that_they_came_to(tiny: Make) -> None:
     state, folder = attempt(tiny("adapter=lora", "rank=2", "trainer.epochs=0.1", "trainer.max_steps=null"))
-    record = read_record(folder)
+    record = record_in(folder)
     assert state == "done"
-    assert record is not None
     steps = 3  # a tenth of 29 batches: 900 rows, 32 a batch
     assert record["identity"]["trainer"]["max_steps"] == record["config"]["trainer"]["max_steps"] == steps
     assert record["history"][-1]["step"] == record["checkpoint"]["step"] == steps
@@ -60,8 +74,7 @@ def test_the_predictions_give_the_recorded_score(tiny: Make) -> None:
 
     _, folder = attempt(tiny("adapter=full", "lr=3e-3", "trainer.max_steps=60", "trainer.eval_limit=null"))
     items = pd.read_parquet(folder / PREDICTIONS)
-    record = read_record(folder)
-    assert record is not None
+    record = record_in(folder)
     for split, metric in record["metrics"].items():
         of_split = items[items["split"] == split]
         assert (of_split["prediction"] == of_split["reference"]).mean() == pytest.approx(metric["value"], abs=1e-12)
@@ -77,13 +90,9 @@ def test_the_predictions_give_the_recorded_score(tiny: Make) -> None:
     ],
 )
 def test_what_goes_wrong_is_recorded_with_its_reason(tiny: Make, monkeypatch: Any, error: Any, state: str) -> None:
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(fitting, "train", fail)
+    monkeypatch.setattr(fitting, "train", raising(error))
     outcome, folder = attempt(tiny("adapter=lora", "rank=2"))
-    record = read_record(folder)
-    assert record is not None
+    record = record_in(folder)
     assert outcome == record["state"] == state
     assert record["error"] == {"class": type(error).__name__, "message": str(error)}
     assert str(error) in (folder / TRACEBACK).read_text()
@@ -100,17 +109,12 @@ def test_a_failed_run_is_tried_again_and_its_traces_go(tiny: Make, monkeypatch: 
 
 
 def test_an_interrupted_run_says_so_and_stops_the_sweep(tiny: Make, monkeypatch: Any) -> None:
-    def interrupt(*args: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fitting, "train", interrupt)
+    monkeypatch.setattr(fitting, "train", raising(KeyboardInterrupt()))
     config = tiny("adapter=lora", "rank=2")
     plan = Plan.of([config])
     with pytest.raises(KeyboardInterrupt):
         run(config, plan)
-    record = read_record(Path(plan.folders[0]))
-    assert record is not None
-    assert record["state"] == "interrupted"
+    assert record_in(Path(plan.folders[0]))["state"] == "interrupted"
 
 
 def test_a_signal_that_a_library_makes_another_exception_of_stops_the_sweep(tiny: Make, monkeypatch: Any) -> None:
@@ -127,9 +131,7 @@ def test_a_signal_that_a_library_makes_another_exception_of_stops_the_sweep(tiny
     with pytest.raises(SystemExit) as ended, interruptible():
         run(config, plan)
     assert ended.value.code == 143
-    record = read_record(Path(plan.folders[0]))
-    assert record is not None
-    assert record["state"] == "interrupted"
+    assert record_in(Path(plan.folders[0]))["state"] == "interrupted"
 
 
 def test_a_user_error_in_a_run_leaves_no_traceback(tiny: Make) -> None:
@@ -137,8 +139,7 @@ def test_a_user_error_in_a_run_leaves_no_traceback(tiny: Make) -> None:
     state, folder = attempt(tiny("adapter=lora", "rank=2", "target=qv", f"model.roles.query={roles}"))
     assert state == "failed"
     assert not (folder / TRACEBACK).exists()
-    record = read_record(folder)
-    assert record is not None
+    record = record_in(folder)
     assert record["error"] is not None
     assert "model.layers.0.self_attn.q_proj" in record["error"]["message"]
 
@@ -154,8 +155,7 @@ def test_a_run_held_by_another_worker_is_left_alone(tiny: Make, tmp_path: Path) 
 
 def test_the_record_says_where_it_comes_from(tiny: Make) -> None:
     _, folder = attempt(tiny("adapter=lora", "rank=2"))
-    record = read_record(folder)
-    assert record is not None
+    record = record_in(folder)
     provenance = record["provenance"]
     assert {"code", "git_revision", "git_dirty", "packages", "device", "command", "python"} <= provenance.keys()
     assert provenance["packages"]["torch"] == torch.__version__
@@ -163,18 +163,22 @@ def test_the_record_says_where_it_comes_from(tiny: Make) -> None:
     assert len(set(record["seeds"].values())) == len(record["seeds"])
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), MemoryError(), EOFError("odd")])
-def test_a_library_that_ends_the_program_ends_its_run_alone(tiny: Make, monkeypatch: Any, error: Any) -> None:
-    def fail(*args: Any, **kwargs: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(fitting, "train", fail)
-    state, folder = attempt(tiny("adapter=lora", "rank=2"))
-    record = read_record(folder)
-    assert record is not None
-    assert record["state"] == state == ("out_of_memory" if isinstance(error, MemoryError) else "failed")
-    assert record["error"] is not None
-    assert record["error"]["message"]
+@pytest.mark.parametrize(
+    ("error", "state", "message"),
+    [
+        (SystemExit(3), "failed", "3"),
+        (MemoryError(), "out_of_memory", "MemoryError"),
+        (EOFError("odd"), "failed", "odd"),
+    ],
+)
+def test_a_library_that_ends_the_program_ends_its_run_alone(
+    tiny: Make, monkeypatch: Any, error: Any, state: str, message: str
+) -> None:
+    monkeypatch.setattr(fitting, "train", raising(error))
+    outcome, folder = attempt(tiny("adapter=lora", "rank=2"))
+    record = record_in(folder)
+    assert outcome == record["state"] == state
+    assert record["error"] == {"class": type(error).__name__, "message": message}
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -205,7 +209,7 @@ def test_on_a_full_disk_the_sweep_goes_on_says_so_and_loses_nothing(
 def _fill_disk(patch: Any, at: str) -> None:
     """Let whatever writes the file of that name find no space."""
     if at == "claim":
-        patch.setattr("json.dump", lambda *args: (_ for _ in ()).throw(FULL))
+        patch.setattr("json.dump", raising(FULL))
         return
     replace = Path.replace
 
@@ -220,7 +224,7 @@ def _fill_disk(patch: Any, at: str) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"training": 3}', '{"training": {"old": 1}}'])
 def test_a_damaged_fit_is_trained_again(content: str, tmp_path: Path) -> None:
     (tmp_path / ADAPTER).touch()
-    (tmp_path / "fit.json").write_text(content)
+    (tmp_path / FIT).write_text(content)
     assert Fit.read(tmp_path, {}) is None
 
 
@@ -238,11 +242,8 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_attempt(tiny: Make) ->
 def test_what_is_gone_when_its_turn_comes_is_a_line(tiny: Make, monkeypatch: Any, capsys: Any) -> None:
     config = tiny("adapter=lora", "rank=2")
     plan = Plan.of([config])
-
-    def gone(*args: Any) -> None:
-        raise UserError("the data is gone.\nBring it back.")
-
-    monkeypatch.setattr("src.running.lifecycle.inputs_of", gone)
+    gone = UserError("the data is gone.\nBring it back.")
+    monkeypatch.setattr("src.running.lifecycle.inputs_of", raising(gone))
     assert run(config, plan) == "failed"
     assert "failed: lora on reverse_words: the data is gone." in capsys.readouterr().out
 
@@ -258,9 +259,7 @@ def test_an_interrupt_while_wandb_is_waited_for_leaves_a_done_run_done(tiny: Mak
     plan = Plan.of([config])
     with pytest.raises(KeyboardInterrupt):
         run(config, plan)
-    record = read_record(Path(plan.folders[0]))
-    assert record is not None
-    assert record["state"] == "done"
+    assert record_in(Path(plan.folders[0]))["state"] == "done"
     assert run(config, plan) == "done"
 
 
@@ -275,7 +274,7 @@ def test_a_damaged_record_does_not_take_the_table_or_the_time_left_away(tiny: Ma
     configs = [tiny("adapter=lora", "rank=2", f"seed={seed}", "trainer.max_steps=2") for seed in (0, 1)]
     plan = Plan.of(configs)
     Path(plan.folders[0]).mkdir(parents=True)
-    (Path(plan.folders[0]) / "result.json").write_text('{"state": "done"')
+    (Path(plan.folders[0]) / RESULT).write_text('{"state": "done"')
     assert run(configs[1], plan) == "done"
     print_runs([Path(path) for path in plan.folders])
     out = capsys.readouterr().out

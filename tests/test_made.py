@@ -19,8 +19,8 @@ ASKED = [{"prompt": f"p{i}", "answer": "a"} for i in range(4)]
 
 
 @lru_cache
-def of(task: str) -> Config:
-    return composed("task=sst2") if task == "classifier" else composed("task=gsm8k", "model=llama3_2_3b")
+def config_of(architecture: str) -> Config:
+    return composed("task=sst2") if architecture == "classifier" else composed("task=gsm8k", "model=llama3_2_3b")
 
 
 def refusal(made: object, monkeypatch: pytest.MonkeyPatch, cache: Path, architecture: str = "classifier") -> str:
@@ -28,7 +28,7 @@ def refusal(made: object, monkeypatch: pytest.MonkeyPatch, cache: Path, architec
     module = types.ModuleType("loader_of_a_test")
     module.load = lambda source: made  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    config = copy.deepcopy(of(architecture))
+    config = copy.deepcopy(config_of(architecture))
     config.task.loader, config.task.options, config.cache_dir = "loader_of_a_test.load", {}, str(cache)
     with pytest.raises(UserError) as refused:
         load_task(config)

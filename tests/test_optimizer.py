@@ -22,10 +22,14 @@ ENCODER = ["trainer=smoke", "tracking=none"]  # has biases and layer norms
 ADAPTERS = ["full", "last_k", "bitfit", "lora", "dora", "vera", "houlsby", "peft/ia3", "peft/prefix_tuning"]
 
 
-def optimizer_of(injected: InjectedModel, folder: Path, *overrides: str) -> Any:
+def trainer_of(injected: InjectedModel, folder: Path, *overrides: str) -> _AdapterTrainer:
     config = composed(*overrides)
     recipe = Recipe(config.trainer, config.lr, pad_token_id=0, seed=0, device=find_device("fp32"))
-    return _AdapterTrainer(injected, [], recipe, Training(), str(folder)).create_optimizer()
+    return _AdapterTrainer(injected, [], recipe, Training(), str(folder))
+
+
+def optimizer_of(injected: InjectedModel, folder: Path, *overrides: str) -> Any:
+    return trainer_of(injected, folder, *overrides).create_optimizer()
 
 
 def injected_of(*overrides: str) -> InjectedModel:
@@ -116,13 +120,10 @@ def test_warm_up_is_none_or_at_least_a_step(ratio: float, steps: int, expected: 
 def test_without_warm_up_a_single_step_trains(schedule: str, ratio: float, moves: bool, tmp_path: Path) -> None:
     overrides = [*TINY, "adapter=full", f"trainer.schedule={schedule}", f"trainer.warmup_ratio={ratio}",
                  "trainer.max_steps=1", "lr=0.25"]  # fmt: skip
-    injected, config = injected_of(*overrides), composed(*overrides)
-    recipe = Recipe(config.trainer, config.lr, pad_token_id=0, seed=0, device=find_device("fp32"))
-    trainer = _AdapterTrainer(injected, [], recipe, Training(), str(tmp_path))
+    trainer = trainer_of(injected_of(*overrides), tmp_path, *overrides)
     optimizer = trainer.create_optimizer()
     trainer.create_scheduler(1)
-    rate = optimizer.param_groups[0]["lr"]
-    assert rate == (0.25 if moves else 0.0)
+    assert optimizer.param_groups[0]["lr"] == (0.25 if moves else 0.0)
 
 
 def test_a_new_setting_is_part_of_the_identity_where_it_changes_a_run() -> None:

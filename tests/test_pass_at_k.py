@@ -150,7 +150,7 @@ def test_time_outs_are_said_at_the_end_of_a_run() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("isolated")
 def test_a_busy_machine_fails_no_solution() -> None:
-    """Eight programs at a time that use most of their processor's time: each takes several times that in all."""
+    """Four programs a processor at a time, each of which needs most of the processor time that it is allowed."""
     processors = len(os.sched_getaffinity(0))
     assert pass_at_k([[BUSY]] * 4 * processors, workers=4 * processors, timeout_seconds=1.0) == 1
 

@@ -59,6 +59,19 @@ def rewrite(folder: Path, rewritten: Callable[[dict[str, Any]], dict[str, Any]])
     return folder
 
 
+def without(folder: Path, part: str) -> Path:
+    """Take the weights away that have a part in their names."""
+    return rewrite(folder, lambda w: {name: tensor for name, tensor in w.items() if part not in name})
+
+
+def in_shards(folder: Path, model: Any, size: str = "4KB") -> Path:
+    """A folder with a model whose weights are in files of at most this size."""
+    saved(folder, model)
+    (folder / WEIGHTS).unlink()
+    model.save_pretrained(folder, max_shard_size=size)
+    return folder
+
+
 def loaded(config: ModelConfig, num_labels: int = 2) -> BaseModel:
     base: BaseModel = inspect.unwrap(load_base)(config, num_labels=num_labels, attention="eager")
     return base
@@ -76,7 +89,7 @@ def copy_of(base: BaseModel, head: list[str], seed: int = 0) -> nn.Module:
 
 
 def assert_equal(actual: nn.Module, folder: Path, but: tuple[str, ...] = ("classifier.",)) -> None:
-    """All of a model's weights are those of a file, bit for bit, but for those whose names begin so."""
+    """All of a file's weights are the model's, bit for bit, but for those whose names begin so."""
     stored = load_file(folder / WEIGHTS)
     compared = [name for name in stored if not name.startswith(but)]
     assert compared
@@ -89,14 +102,13 @@ def assert_equal(actual: nn.Module, folder: Path, but: tuple[str, ...] = ("class
 
 
 def test_a_checkpoint_without_its_pooler_is_refused_by_the_names_of_what_it_lacks(copied: Folders) -> None:
-    folder = rewrite(copied("bert", "classifier"), lambda w: {k: v for k, v in w.items() if "pooler" not in k})
-    said = refusal(of_folder(folder))
+    said = refusal(of_folder(without(copied("bert", "classifier"), "pooler")))
     assert "lacks weights of the model: bert.pooler.dense.bias, bert.pooler.dense.weight." in said
     assert "model.head=[classifier,bert.pooler]" in said
 
 
 def test_what_is_named_in_the_head_may_be_missing_and_comes_from_the_runs_seed_alone(copied: Folders) -> None:
-    folder = rewrite(copied("bert", "classifier"), lambda w: {k: v for k, v in w.items() if "pooler" not in k})
+    folder = without(copied("bert", "classifier"), "pooler")
     head = ["bert.pooler", "classifier"]
     copies = []
     for state in (1, 2):  # another process has another global state
@@ -126,7 +138,7 @@ def test_weights_under_a_wrappers_names_are_refused_with_those_names(copied: Fol
 
 
 def test_an_output_layer_that_the_config_does_not_tie_may_not_be_missing(copied: Folders) -> None:
-    folder = rewrite(copied("llama", "causal_lm"), lambda w: {k: v for k, v in w.items() if k != "lm_head.weight"})
+    folder = without(copied("llama", "causal_lm"), "lm_head.weight")
     assert "lacks weights of the model: lm_head.weight" in refusal(of_folder(folder, "causal_lm"))
 
 
@@ -201,7 +213,7 @@ def test_a_classifier_of_as_many_classes_starts_from_its_own_head(originals: Fol
     base = loaded(of_folder(folder))
     assert base.lacking == set()
     assert base.notes == ["model=tiny: the head starts from the checkpoint's own, as it has one for 2"]
-    assert_equal(copy_of(base, ["classifier"]), folder, but=("nothing",))
+    assert_equal(copy_of(base, ["classifier"]), folder, but=())
 
 
 def test_of_a_head_only_the_layer_for_other_classes_is_drawn(tmp_path: Path) -> None:
@@ -214,18 +226,20 @@ def test_of_a_head_only_the_layer_for_other_classes_is_drawn(tmp_path: Path) -> 
     assert_equal(copy, folder, but=("classifier.out_proj.",))
 
 
-@pytest.mark.parametrize(("kind", "one"), [("modernbert", 1.0), ("gemma2", 0.0)])
-def test_a_norm_that_is_drawn_passes_its_input_on(tmp_path: Path, kind: str, one: float) -> None:
+@pytest.mark.parametrize(
+    ("kind", "architecture", "head", "norm", "one"),
+    [
+        ("modernbert", "classifier", ["head", "classifier"], "head.norm.weight", 1.0),
+        ("gemma2", "causal_lm", ["model.norm"], "model.norm.weight", 0.0),
+    ],
+)
+def test_a_norm_that_is_drawn_passes_its_input_on(
+    copied: Folders, kind: str, architecture: str, head: list[str], norm: str, one: float
+) -> None:
     """Gemma's norms multiply by one more than their weight."""
-    weights, drop = (
-        (("head.norm", "head"), "head.") if kind == "modernbert" else (("model.norm", "model.norm"), "model.norm")
-    )
-    folder = saved(tmp_path, tiny_model(kind, "classifier" if kind == "modernbert" else "causal_lm"))
-    rewrite(folder, lambda w: {k: v for k, v in w.items() if not k.startswith(drop)})
-    head = [weights[1], *(["classifier"] if kind == "modernbert" else [])]
-    base = loaded(of_folder(folder, "classifier" if kind == "modernbert" else "causal_lm", head=head))
-    assert f"{weights[0]}.weight" in base.lacking
-    weight = copy_of(base, head).get_parameter(f"{weights[0]}.weight")
+    base = loaded(of_folder(without(copied(kind, architecture), f"{head[0]}."), architecture, head=head))
+    assert norm in base.lacking
+    weight = copy_of(base, head).get_parameter(norm)
     assert torch.equal(weight, torch.full_like(weight, one))
 
 
@@ -304,15 +318,11 @@ def test_a_checkpoint_whose_own_task_had_no_pooler_is_refused(originals: Folders
     assert "lacks weights of the model: bert.pooler.dense" in refusal(of_folder(originals("bert", stored)))
 
 
-@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])
-def test_a_body_that_was_saved_alone_is_a_base(originals: Folders, kind: str) -> None:
-    head = {"bert": "classifier", "gpt2": "score", "t5": "classification_head"}[kind]
+@pytest.mark.parametrize(("kind", "head"), [("bert", "classifier"), ("gpt2", "score"), ("t5", "classification_head")])
+def test_a_body_that_was_saved_alone_is_a_base(originals: Folders, kind: str, head: str) -> None:
     folder = originals(kind, "AutoModel")
     base: Any = loaded(of_folder(folder, head=[head]))
-    state = base.module.base_model.state_dict()
-    assert all(
-        torch.equal(state[name], tensor) for name, tensor in load_file(folder / WEIGHTS).items() if name in state
-    )
+    assert_equal(base.module.base_model, folder, but=())
     assert not base.unused
 
 
@@ -322,9 +332,7 @@ def test_weights_of_half_the_bits_in_one_file_or_several_are_had_in_float32(
     tmp_path: Path, dtype: torch.dtype, shard: str
 ) -> None:
     model = tiny_model("llama", "causal_lm").to(dtype)
-    folder = saved(tmp_path, model)
-    (folder / WEIGHTS).unlink()
-    model.save_pretrained(folder, max_shard_size=shard)
+    folder = in_shards(tmp_path, model, shard)
     assert (folder / "model.safetensors.index.json").exists() is (shard == "4KB")
     base = loaded(of_folder(folder, "causal_lm"))
     state = base.module.state_dict()
@@ -366,16 +374,8 @@ def test_a_base_that_was_saved_in_fewer_bits_is_refused_before_the_run(
     assert "set quantization=nf4 or int8" in str(refused.value)
 
 
-def sharded(folder: Path) -> Path:
-    model = tiny_model("llama", "causal_lm")
-    saved(folder, model)
-    (folder / WEIGHTS).unlink()
-    model.save_pretrained(folder, max_shard_size="4KB")
-    return folder
-
-
 def test_a_file_that_the_index_names_and_is_not_there_is_refused_before_the_run(tmp_path: Path) -> None:
-    folder = sharded(tmp_path)
+    folder = in_shards(tmp_path, tiny_model("llama", "causal_lm"))
     shards = sorted(folder.glob("model-*.safetensors"))
     shards[1].unlink()
     with pytest.raises(UserError) as refused:
@@ -385,15 +385,26 @@ def test_a_file_that_the_index_names_and_is_not_there_is_refused_before_the_run(
 
 
 def test_an_index_that_names_weights_which_its_files_lack_is_refused(tmp_path: Path) -> None:
-    folder = sharded(tmp_path)
+    folder = in_shards(tmp_path, tiny_model("llama", "causal_lm"))
     shard = next(path for path in sorted(folder.glob("model-*.safetensors")) if "model.norm.weight" in load_file(path))
     left = {name: tensor for name, tensor in load_file(shard).items() if name != "model.norm.weight"}
     save_file(left or {"other": torch.ones(1)}, shard, metadata={"format": "pt"})
     assert "lacks weights of the model: model.norm.weight" in refusal(of_folder(folder, "causal_lm"))
 
 
-@pytest.mark.parametrize("broken", ["cut", "empty", "config", "index", "no tokenizer", "no vocabulary", "unknown"])
-def test_a_damaged_folder_is_refused_in_a_line(copied: Folders, broken: str) -> None:
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ("cut", "transformers can't load"),
+        ("empty", "transformers can't load"),
+        ("config", "is no JSON"),
+        ("index", "is no JSON"),
+        ("no tokenizer", "no vocabulary"),
+        ("no vocabulary", "has no vocabulary, only"),
+        ("unknown", "transformers can't load"),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_a_line(copied: Folders, broken: str, expected: str) -> None:
     folder = copied("bert", "classifier")
     weights = (folder / WEIGHTS).read_bytes()
     if broken in ("cut", "empty"):
@@ -410,10 +421,7 @@ def test_a_damaged_folder_is_refused_in_a_line(copied: Folders, broken: str) -> 
             (folder / "tokenizer_config.json").unlink()
     else:
         change(folder, model_type="no_such_architecture")
-    said = refusal(of_folder(folder))
-    expected = {"config": "is no JSON", "index": "is no JSON", "no tokenizer": "no vocabulary"}
-    expected["no vocabulary"] = "has no vocabulary, only"
-    assert expected.get(broken, "transformers can't load") in said
+    assert expected in refusal(of_folder(folder))
 
 
 # ---- a config that isn't the weights'

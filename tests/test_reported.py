@@ -142,7 +142,7 @@ def test_latex_escapes_what_it_must_and_uses_booktabs() -> None:
 def test_labels_say_what_the_numbers_are() -> None:
     frame = reported()
     adalora = frame[frame["method"] == "adalora/llama-3.2-3B-rank32"]
-    # Llama 3.2 3B's query is 3,072 x 3,072 and its value 1,024 x 3,072; AdaLoRA has a number a rank and matrix beside.
+    # Llama 3.2 3B's query is 3,072 x 3,072 and its value 1,024 x 3,072; AdaLoRA adds a number for each rank of each.
     assert {int(count) for count in adalora["params_reported"]} == {28 * (64 * (2 * 3072 + 3072 + 1024) + 2 * 64)}
     assert set(adalora["rank"]) == {"64 at first, 32 in the end"}
     mnli = frame[(frame["model"] == "RoBERTa-base") & (frame["method"] == "LoRA") & (frame["task"] == "MNLI")]

@@ -158,7 +158,7 @@ def test_an_endless_loop_is_stopped_at_its_time(run: Runs, marker: str, only_the
 
 
 def test_a_program_that_waits_has_ten_times_its_time(run: Runs, only_the_inner_limit: float) -> None:
-    assert run("import time; time.sleep(0.4)", timeout_seconds=0.1) == Outcome(ended=True)
+    assert run("import time; time.sleep(0.6)", timeout_seconds=0.5) == Outcome(ended=True)
     outcome = run("import time; time.sleep(600)", timeout_seconds=0.05)
     assert outcome == Outcome(ended=False, reason="stopped after 0.5 s, most of which it waited", timed_out=True)
 

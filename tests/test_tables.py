@@ -290,16 +290,12 @@ def test_the_best_of_trials_that_stand_alone_is_a_sound_one(store: Store, tmp_pa
     text = table("learning_rates", tmp_path)
     assert re.search(r"\*\*0\.01: \d+\.\d\*\*, 0\.1: \d+\.\d §", text)
     assert "§ Doubtful, and never chosen" in text
-    row = made_trials(tmp_path)
+    listed = trials(collect(tmp_path))
     # The rate above it broke training: the best is inside of what was tried.
-    assert row[row["chosen"]]["value"].tolist() == [0.01]
-    assert not row["at_edge"].any()
+    assert listed[listed["chosen"]]["value"].tolist() == [0.01]
+    assert not listed["at_edge"].any()
     store(lr=0.1, state="failed", error={"class": "OSError", "message": "no space"}, **trial())
-    assert made_trials(tmp_path)["at_edge"].all()
-
-
-def made_trials(folder: Path) -> pd.DataFrame:
-    return trials(collect(folder))
+    assert trials(collect(tmp_path))["at_edge"].all()
 
 
 def test_predictions_that_do_not_give_the_score_are_not_used(store: Store, tmp_path: Path) -> None:

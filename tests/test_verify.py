@@ -24,7 +24,7 @@ from src.running.lifecycle import run
 from src.running.repeat import repeat
 from src.running.sweep import Plan
 from src.verify import runs_below, verify
-from tests.conftest import ROOT, run_program
+from tests.conftest import HANG_SECONDS, ROOT, run_program
 
 Make = Callable[..., Config]
 
@@ -243,13 +243,15 @@ sys.exit(0 if verify(runs_below(["results/golden"])) else 1)
 def test_the_golden_runs_come_out_as_they_were(tmp_path: Path) -> None:
     """Where the hardware or a version is another, bits may differ without a fault: then there is nothing to show."""
     shutil.copy(ROOT / "results/equivalences.yaml", tmp_path)
-    threads = {"OMP_NUM_THREADS"}  # tests have one each, and another number is other hardware
+    # Tests have one thread each, and another number is other hardware.
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-c", GOLDEN, str(tmp_path / "equivalences.yaml")],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={key: value for key, value in os.environ.items() if key not in threads},
+        env=environment,
+        timeout=HANG_SECONDS,
     )
     if done.returncode and "(here " in done.stdout:
         pytest.skip(f"made elsewhere: {re.findall('made with other (.*)', done.stdout)[0]}")
