@@ -31,7 +31,7 @@ from src.results.stored_run import finished_run
 from src.running import lifecycle
 from src.running.lifecycle import run
 from src.running.sweep import Plan
-from src.running.tuning import Cell, outcome
+from src.running.tuning import Cell, curve_of
 from src.studies.study_tables import made_tables
 from tests.conftest import ROOT
 
@@ -389,8 +389,9 @@ def test_a_run_whose_record_cant_be_read_ends_in_a_line_and_stays_as_it_is(
     assert plan.seconds_left() is None
     print_runs([Path(folder) for folder in plan.folders])
     assert "boom" in capsys.readouterr().out
-    trials, best = outcome(Cell(configs[:1]), [configs[0].lr or 0.0])
-    assert (trials[0].state, best) == ("not run", None)
+    cell = Cell(configs[:1])
+    curve = curve_of(cell, {(0, 0): cell.trial(configs[0].lr or 0.0)})
+    assert (curve.tried[0][0].state, curve.chosen) == ("not run", None)
 
 
 def failing(*args: Any) -> Record:
@@ -402,8 +403,9 @@ def test_a_trial_whose_record_cant_be_read_is_none(tiny: Make) -> None:
     folder = Path(Plan.of([cell.trial(0.1)]).folders[0])
     folder.mkdir(parents=True)
     (folder / RESULT).write_text("{")
-    trials, best = outcome(cell, [0.1])
-    assert (trials[0].state, trials[0].is_sound, best) == ("unreadable", False, None)
+    curve = curve_of(cell, {(0, 0): cell.trial(0.1)})
+    ((trial,),) = curve.tried.values()
+    assert (trial.state, trial.is_sound, trial.is_broken, curve.chosen) == ("unreadable", False, False, None)
 
 
 def test_a_run_that_cant_write_its_record_ends_in_a_line(
