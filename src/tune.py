@@ -3,8 +3,9 @@
     python -m src.tune adapter=lora,lora_fa rank=4,8 seed=0,1,2
     python -m src.tune experiment=rank_vs_accuracy tuning.trials=3 tuning.extensions=1
 
-takes what `python -m src.run -m` takes. Every method at every rank and target set gets the same number of trials around
-its own rate; the test split isn't scored in them. Several copies of the same command, side by side, share the runs.
+takes what `python -m src.run -m` takes. Every method at every rank and target set gets as many sound trials around its
+own rate: half a decade apart, then a quarter of a decade beside the best, and the two best with a second seed. The test
+split isn't scored in them. Several copies of the same command, side by side, share the runs.
 
 Exit status: as `python -m src.run`.
 """
@@ -12,9 +13,8 @@ Exit status: as `python -m src.run`.
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from textwrap import fill
 
 from src.analysis.terminal import print_runs
 from src.config.arguments import answer_help, split_sweep
@@ -26,58 +26,17 @@ from src.console import steady_output
 from src.errors import UserError
 from src.files import write_json
 from src.interrupts import RESUMES, interruptible, note_end
+from src.results.schema import Tuning
 from src.results.store import RESULT, is_done, is_held
 from src.running.inputs import folder_of, with_steps
 from src.running.lifecycle import run
+from src.running.search import Trial
 from src.running.sweep import UNRECORDED, Plan, print_warnings
-from src.running.tuning import AtRate, Cell, Trial, at_edge, at_rate, axis, cells, further, grid, outcome, record_of
+from src.running.tuning import AtRate, Search, at_rate, axis, cells, pooled_variances, record_of
 
 POLL_SECONDS = 2.0
 SHOWN = 10  # reasons in a message
-
-
-@dataclass
-class Search:
-    """The rates that are tried for a cell, and what they gave so far."""
-
-    cell: Cell
-    values: list[float]
-    trials: list[Trial] = field(default_factory=list)
-    best: Trial | None = None
-
-    @classmethod
-    def of(cls, cell: Cell) -> "Search":
-        """The search at its start."""
-        return cls(cell, grid(cell.prior, cell.configs[0].tuning.trials))
-
-    def extend(self) -> bool:
-        """Take in what the trials gave; add a rate, and say so, where the grid is to be extended."""
-        self.trials, self.best = outcome(self.cell, self.values)
-        value = further(self.cell, self.trials, self.best)
-        if value is None:
-            return False
-        self.values.append(value)
-        return True
-
-    def chosen(self) -> list[Config]:
-        """The cell's runs at the best rate; none where no trial is sound."""
-        return self.cell.chosen(self.best.value) if self.best else []
-
-    @property
-    def at_edge(self) -> bool:
-        """Say whether the best rate is the lowest or the highest that was tried."""
-        return at_edge(self.trials, self.best) != 0
-
-    def summary(self) -> dict[str, Any]:
-        """What is stored with every run of the cell: its trials, the chosen rate, whether it is at the grid's edge."""
-        assert self.best is not None
-        return {
-            "axis": self.cell.axis,
-            "seed": self.cell.configs[0].tuning.seed,
-            "trials": [trial.stored() for trial in sorted(self.trials, key=lambda trial: trial.value)],
-            "chosen": self.best.value,
-            "at_edge": self.at_edge,
-        }
+COLUMNS = 80  # of a line of rates
 
 
 def tune(configs: list[Config], at: AtRate = at_rate) -> bool:
@@ -89,26 +48,26 @@ def tune(configs: list[Config], at: AtRate = at_rate) -> bool:
     Raises:
         UserError: a run can't be done, the sweep isn't one to tune, or no rate could be chosen for any cell.
     """
-    searches = [Search.of(cell) for cell in cells(configs, at)]
+    searches = [Search(cell) for cell in cells(configs, at)]
     attempted: set[Path] = set()
-    extended = searches
-    while extended:
-        trials = [search.cell.trial(value) for search in searches for value in search.values]
-        _run_all("trials", trials, attempted)
-        extended = [search for search in searches if search.extend()]
+    # A list, as each of the searches is to take its step.
+    while any([search.advance() for search in searches]):
+        trials = [config for search in searches for config in search.runs.values()]
+        _run_all("trials", sorted(trials, key=lambda config: config.seed), attempted)
     _print_rates(searches)
-    if not any(search.best for search in searches):
+    if all(search.rate is None for search in searches):
         raise UserError(_no_rate(searches))
     _print_warnings(searches)
-    tuned = [(config, search) for search in searches for config in search.chosen()]
     # Seeds outermost: the ranks of one seed share LoRA-SB's gradient estimate.
-    tuned.sort(key=lambda pair: pair[0].seed)
-    _run_all("runs", [config for config, _ in tuned], attempted)
-    for config, search in tuned:
-        _annotate(config, search.summary())
-    folders = [folder_of(config) for config, _ in tuned]
+    tuned = sorted((config for search in searches for config in search.chosen()), key=lambda config: config.seed)
+    _run_all("runs", tuned, attempted)
+    pooled = pooled_variances(searches)
+    for search, variance in zip(searches, pooled, strict=True):
+        for config in search.chosen():
+            _annotate(config, search.summary(variance))
+    folders = [folder_of(config) for config in tuned]
     print_runs(folders, UNRECORDED)
-    return all(search.best for search in searches) and all(map(is_done, folders))
+    return all(search.rate for search in searches) and all(map(is_done, folders))
 
 
 def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
@@ -150,7 +109,7 @@ def _settled(config: Config) -> bool:
     return record is not None and record["state"] in ("done", "diverged")
 
 
-def _annotate(config: Config, tuning: dict[str, Any]) -> None:
+def _annotate(config: Config, tuning: Tuning) -> None:
     """Store with a finished run how its rate was chosen."""
     record = record_of(config)
     if record is not None and record["state"] == "done" and record.get("tuning") != tuning:
@@ -158,23 +117,34 @@ def _annotate(config: Config, tuning: dict[str, Any]) -> None:
 
 
 def _print_rates(searches: list[Search]) -> None:
-    """Print for every cell the validation scores of its trials, the chosen rate marked."""
+    """Print for every cell the validation scores of its rates, the chosen one marked, in lines of `COLUMNS`."""
     for search in searches:
-        ordered = sorted(search.trials, key=lambda trial: trial.value)
-        shown = [_shown(trial, chosen=trial == search.best) for trial in ordered]
-        print(f"  {search.cell.name:<28} {search.cell.axis}: {'  '.join(shown)}")
+        curve = search.curve
+        shown = [_shown(curve.tried[at], chosen=at == curve.chosen) for at in sorted(curve.tried)]
+        text = f"{search.cell.name} {search.cell.axis}: " + "  ".join(text.replace(" ", "\0") for text in shown)
+        lines = fill(text, COLUMNS, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+        print(lines.replace("\0", " "))
 
 
 def _print_warnings(searches: list[Search]) -> None:
-    """Print what to mind of the chosen rates: those at an edge, the trials that broke, the cells without a rate."""
-    edges = [search.cell.name for search in searches if search.at_edge]
+    """Print what to mind of the chosen rates, the trials that broke, and the cells without a rate."""
+    chosen = [(search.cell.name, search.curve, search.curve.chosen) for search in searches]
+    found = [(name, curve, at) for name, curve, at in chosen if at is not None]
+    edges = [name for name, curve, at in found if curve.edge(at)]
     if edges:
-        more = searches[0].cell.configs[0].tuning.extensions + 2
+        more = searches[0].cell.budget.extensions + 2
         print(f"warning: the best rate is at the edge of its grid for {', '.join(edges)}")
         print(f"  more trials: tuning.extensions={more}, or another middle with lr=...")
+    beside = [name for name, curve, at in found if curve.is_beside_broken(at)]
+    if beside:
+        print(f"warning: every sound rate is beside one that broke for {', '.join(beside)}")
+    short = [f"{name} ({len(curve.sound)} of {curve.budget.useful})" for name, curve, _ in found
+             if len(curve.sound) < curve.budget.useful]  # fmt: skip
+    if short:
+        print(f"warning: fewer sound rates than asked for: {', '.join(short)}")
     for told in _broken(searches):
         print(f"warning: not to be chosen: {told}")
-    lost = [search.cell.name for search in searches if search.best is None]
+    lost = [search.cell.name for search in searches if search.rate is None]
     if lost:
         print(f"warning: no rate could be chosen for {', '.join(lost)}: no run")
 
@@ -183,11 +153,13 @@ def _broken(searches: list[Search]) -> list[str]:
     """For each cell and what went wrong, a line with the rates at which it did."""
     rates: dict[tuple[str, str], list[float]] = defaultdict(list)
     for search in searches:
-        for trial in sorted(search.trials, key=lambda trial: trial.value):
+        for trial in search.trials:
             if not trial.is_sound:
                 what = f"{trial.state}: {trial.reason.splitlines()[0]}" if trial.reason else trial.state
                 rates[f"{search.cell.name}: {search.cell.axis}", what].append(trial.value)
-    return [f"{cell}={','.join(f'{value:g}' for value in values)} {what}" for (cell, what), values in rates.items()]
+    # One that broke with both seeds is there twice.
+    shown = {key: ",".join(f"{value:g}" for value in dict.fromkeys(values)) for key, values in rates.items()}
+    return [f"{cell}={values} {what}" for (cell, what), values in shown.items()]
 
 
 def _no_rate(searches: list[Search]) -> str:
@@ -199,10 +171,13 @@ def _no_rate(searches: list[Search]) -> str:
     )
 
 
-def _shown(trial: Trial, *, chosen: bool) -> str:
-    """A trial's rate and score, or its state; an arrow marks the chosen one, a star a doubtful one."""
-    score = trial.state if trial.validation is None else f"{trial.validation:.4f}"
-    return f"{trial.value:g} {score}{'*' if trial.flags else ''}{' <-' if chosen else ''}"
+def _shown(trials: tuple[Trial, ...], *, chosen: bool) -> str:
+    """A rate and its scores by seed, or their state; an arrow marks the chosen one, a star a doubtful score."""
+    scores = [
+        (trial.state if trial.validation is None else f"{trial.validation:.4f}") + "*" * bool(trial.flags)
+        for trial in trials
+    ]
+    return f"{trials[0].value:g} {'/'.join(scores)}{' <-' if chosen else ''}"
 
 
 def jobs_to_tune(overrides: list[str]) -> tuple[list[Config], AtRate]:

@@ -31,7 +31,7 @@ from src.running import lifecycle
 from src.running.fitting import Fit
 from src.running.lifecycle import run
 from src.running.sweep import Plan
-from src.running.tuning import Cell, outcome
+from src.running.tuning import Cell, curve_of
 from src.studies.study_tables import made_tables
 from tests.conftest import ROOT
 
@@ -408,9 +408,11 @@ def test_a_trial_whose_record_cant_be_read_is_none(tiny: Make) -> None:
     folder = Path(Plan.of([cell.trial(0.1)]).folders[0])
     folder.mkdir(parents=True)
     (folder / RESULT).write_text("{")
-    trials, best = outcome(cell, [0.1, 0.2])
-    assert [(trial.state, trial.is_sound) for trial in trials] == [("unreadable", False), ("not run", False)]
-    assert best is None
+    curve = curve_of(cell, {(0, 0): cell.trial(0.1), (2, 0): cell.trial(0.2)})
+    tried = [trial for trials in curve.tried.values() for trial in trials]
+    assert [(trial.state, trial.is_sound) for trial in tried] == [("unreadable", False), ("not run", False)]
+    assert not any(trial.is_broken for trial in tried)
+    assert curve.chosen is None
 
 
 def test_a_run_that_cant_write_its_record_ends_in_a_line(

@@ -389,11 +389,54 @@ def test_trials_are_no_part_of_the_comparison_but_of_the_learning_rates(store: S
     for lr in (0.001, 0.003):
         store(lr=lr, **trial())
     cells = comparison(collect(tmp_path))
-    assert cells[["n", "tuning", "differs"]].to_numpy().tolist() == [[1, "3 trials, best at edge", ""]]
+    assert cells[["n", "tuning", "differs"]].to_numpy().tolist() == [[1, "2 trials, 1 broken, best at edge", ""]]
     row = table("learning_rates", tmp_path).splitlines()[2]
     assert [part.strip() for part in row.split("|")[4:-1]] == [
         "lr", "0.001: 25.0, **0.003: 37.5**, 0.01: diverged", "0.003", "yes"
     ]  # fmt: skip
+
+
+def tuned(**facts: Any) -> dict[str, Any]:
+    """A tuning of today's format: 0.001 is beside one that broke, 0.0017 and 0.003 have both seeds."""
+    trials: list[dict[str, Any]] = [
+        {"value": value, "seed": seed, "validation": score, "state": "done"}
+        for value, seed, score in ((0.0017, 100, 0.375), (0.0017, 101, 0.25), (0.003, 100, 0.375), (0.003, 101, 0.5))
+    ]
+    trials.append({"value": 0.01, "seed": 100, "validation": None, "state": "diverged"})
+    return {"axis": "lr", "seed": 100, "chosen": 0.003, "at_edge": False, "trials": trials, "wanted": 5, "why": "best",
+            "beside_broken": True, "noise": {"trial_sd": 0.01, "pairs": 2, "regret": 0.0042}, **facts}  # fmt: skip
+
+
+def test_tuning_is_shown_with_its_seeds_reason_and_regret(store: Store, tmp_path: Path) -> None:
+    store(tuning=tuned())
+    store(adapter="dora", tuning={**tuned(wanted=2, beside_broken=False), "noise": {"trial_sd": None, "pairs": 0,
+                                                                                  "regret": None}})  # fmt: skip
+    cells = compare(collect(tmp_path)).cells.set_index("adapter")
+    assert cells["tuning"].to_dict() == {
+        "lora": "2 of 5 trials, 1 broken, 2 seeds, beside a broken one",
+        "dora": "2 trials, 1 broken, 2 seeds",
+    }
+    text = table("learning_rates", tmp_path)
+    assert "0.0017: 37.5 / 25.0, **0.003: 37.5 / 50.0**, 0.01: diverged" in text
+    assert "| best " in text
+    comparison_text = table("comparison", tmp_path)
+    assert re.search(r"tuning regret", comparison_text)
+    assert re.search(r"\| +0\.4 \|", comparison_text)
+    assert "no part of the interval" in comparison_text
+    assert made_trials(tmp_path).query("adapter == 'lora'")["seed"].tolist() == [100, 101, 100, 101, 100]
+
+
+def test_a_seed_that_chose_the_rate_and_another_budget_are_noted(store: Store, tmp_path: Path) -> None:
+    older = {"axis": "lr", "seed": 7, "chosen": 0.003, "at_edge": False, "trials": [
+        {"value": 0.001, "validation": 0.25, "state": "done"}, {"value": 0.003, "validation": 0.375, "state": "done"},
+    ]}  # fmt: skip
+    store(tuning=tuned())
+    store(tuning=tuned(), seed=101)
+    store(adapter="dora", tuning=older)
+    notes = compare(collect(tmp_path)).cells.set_index("adapter")["notes"]
+    assert "seed 101 also chose the learning rate" in notes["lora"]
+    assert "its learning rate was chosen with 2 seeds and 5 sound rates" in notes["lora"]
+    assert notes["dora"] == "its learning rate was chosen with 1 seed"
 
 
 def test_a_folder_of_trials_alone_is_compared_and_its_best_rate_chosen(store: Store, tmp_path: Path) -> None:

@@ -1,24 +1,25 @@
-"""Learning rates are chosen on validation, with the same number of trials for every cell, and it is stored how."""
+"""Learning rates are chosen on validation, with as many sound trials for every cell, and it is stored how."""
 
 import math
-from itertools import pairwise
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from src.analysis.collect import collect
+from src.analysis.comparison import compare
 from src.config.schema import Config
 from src.config.sweeps import run_configs
 from src.errors import UserError
 from src.results.schema import Record
 from src.results.store import read_all
-from src.running.tuning import Cell, Trial, at_edge, at_rate, best, cells, further, grid, rate, validation_of
+from src.running.search import Attempt, Curve, Trial
+from src.running.tuning import Cell, at_rate, cells, rate, validation_of
 from src.tune import tune
-from tests.conftest import TINY, composed, run_program
-
-
-def done(*pairs: tuple[float, float | None]) -> list[Trial]:
-    return [Trial(value, "diverged" if score is None else "done", score) for value, score in pairs]
+from tests.conftest import ROOT, TINY, composed, run_program
 
 
 def configs(*overrides: str) -> list[Config]:
@@ -36,124 +37,90 @@ def test_dylora_is_scaled_by_16_over_the_rank_at_any_largest_rank() -> None:
     assert {composed("adapter=dylora", f"rank={rank}").alpha for rank in (1, 8, 64)} == {16}
 
 
-def test_a_grid_is_half_decades_around_the_prior_itself() -> None:
-    values = grid(2e-5, 5)
-    assert values[2] == 2e-5
-    steps = [math.log10(after / before) for before, after in pairwise(values)]
-    assert steps == pytest.approx([0.5] * 4, abs=0.01)
-
-
-def test_the_best_trial_is_the_highest_or_the_lowest_by_the_metrics_direction() -> None:
-    trials = done((1.0, 0.3), (3.0, 0.7), (10.0, None))
-    assert best(trials, 3.0, higher_is_better=True) == trials[1]
-    assert best(trials, 3.0, higher_is_better=False) == trials[0]
-    assert best(done((1.0, None)), 1.0, higher_is_better=True) is None
-
-
-def test_of_equal_trials_the_nearest_to_the_prior_is_chosen() -> None:
-    assert best(done((1.0, 0.5), (3.0, 0.5), (10.0, 0.5)), 3.0, higher_is_better=True) == Trial(3.0, "done", 0.5)
-
-
-@pytest.mark.parametrize(("best_rate", "extensions", "expected"), [
-    (0.01, 1, 0.032), (0.001, 1, 0.00032), (0.0032, 1, None), (0.01, 0, None),
-])  # fmt: skip
-def test_a_grid_is_extended_beyond_its_edge_alone(best_rate: float, extensions: int, expected: float | None) -> None:
-    cell = Cell([composed(*TINY, "tuning.trials=3", f"tuning.extensions={extensions}")])
-    trials = done((0.001, 0.1), (0.0032, 0.1), (0.01, 0.1))
-    assert further(cell, trials, Trial(best_rate, "done", 0.2)) == expected
-
-
-def test_a_rate_is_never_chosen_from_a_doubtful_trial() -> None:
-    constant = Trial(3.0, "done", 0.9, ("constant predictions",))
-    assert best([Trial(1.0, "done", 0.4), constant], 1.0, higher_is_better=True) == Trial(1.0, "done", 0.4)
-    assert best([Trial(1.0, "done", 0.4), constant], 1.0, higher_is_better=False) == Trial(1.0, "done", 0.4)
-    assert best([constant, Trial(1.0, "diverged"), Trial(2.0, "failed")], 1.0, higher_is_better=True) is None
-
-
-SOUND, BROKE, FAILED, FLAT = "done", "diverged", "failed", "flagged"
-
-
-@pytest.mark.parametrize(
-    ("states", "leader", "edge", "further_rate"),
-    [
-        ((SOUND, SOUND, SOUND), 1, 0, None),
-        ((SOUND, SOUND, SOUND), 2, 1, 0.032),
-        ((SOUND, SOUND, BROKE), 1, 0, None),  # what lies beyond is broken: the best rate is inside
-        ((FLAT, SOUND, SOUND), 1, 0, None),
-        ((SOUND, SOUND, FAILED), 1, 1, 0.032),  # nothing is known of what lies beyond, and it isn't tried again
-        ((FAILED, SOUND, FAILED), 1, 1, 0.032),
-        ((BROKE, SOUND, BROKE), 1, 0, None),
-        ((BROKE, BROKE, BROKE), None, 0, None),
-    ],
-)
-def test_broken_trials_bound_the_grid_and_failed_ones_dont(
-    states: tuple[str, ...], leader: int | None, edge: int, further_rate: float | None
-) -> None:
-    cell = Cell([composed(*TINY, "tuning.trials=3", "tuning.extensions=1")])
-    trials = [
-        Trial(value, "done" if state == FLAT else state, 0.5 if state in (SOUND, FLAT) else None,
-              ("at chance",) if state == FLAT else ())
-        for value, state in zip((0.001, 0.0032, 0.01), states, strict=True)
-    ]  # fmt: skip
-    chosen = None if leader is None else trials[leader]
-    assert at_edge(trials, chosen) == edge
-    assert further(cell, trials, chosen) == further_rate
-
-
 def test_only_what_is_doubtful_is_stored_of_a_trial_beside_its_score() -> None:
     assert Trial(0.1, "done", 0.5).stored() == {"value": 0.1, "state": "done", "validation": 0.5}
     assert Trial(0.1, "done", 0.5, ("at chance",), "at chance").stored()["flags"] == ["at chance"]
+    assert Trial(0.1, "done", 0.5, seed=101).stored()["seed"] == 101
 
 
 def test_a_sweep_of_broken_trials_is_refused_with_their_reasons(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = ["adapter=full", "lr=1e37", "trainer.max_steps=6", "tuning.trials=3", "forgetting=none"]
+    overrides = ["adapter=full", "lr=1e37", "trainer.max_steps=6", "tuning.trials=3", "tuning.extensions=0",
+                 "forgetting=none"]  # fmt: skip
     with pytest.raises(UserError) as error:
         tune(configs(*overrides, f"results_dir={tmp_path}", f"cache_dir={tmp_path}"))
     assert str(error.value) == (
         "No rate could be chosen, as every trial is broken or doubtful:\n"
-        "  full: lr=3.2e+36,1e+37,3.2e+37 diverged: the training loss isn't finite at step 3\n"
+        "  full: lr=3.2e+35,1e+36,3.2e+36,1e+37,3.2e+37 diverged: the training loss isn't finite at step 3\n"
         "Give another middle of the grid with lr=..., or train for longer."
     )
     assert "1e+37 diverged" in capsys.readouterr().out
 
 
+def fake(monkeypatch: pytest.MonkeyPatch, outcome: Callable[[Config], Trial]) -> list[str]:
+    """Let trials give what `outcome` says without being run; returns what is asked for, round by round."""
+    asked: list[str] = []
+
+    def curve(cell: Cell, runs: dict[Attempt, Config]) -> Curve:
+        tried: dict[int, tuple[Trial, ...]] = {}
+        for (position, _), config in sorted(runs.items()):
+            tried[position] = (*tried.get(position, ()), outcome(config))
+        return Curve(tried, cell.budget)
+
+    monkeypatch.setattr("src.running.tuning.curve_of", curve)
+    monkeypatch.setattr("src.tune._run_all", lambda what, runs, *args: asked.append(f"{len(runs)} {what}"))
+    return asked
+
+
 def test_a_cell_without_a_rate_stops_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]:
-        flags = ("constant predictions",) if cell.configs[0].adapter.name == "full" else ()
-        trials = [Trial(value, "done", value, flags, ", ".join(flags)) for value in values]
-        return trials, best(trials, cell.prior, higher_is_better=True)
+    def outcome(config: Config) -> Trial:
+        flags = ("constant predictions",) if config.adapter.name == "full" else ()
+        return Trial(rate(config), "done", -abs(math.log(rate(config) / 0.001)), flags, ", ".join(flags))
 
-    asked: list[str] = []
-    monkeypatch.setattr("src.tune.outcome", outcome)
-    monkeypatch.setattr("src.tune._run_all", lambda what, runs, *args: asked.append(f"{len(runs)} {what}"))
-    overrides = ["adapter=full,lora", "rank=2", "lr=0.001", "seed=0,1", "tuning.trials=3"]
+    asked = fake(monkeypatch, outcome)
+    overrides = ["adapter=full,lora", "rank=2", "lr=0.001", "seed=0,1", "tuning.trials=3", "tuning.extensions=0"]
     assert tune(configs(*overrides, f"results_dir={tmp_path}", f"cache_dir={tmp_path}")) is False
-    assert asked == ["6 trials", "2 runs"]
+    # Three rates each; two more each; the second seed of lora's two best.
+    assert asked == ["6 trials", "9 trials", "12 trials", "2 runs"]
     output = capsys.readouterr().out
-    assert "not to be chosen: full: lr=0.00032,0.001,0.0032 done: constant predictions" in output
+    assert "not to be chosen: full: lr=0.0001,0.00032,0.001,0.0032,0.01 done: constant predictions" in output
     assert "no rate could be chosen for full: no run" in output
 
 
-def test_a_cell_says_which_of_its_trials_broke(
+def test_a_cell_says_which_of_its_trials_broke_within_80_columns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcomes = {0.00032: ("done", 0.2), 0.001: ("done", 0.4), 0.0032: ("diverged", None)}
+    def outcome(config: Config) -> Trial:
+        if rate(config) > 0.003:
+            return Trial(rate(config), "diverged", reason="the loss")
+        return Trial(rate(config), "done", 0.4 - abs(math.log10(rate(config) / 0.001)) / 10)
 
-    def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]:
-        trials = [Trial(value, *outcomes[value], reason="" if value < 0.003 else "the loss") for value in values]
-        return trials, best(trials, cell.prior, higher_is_better=True)
-
-    monkeypatch.setattr("src.tune.outcome", outcome)
-    monkeypatch.setattr("src.tune._run_all", lambda *args: None)
+    fake(monkeypatch, outcome)
     tune(configs("adapter=full", "lr=0.001", "tuning.trials=3", f"results_dir={tmp_path}", f"cache_dir={tmp_path}"))
     output = capsys.readouterr().out
-    assert "0.00032 0.2000  0.001 0.4000 <-  0.0032 diverged" in output
+    assert "0.001 0.4000/0.4000 <-" in output
     assert "warning: not to be chosen: full: lr=0.0032 diverged: the loss" in output
     assert "at the edge" not in output
+    shown = [line for line in output.splitlines() if line.startswith("  ")]
+    assert len(shown) == 2
+    assert all(len(line) <= 80 for line in shown)
+
+
+def test_what_is_to_mind_of_a_chosen_rate_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ["adapter=full", "lr=0.001", "tuning.trials=3", "tuning.extensions=1", f"results_dir={tmp_path}"]
+    fake(monkeypatch, lambda config: Trial(rate(config), "done", rate(config)))
+    tune(configs(*overrides))
+    assert "at the edge of its grid for full\n  more trials: tuning.extensions=3" in capsys.readouterr().out
+    fake(monkeypatch, lambda config: Trial(rate(config), "done" if rate(config) == 0.001 else "diverged", 0.5))
+    tune(configs(*overrides))
+    output = capsys.readouterr().out
+    assert "every sound rate is beside one that broke for full" in output
+    assert "fewer sound rates than asked for: full (1 of 5)" in output
 
 
 def test_cells_hold_the_runs_that_differ_in_their_seeds_alone() -> None:
@@ -166,6 +133,7 @@ def test_a_trial_has_its_own_seed_and_leaves_the_test_split_alone() -> None:
     cell = Cell([composed(*TINY, "adapter=lora", "seed=4")])
     trial = cell.trial(0.5)
     assert (trial.seed, trial.lr, trial.trainer.score_test) == (100, 0.5, False)
+    assert (cell.seeds, cell.trial(0.5, 101).seed) == ([100, 101], 101)
     assert [(config.seed, config.lr, config.trainer.score_test) for config in cell.chosen(0.5)] == [(4, 0.5, True)]
 
 
@@ -180,7 +148,10 @@ def test_a_method_without_a_rate_is_tuned_at_its_heads() -> None:
     ("overrides", "message"),
     [
         (("lr=0.1,0.2",), "lr=0.1,0.2 sweeps what src.tune chooses"),
-        (("seed=0,100",), "seed=100 is the seed of the trials"),
+        (("seed=0,100",), "seed=100 is a seed of the trials(.|\n)*other than 100 and 101"),
+        (("seed=0,101",), "seed=101 is a seed of the trials"),
+        (("tuning.seed=9223372036854775807",), "tuning.seed=9223372036854775807 is too large"),
+        (("lr=1e200",), r"lr=1e\+200 leaves no room for other rates"),
         (("tuning.trials=4",), "tuning.trials=4 is even"),
         (("tuning.trials=1",), "tuning.trials=1 is too small"),
     ],
@@ -193,28 +164,60 @@ def test_a_sweep_that_cant_be_tuned_is_refused(overrides: tuple[str, ...], messa
 @pytest.mark.slow
 def test_the_command_tunes_every_cell_alike_and_stores_the_trials_with_the_runs(tmp_path: Path) -> None:
     overrides = [*TINY, "adapter=lora,lora_sb", "rank=2", "seed=0,1", "tuning.trials=3", "trainer.max_steps=6",
-             f"results_dir={tmp_path}", f"cache_dir={tmp_path}"]  # fmt: skip
+                 f"results_dir={tmp_path}", f"cache_dir={tmp_path}"]  # fmt: skip
     first = run_program("src.tune", *overrides)
     assert first.returncode == 0, first.stderr
     assert "6 trials: 0 done already, 6 to run" in first.stdout
     records = read_all(tmp_path)
     runs = [record for record in records if record["config"]["trainer"]["score_test"]]
     trials = [record for record in records if not record["config"]["trainer"]["score_test"]]
-    assert (len(runs), len(trials)) == (4, 6)
-    assert all("test" not in record["metrics"] and record["seeds"]["seed"] == 100 for record in trials)
+    assert len(runs) == 4
+    assert {record["seeds"]["seed"] for record in trials} == {100, 101}
+    assert all("test" not in record["metrics"] for record in trials)
     for record in runs:
         check_tuned(record, trials)
     again = run_program("src.tune", *overrides)
-    assert "6 trials: 6 done already, 0 to run" in again.stdout
+    assert f"{len(trials)} trials: {len(trials)} done already, 0 to run" in again.stdout
     assert "4 runs: 4 done already, 0 to run" in again.stdout
     assert read_all(tmp_path) == records
+    assert "2 seeds" in compare(collect(tmp_path)).cells["tuning"][0]
 
 
 def check_tuned(record: Record, trials: list[Record]) -> None:
     """A run has the rate that its own trials, read from their records, show to be the best on validation."""
     matches = [trial for trial in trials if trial["config"]["adapter"] == record["config"]["adapter"]]
-    scores = {trial["config"]["lr"]: trial["metrics"]["validation"]["value"] for trial in matches}
+    scores = {
+        (trial["config"]["lr"], trial["config"]["seed"]): trial["metrics"]["validation"]["value"] for trial in matches
+    }
     stored = record["tuning"]
-    assert {trial["value"]: trial["validation"] for trial in stored["trials"]} == scores
+    assert {(trial["value"], trial["seed"]): trial["validation"] for trial in stored["trials"]} == scores
     assert record["config"]["lr"] == stored["chosen"]
-    assert scores[stored["chosen"]] == max(scores.values())
+    twice = {value for value, seed in scores if seed == 101}
+    means = {value: (scores[value, 100] + scores[value, 101]) / 2 for value in twice}
+    assert len(means) == 2
+    assert means[stored["chosen"]] == max(means.values())
+    assert (stored["wanted"], stored["at_edge"]) == (5, False)
+
+
+@pytest.mark.slow
+def test_two_copies_share_the_trials_and_a_killed_one_is_gone_on_with(tmp_path: Path) -> None:
+    words = [*TINY, "adapter=lora", "rank=2", "seed=0", "tuning.trials=3", "trainer.max_steps=6",
+             f"results_dir={tmp_path}", f"cache_dir={tmp_path}"]  # fmt: skip
+    command = [sys.executable, "-m", "src.tune", *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        before = ""
+        while "[1/" not in before:
+            before += killed.stdout.readline()
+        killed.kill()
+    copies = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [before, *(copy.communicate(timeout=600)[0] for copy in copies)]
+    assert [copy.returncode for copy in copies] == [0, 0], outputs
+    records = read_all(tmp_path)
+    folders = [record["run_id"] for record in records]
+    assert len(folders) == len(set(folders)) == 5 + 2 + 1
+    # A run's line with its loss is in the output of the one that trained it.
+    trained = [line.split("] ")[1] for text in outputs for line in text.splitlines() if "  loss " in line]
+    names = [line.partition("  loss ")[0].strip() for line in trained]
+    assert len(names) == len(set(names)) >= len(folders) - 1
+    assert all(f"{len(folders) - 1} trials" in output for output in outputs[1:])

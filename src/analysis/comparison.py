@@ -27,6 +27,7 @@ from src.analysis.statistics import (
     pareto_front,
     pooled_seed_variance,
 )
+from src.analysis.tuned import seeds_that_chose, tuning_budget, tuning_regret, tuning_text
 from src.errors import UserError, first_line
 
 # What makes two runs repetitions of each other with other seeds.
@@ -43,6 +44,7 @@ MIXED = {
     "hardware": ("ran on", ["task", "model"]),
     "versions": ("made with", ["task", "model"]),
     "general_text": ("forgetting is measured on", ["task", "model"]),
+    "tuning_budget": ("its learning rate was chosen with", ["task", "model"]),
 }
 TOLERANCE = 1e-4  # between a score and the mean of its items, which are stored in single precision
 SPLITS = {"validation": "validation_metric", "test": "metric"}
@@ -217,6 +219,7 @@ def _scores_by_split(group: list[Run]) -> _SplitScores:
         if len(found := {run[key] for run in done if run[key] is not None}) > 1
     ]
     problems += doubts(done)
+    problems += seeds_that_chose(done)
     if len({run["seed"] for run in done}) < len(done):
         problems.append("a seed is there more than once")
     return _SplitScores(splits, problems)
@@ -294,6 +297,8 @@ def _facts(group: list[Run]) -> dict[str, Any]:
         "std": spread[f"{split}_std"],
         "n": len(done),
         "tuning": " and ".join(sorted(set(tuned))),
+        "tuning_budget": " and ".join(sorted({text for run in done if (text := tuning_budget(run))})) or None,
+        "tuning_regret": max((regret for run in done if (regret := tuning_regret(run)) is not None), default=None),
         **dict(zip(("forgetting_mean", "forgetting_std"), _mean(forgetting), strict=True)),
         "general_text": " and ".join(texts) or None,
         **{key: median(values[key]) if values[key] else None for key in MEDIANS},
@@ -313,16 +318,6 @@ def _weights(settings: dict[str, str] | None) -> str:
     """The format of the frozen weights: the quantization, or else the data type."""
     settings = settings or {}
     return settings.get("quantization") or json.loads(settings.get("model.dtype", '"float32"'))
-
-
-def tuning_text(run: Run) -> str:
-    """How a run's rate was chosen: "untuned", or the number of trials, and whether the best lay at the edge."""
-    if run["trial"]:
-        return "trial"
-    tuning = run["tuning"]
-    if not tuning:
-        return "untuned"
-    return f"{len(tuning['trials'])} trials" + (", best at edge" if tuning["at_edge"] else "")
 
 
 def _intervals(split: str, scores: list[CellScores | None]) -> dict[str, NDArray[np.float64]]:

@@ -122,6 +122,16 @@ def intervals(cells: pd.DataFrame) -> dict[str, list[str]]:
     return {"95 % interval": texts}
 
 
+def tuning_regrets(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """The column of what choosing the learning rate may have cost, where it is known of a cell."""
+    if cells["tuning_regret"].isna().all():
+        return {}
+    regrets = zip(cells["tuning_regret"], cells.itertuples(), strict=True)
+    return {
+        "tuning regret": ["-" if is_missing(value) else score_text(value, unit_of(cell)) for value, cell in regrets]
+    }
+
+
 def difference(tested: Any, unit: str) -> str:
     """A difference of two scores with its interval; shares in percentage points."""
     if tested is None:
@@ -164,6 +174,8 @@ def legend(cells: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
         notes.append(
             "Where n is 1 there is no spread over seeds, the interval is over items alone and nothing is bold."
         )
+    if "tuning regret" in texts:
+        notes.append("Tuning regret: how much better another tried rate is expected to be; no part of the interval.")
     if cells["notes"].str.contains("|".join(OF_CODE)).any():
         notes.append("Rows of different code: python -m src.verify RUN says whether a run comes out the same today.")
     return notes

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +10,22 @@ import numpy as np
 import pandas as pd
 
 from src.analysis.comparison import Run, plain
+from src.analysis.tuned import SOUND, by_rate, outcome_of_rate
 
 LR, HEAD_LR = "lr", "trainer.head_lr"
 NO_PART = ("trainer.score_test", HEAD_LR)  # settings in which a cell's trials may differ from its runs
 CELL = ["task", "model", "adapter", "rank", "target"]
-COLUMNS = [*CELL, "unit", "axis", "value", "validation", "state", "chosen", "at_edge"]
+COLUMNS = [*CELL, "unit", "axis", "value", "seed", "validation", "state", "chosen", "at_edge", "why"]
 
 
 @dataclass(frozen=True)
 class CellTrials:
-    """The trials of one cell: each a mapping with value, validation (None where it wasn't finished), state, and the
-    flags of a doubtful one.
+    """The trials of one cell: each a mapping with value, seed, validation (None where it wasn't finished), state, and
+    the flags of a doubtful one.
 
-    `axis` is the setting that was tried, `chosen` its value in the cell's runs, and `at_edge` says that the best value
-    is the lowest or the highest of those that were tried.
+    `axis` is the setting that was tried, `chosen` its value in the cell's runs and `why` the reason in words, empty
+    where none is stored. `at_edge` says that the best value is the lowest or the highest of those that were tried.
+    `regret` is what a better one among them would add to the score, as expected; None where it isn't known.
     """
 
     cell: dict[str, Any]
@@ -31,12 +33,23 @@ class CellTrials:
     trials: list[dict[str, Any]]
     chosen: float | None
     at_edge: bool
+    why: str = ""
+    regret: float | None = None
+
+    def mean(self, value: float) -> float | None:
+        """The mean over the seeds of a rate's finished trials; None where there are none."""
+        return _mean(by_rate(self.trials)[value])
+
+
+def _mean(trials: Sequence[Mapping[str, Any]]) -> float | None:
+    scores = [trial["validation"] for trial in trials if trial["validation"] is not None]
+    return float(np.mean(scores)) if scores else None
 
 
 def trials(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a trial with the columns `COLUMNS`; the trials of a cell stand together, in the order of their rates."""
     frame = pd.DataFrame(list(trial_rows(cell_trials(runs))), columns=COLUMNS)
-    return frame.astype({"rank": "Int64", "chosen": bool, "at_edge": bool})
+    return frame.astype({"rank": "Int64", "seed": "Int64", "chosen": bool, "at_edge": bool})
 
 
 def cell_trials(runs: pd.DataFrame) -> list[CellTrials]:
@@ -59,6 +72,7 @@ def trial_rows(tunings: list[CellTrials]) -> Iterator[dict[str, Any]]:
                 **trial,
                 "chosen": trial["value"] == tuning.chosen,
                 "at_edge": tuning.at_edge,
+                "why": tuning.why,
             }
 
 
@@ -79,14 +93,25 @@ def _cell(run: Run) -> dict[str, Any]:
 
 def _from_records(runs: list[Run]) -> dict[str, CellTrials]:
     """The trials in the records of tuned runs."""
-    by_key = {}
+    by_key: dict[str, CellTrials] = {}
     for run in runs:
-        if run["tuning"]:
-            tuning = run["tuning"]
-            by_key[_key(run)] = CellTrials(
-                _cell(run), tuning["axis"], tuning["trials"], tuning["chosen"], tuning["at_edge"]
-            )
+        key, tuned = _key(run) if run["tuning"] else "", _of_record(run)
+        # A cell that was tuned again has runs of both times: the longer search is shown.
+        if tuned and (key not in by_key or len(tuned.trials) >= len(by_key[key].trials)):
+            by_key[key] = tuned
     return by_key
+
+
+def _of_record(run: Run) -> CellTrials | None:
+    """The trials in a run's record, where it has any; older ones name their seed once for all."""
+    tuning = run["tuning"]
+    if not tuning:
+        return None
+    trials = [{"seed": tuning.get("seed")} | trial for trial in tuning["trials"]]
+    regret = (tuning.get("noise") or {}).get("regret")
+    return CellTrials(
+        _cell(run), tuning["axis"], trials, tuning["chosen"], tuning["at_edge"], tuning.get("why", ""), regret
+    )
 
 
 def _from_trials(runs: list[Run]) -> dict[str, CellTrials]:
@@ -104,25 +129,20 @@ def _from_group(group: list[Run]) -> CellTrials:
     # Methods without a learning rate, such as the head alone, are tuned by the head's.
     axis = LR if group[0]["lr"] is not None else HEAD_LR
     done = [run for run in group if run["state"] == "done"]
-    rates = [run["lr"] if axis == LR else float(json.loads(run["settings"].get(HEAD_LR, "0"))) for run in group]
-    by_rate = {
-        rate: [run for run_rate, run in zip(rates, group, strict=True) if run_rate == rate]
-        for rate in sorted(set(rates))
-    }
-    tried = [_of_rate(rate, runs) for rate, runs in by_rate.items()]
+    tried = sorted((_trial(run, axis) for run in group), key=lambda trial: (trial["value"], trial["seed"]))
     sign = -1 if done and done[0]["validation_higher_is_better"] is False else 1
-    scored = [trial for trial in tried if trial["validation"] is not None and not trial.get("flags")]
-    best = max(scored, key=lambda trial: sign * trial["validation"], default=None)
+    rates = by_rate(tried)
+    means = {value: _mean(runs) for value, runs in rates.items() if outcome_of_rate(runs) == SOUND}
+    best = max(means, key=lambda value: sign * (means[value] or 0.0), default=None)
     # A rate at which training broke bounds the grid; one whose run failed for another reason says nothing.
-    told = [trial["value"] for trial in tried if trial["state"] in ("done", "diverged")]
-    at_edge = best is not None and best["value"] in (told[0], told[-1])
-    return CellTrials(_cell((done or group)[0]), axis, tried, best["value"] if best else None, at_edge)
+    told = [value for value, runs in rates.items() if any(run["state"] in ("done", "diverged") for run in runs)]
+    at_edge = best is not None and best in (told[0], told[-1])
+    return CellTrials(_cell((done or group)[0]), axis, tried, best, at_edge)
 
 
-def _of_rate(rate: float, runs: list[Run]) -> dict[str, Any]:
-    """What a rate gave: the mean where it was tried with several seeds."""
-    scores = [run["validation"] for run in runs if run["state"] == "done"]
-    state = "done" if scores else runs[0]["state"]
-    flags = sorted({flag for run in runs for flag in run["flags"] or []})
-    facts = {"value": rate, "validation": float(np.mean(scores)) if scores else None, "state": state}
-    return facts | ({"flags": flags} if flags else {})
+def _trial(run: Run, axis: str) -> dict[str, Any]:
+    """A trial run as the records of tuned runs have it."""
+    value = run["lr"] if axis == LR else float(json.loads(run["settings"].get(HEAD_LR, "0")))
+    score = run["validation"] if run["state"] == "done" else None
+    facts = {"value": value, "seed": run["seed"], "validation": score, "state": run["state"]}
+    return facts | ({"flags": sorted(run["flags"])} if run["flags"] else {})

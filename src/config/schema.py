@@ -206,9 +206,11 @@ class TrainerConfig:
 class TuningConfig:
     """How `python -m src.tune` chooses learning rates; no part of a run."""
 
-    trials: Annotated[int, Range(3, 99, odd=True)] = 5  # rates a cell, half a decade apart around its own; odd
-    extensions: Annotated[int, Range(0, 99)] = 0  # further ones where the best is at the edge, at most
-    seed: Seed = 100  # of all trials, one that no reported run has
+    trials: Annotated[int, Range(3, 99, odd=True)] = 5  # first rates a cell, half a decade apart around its own; odd
+    # rates a cell beyond these and the two beside the best, at most: past an edge, and in place of those that broke
+    extensions: Annotated[int, Range(0, 99)] = 6
+    # of all trials; the two best rates are tried with the next one too, and no reported run has either
+    seed: Annotated[int, Range(0, LARGEST_INTEGER - 1)] = 100
 
 
 @dataclass

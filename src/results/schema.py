@@ -88,22 +88,38 @@ class Provenance(TypedDict):
 
 
 class StoredTrial(TypedDict):
-    """One rate that was tried; `validation` is None where there is no score, and `state` says why."""
+    """A run that tried a rate; `validation` is None where there is no score, and `state` says why."""
 
     value: float
     state: str
     validation: float | None
+    seed: NotRequired[int]  # of older trials, the tuning's
     flags: NotRequired[list[str]]
 
 
+class TuningNoise(TypedDict):
+    """What choosing the rate adds to the error, in the unit of the validation score; None where it isn't known."""
+
+    trial_sd: float | None  # standard deviation of one trial's score at its rate
+    pairs: int  # rates with a sound trial of both seeds
+    regret: float | None  # how much better another tried rate is expected to be
+
+
 class Tuning(TypedDict):
-    """How a run's rate was chosen: the axis, the trials' seed, the trials, and whether the best lay at the edge."""
+    """How a run's rate was chosen: the axis, the trials' seed, the trials, and whether the best lay at the edge.
+
+    Records from before the second seed lack what isn't required.
+    """
 
     axis: str
-    seed: NotRequired[int]
+    seed: NotRequired[int]  # the first one
     trials: list[StoredTrial]
     chosen: float
     at_edge: bool
+    beside_broken: NotRequired[bool]  # a neighbor of the chosen rate broke, and nothing else was left
+    wanted: NotRequired[int]  # sound rates that were asked for
+    why: NotRequired[str]  # the rate is the chosen one, in words
+    noise: NotRequired[TuningNoise]
 
 
 class Record(TypedDict):
@@ -136,7 +152,7 @@ class Record(TypedDict):
     tuning: NotRequired[Tuning]  # the trials that chose its rate
 
 
-WHOLE = (StoredTrial, Tuning)
+WHOLE = (StoredTrial, TuningNoise, Tuning)
 STATES = ("done", "failed", "diverged", "out_of_memory", "interrupted")
 ROUNDING = 1e-6  # of a mean over items
 SAID_TWICE = ("seed", "rank", "alpha", "lr")  # in the identity, of which the run's folder is, and in the config

@@ -1,11 +1,12 @@
-"""Learning rates chosen on validation: for every cell of a sweep the same number of trials around its own rate.
+"""Learning rates chosen on validation: for every cell of a sweep as many sound trials around its own rate.
 
-A cell is what runs share that differ in the seed alone. Its trials have a seed of their own and never see the test
-split, and they are runs as all others are: stored, skipped when done, shared between workers.
+A cell is what runs share that differ in the seed alone. Its trials have seeds of their own and never see the test
+split, and they are runs as all others are: stored, skipped when done, shared between workers. Which rates are tried,
+and which is chosen, `src.running.search` decides.
 """
 
 import json
-import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,44 +15,14 @@ from statistics import fmean
 from src.config.schema import Config
 from src.errors import UserError
 from src.results.identity import decisive
-from src.results.schema import Record, StoredTrial
+from src.results.schema import Record, Tuning
 from src.results.store import read_record, readable_record
 from src.running.inputs import folder_of
+from src.running.search import Attempt, Budget, Curve, Trial, rate_at
+from src.running.tuning_noise import expected_regret, pairs_of, pooled_variance, trial_sd
 
 AtRate = Callable[[Config, float], Config]  # a run at another learning rate
-STEP = math.sqrt(10)  # between neighboring rates: half a decade
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One rate's run; `validation` is None where it diverged or failed, and `state` says which.
-
-    Of a method that trains several ranks at once it is the mean over them. `flags` has what makes its score doubtful,
-    `reason` in words what went wrong, where something did.
-    """
-
-    value: float
-    state: str
-    validation: float | None = None
-    flags: tuple[str, ...] = ()
-    reason: str = ""
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether the rate may be chosen for its score."""
-        return self.validation is not None and not self.flags
-
-    def stored(self) -> StoredTrial:
-        """The trial as the records of its cell's runs have it."""
-        values: StoredTrial = {"value": self.value, "state": self.state, "validation": self.validation}
-        if self.flags:
-            values["flags"] = list(self.flags)
-        return values
-
-    @property
-    def tells(self) -> bool:
-        """Whether the outcome says something of the rate: training that broke down does, a full disk doesn't."""
-        return self.state in ("done", "diverged")
+SMALLEST, LARGEST = 1e-100, 1e100  # rates to start from: what is tried around them are numbers too
 
 
 @dataclass(frozen=True)
@@ -80,10 +51,21 @@ class Cell:
         """The rate in the middle of the grid: the method's own, or what the command gives."""
         return rate(self.configs[0])
 
-    def trial(self, value: float) -> Config:
-        """The run that tries a rate."""
+    @property
+    def budget(self) -> Budget:
+        """How many rates it gets."""
+        return Budget(self.configs[0].tuning.trials, self.configs[0].tuning.extensions)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of its trials: all rates have the first one, the two best the second."""
+        return tuning_seeds(self.configs[0])
+
+    def trial(self, value: float, seed: int | None = None) -> Config:
+        """The run that tries a rate with one of the tuning seeds, the first where none is given."""
         tried = self.at(self.configs[0], value)
-        return replace(tried, seed=tried.tuning.seed, trainer=replace(tried.trainer, score_test=False))
+        seed = self.seeds[0] if seed is None else seed
+        return replace(tried, seed=seed, trainer=replace(tried.trainer, score_test=False))
 
     def chosen(self, value: float) -> list[Config]:
         """The cell's runs at the chosen rate."""
@@ -107,18 +89,25 @@ def at_rate(config: Config, value: float) -> Config:
     return replace(config, trainer=replace(config.trainer, head_lr=value))
 
 
+def tuning_seeds(config: Config) -> list[int]:
+    """The seeds of the trials, which no reported run may have."""
+    return [config.tuning.seed, config.tuning.seed + 1]
+
+
 def cells(configs: Iterable[Config], at: AtRate = at_rate) -> list[Cell]:
     """Put a sweep's runs together that differ in their seeds alone, in the order of the sweep.
 
     Raises:
-        UserError: the sweep varies the learning rate itself, or has a run with the trials' seed.
+        UserError: the sweep varies the learning rate itself, has a run with a seed of the trials, or a rate around
+            which there are no others.
     """
     members: dict[str, dict[str, Config]] = {}
     for config in configs:
-        if config.seed == config.tuning.seed:
+        first, second = tuning_seeds(config)
+        if config.seed in (first, second):
             raise UserError(
-                f"seed={config.seed} is the seed of the trials, and a run that chose its rate can't be reported.\n"
-                "Choose other seeds, or another tuning.seed."
+                f"seed={config.seed} is a seed of the trials, and a run that chose its rate can't be reported.\n"
+                f"Choose seeds other than {first} and {second}, or another tuning.seed."
             )
         # Runs that differ in the rate alone are of one cell, and those that differ in nothing are one run.
         seeds = members.setdefault(_key(at(config, 1.0)), {})
@@ -138,77 +127,114 @@ def _checked(cell: Cell) -> Cell:
             f"{cell.axis}={','.join(f'{value:g}' for value in rates)} sweeps what src.tune chooses.\n"
             "Give one value, the middle of the grid, or none for the method's own."
         )
+    if not SMALLEST <= cell.prior <= LARGEST:
+        raise UserError(
+            f"{cell.axis}={cell.prior:g} leaves no room for other rates around it.\n"
+            f"Allowed in src.tune: {SMALLEST:g} to {LARGEST:g}."
+        )
     return cell
 
 
-def grid(prior: float, trials: int) -> list[float]:
-    """An odd number of rates, half a decade apart, with the prior in the middle."""
-    half = trials // 2
-    return [scaled(prior, steps) for steps in range(-half, half + 1)]
+@dataclass
+class Search:
+    """A cell's search: the runs that were asked for so far, and what they gave."""
+
+    cell: Cell
+    runs: dict[Attempt, Config] = field(default_factory=dict)
+    curve: Curve = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.curve = Curve({}, self.cell.budget)
+
+    def value(self, position: int) -> float:
+        """The rate at a position of the grid."""
+        return rate_at(self.cell.prior, position)
+
+    def advance(self) -> bool:
+        """Read what the runs gave and ask for those that are to follow; False where the rate can be chosen."""
+        self.curve = curve_of(self.cell, self.runs)
+        wanted = self.curve.wanted()
+        for position, which in wanted:
+            self.runs[position, which] = self.cell.trial(self.value(position), self.cell.seeds[which])
+        return bool(wanted)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, in the order of their rates and seeds."""
+        return [trial for position in sorted(self.curve.tried) for trial in self.curve.tried[position]]
+
+    @property
+    def rate(self) -> float | None:
+        """The chosen rate; None where no trial is sound."""
+        return None if self.curve.chosen is None else self.value(self.curve.chosen)
+
+    def chosen(self) -> list[Config]:
+        """The cell's runs at the chosen rate; none where no trial is sound."""
+        return [] if self.rate is None else self.cell.chosen(self.rate)
+
+    def summary(self, pooled: float | None) -> Tuning:
+        """What is stored with every run of the cell: its trials, the chosen rate, why it is that, and the noise.
+
+        Args:
+            pooled: the variance of a trial's score by the pairs of all cells; None where there are none.
+        """
+        curve, at, rate = self.curve, self.curve.chosen, self.rate
+        assert at is not None
+        assert rate is not None
+        sd = trial_sd(curve, pooled)
+        regret = None if sd is None else expected_regret(curve, sd)
+        return {
+            "axis": self.cell.axis,
+            "seed": self.cell.seeds[0],
+            "trials": [trial.stored() for trial in self.trials],
+            "chosen": rate,
+            "at_edge": bool(curve.edge(at)),
+            "beside_broken": curve.is_beside_broken(at),
+            "wanted": curve.budget.useful,
+            "why": curve.why(),
+            "noise": {"trial_sd": sd, "pairs": len(pairs_of(curve)), "regret": regret},
+        }
 
 
-def scaled(value: float, steps: int) -> float:
-    """A rate so many half decades away, to two digits."""
-    # The prior itself isn't rounded, which could make another run of it.
-    return float(f"{value * STEP**steps:.2g}") if steps else value
+def pooled_variances(searches: list[Search]) -> list[float | None]:
+    """For each search one trial's variance by the pairs of all cells of its task, metric and model."""
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    keys = []
+    for search in searches:
+        config = search.cell.configs[0]
+        keys.append((config.task.name, config.task.validation_metric or config.task.metric, config.model.name))
+        groups[keys[-1]] += pairs_of(search.curve)
+    return [pooled_variance(groups[key]) for key in keys]
 
 
-def best(trials: list[Trial], prior: float, *, higher_is_better: bool) -> Trial | None:
-    """The sound trial with the best validation score; of equal ones the nearest to the prior; None where none is."""
-
-    # Nearest on the grid's own scale: half the prior and twice the prior are equally far.
-    def sort_key(trial: Trial) -> tuple[float, float]:
-        score = trial.validation if higher_is_better else -(trial.validation or 0.0)
-        return score or 0.0, -abs(math.log(trial.value / prior))
-
-    return max((trial for trial in trials if trial.is_sound), key=sort_key, default=None)
-
-
-def at_edge(trials: list[Trial], leader: Trial | None) -> int:
-    """Where the best rate is: -1 at the lower edge of what was tried, 1 at the upper, 0 at none.
-
-    Rates at which training broke down are beyond the edge of what is good, so that a neighbor of theirs is at none.
-    """
-    values = [trial.value for trial in trials if trial.tells]
-    if leader is None:
-        return 0
-    return {min(values): -1, max(values): 1}.get(leader.value, 0)
+def curve_of(cell: Cell, runs: dict[Attempt, Config]) -> Curve:
+    """What the trials of a cell gave, as far as they were run."""
+    tried: dict[int, tuple[Trial, ...]] = {}
+    directions = []
+    for (position, _), config in sorted(runs.items()):
+        folder = folder_of(config)
+        tried[position] = (*tried.get(position, ()), _trial_in(rate(config), config.seed, folder))
+        record = readable_record(folder)
+        if record and record["state"] == "done":
+            directions.append(record["metrics"]["validation"]["higher_is_better"])
+    return Curve(tried, cell.budget, higher_is_better=all(directions))
 
 
-def further(cell: Cell, trials: list[Trial], leader: Trial | None) -> float | None:
-    """The rate to try next where the best one is at the edge of the grid and may be extended, else None."""
-    tuning = cell.configs[0].tuning
-    steps = at_edge(trials, leader)
-    if not steps or len(trials) >= tuning.trials + tuning.extensions:
-        return None
-    # Beyond all that were tried: the next may be one whose run failed.
-    values = [trial.value for trial in trials]
-    return scaled(min(values) if steps < 0 else max(values), steps)
-
-
-def outcome(cell: Cell, values: list[float]) -> tuple[list[Trial], Trial | None]:
-    """What the trials of a cell gave, as far as they were run, and the best of them."""
-    folders = [folder_of(cell.trial(value)) for value in values]
-    trials = [_trial_in(value, folder) for value, folder in zip(values, folders, strict=True)]
-    done = [record for folder in folders if (record := readable_record(folder)) and record["state"] == "done"]
-    directions = [record["metrics"]["validation"]["higher_is_better"] for record in done]
-    return trials, best(trials, cell.prior, higher_is_better=all(directions))
-
-
-def _trial_in(value: float, folder: Path) -> Trial:
+def _trial_in(value: float, seed: int, folder: Path) -> Trial:
     try:
-        return _trial(value, read_record(folder))
+        return _trial(value, seed, read_record(folder))
     except UserError as error:
-        return Trial(value, "unreadable", reason=str(error))
+        return Trial(value, "unreadable", reason=str(error), seed=seed)
 
 
-def _trial(value: float, record: Record | None) -> Trial:
+def _trial(value: float, seed: int, record: Record | None) -> Trial:
     if record is None:
-        return Trial(value, "not run")
+        return Trial(value, "not run", seed=seed)
     if record["state"] != "done":
-        return Trial(value, record["state"], reason=(record.get("error") or {}).get("message", ""))
-    flags = tuple(record.get("flags", []))
-    return Trial(value, "done", validation_of(record), flags, ", ".join(flags))
+        return Trial(value, record["state"], reason=(record.get("error") or {}).get("message", ""), seed=seed)
+    flags, score = tuple(record.get("flags", [])), record["metrics"]["validation"]
+    items = score.get("n") if score.get("unit", "share") == "share" else None
+    return Trial(value, "done", validation_of(record), flags, ", ".join(flags), seed, items)
 
 
 def validation_of(record: Record) -> float:

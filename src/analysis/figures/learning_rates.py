@@ -77,14 +77,21 @@ def _lines(trials: pd.DataFrame) -> dict[str, Look]:
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, look_of: dict[str, Look], bottom: float) -> None:
-    """A method's trials: a line a cell, a ring around the chosen rate, crosses at `bottom` for lost trials."""
+    """A method's trials: a line a cell through the means over seeds, a ring around the chosen rate, dots for the scores
+    of rates with several, crosses at `bottom` for lost trials.
+    """
     for cell, trials_of_cell in rows.groupby("cell", sort=True):
         trials_of_cell = trials_of_cell.sort_values("value")
         look, is_scored = look_of[str(cell)], trials_of_cell["validation"].notna()
         scored, lost = trials_of_cell[is_scored], trials_of_cell[~is_scored]
-        axes.plot(scored["value"], scored["validation"], **look)
+        means = scored.groupby("value")["validation"].mean()
+        axes.plot(means.index, means, **look)
+        several = scored[scored.duplicated("value", keep=False)]
+        if len(several):
+            axes.plot(several["value"], several["validation"], ".", color=look["color"], alpha=0.5)
         # A lost trial has no score; a cross at the bottom says at which rate it was lost.
         axes.plot(lost["value"], [bottom] * len(lost), "x", color=look["color"])
-        for trial in trials_of_cell[trials_of_cell["chosen"]].itertuples():
-            axes.scatter(trial.value, trial.validation, **RING, linestyles=[":" if trial.at_edge else "-"], zorder=3)
+        for value, chosen in scored[scored["chosen"]].groupby("value"):
+            line = ":" if chosen["at_edge"].all() else "-"
+            axes.scatter(value, means[value], **RING, linestyles=[line], zorder=3)
     axes.set_xscale("log")

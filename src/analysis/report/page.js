@@ -276,7 +276,8 @@ function drawRates() {
       name: named(first), mode: "lines+markers", x: members.map((trial) => trial.value),
       y: members.map((trial) => scaled(trial.validation, share)), line: { color: style.color, width: 1.2 },
       text: members.map((trial) => `<b>${named(trial)}</b><br>${trial.axis} ${trial.value}: ${scoreText(trial.validation, share)}`
-        + (trial.chosen ? `<br>chosen${trial.at_edge ? ", at the edge of its grid" : ""}` : "")),
+        + (trial.seed === null ? "" : `, seed ${trial.seed}`)
+        + (trial.chosen ? `<br>chosen${trial.why ? `: ${trial.why}` : trial.at_edge ? ", at the edge of its grid" : ""}` : "")),
       hoverinfo: "text",
       marker: { color: style.color, symbol: members.map((trial) => trial.chosen ? "circle-open" : style.symbol),
         size: members.map((trial) => trial.chosen ? 14 : 6), line: { width: 2 } },
