@@ -25,7 +25,7 @@ from src.analysis.doubtful import is_doubtful
 from src.analysis.figures.forest import draw_forest
 from src.analysis.figures.learning_curves import best_cells, draw_learning_curves
 from src.analysis.figures.rank_curves import draw_rank_curves
-from src.analysis.figures.style import Drawing, drawing, entitle, metric_of
+from src.analysis.figures.style import Drawing, NothingToDrawError, drawing, entitle, metric_of
 from src.analysis.formats import BOLD, markdown
 from src.analysis.texts import footnotes, frame, intervals, legend, main_score_column, unfinished, unit_of, whole
 from src.analysis.tidy import ReadTexts, curve_rows, disagreements, item_rows, run_rows
@@ -169,6 +169,8 @@ class Sweep:
         Raises:
             UserError: the baseline doesn't fit one cell, or nothing can be compared with it.
         """
+        if self.cells["mean"].isna().all():
+            raise NothingToDrawError("no run has a score")
         index = self.baseline(baseline)
         cell = self.cells.iloc[index]
         facts = {"score": score_in_words(cell), "unit": unit_of(cell)}

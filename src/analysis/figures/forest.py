@@ -51,7 +51,8 @@ def draw_forest(differences: pd.DataFrame, baseline: str, score: str, unit: str,
     cut = _focus(axes, scale * tested[["difference", "low", "high"]], heights)
     axes.set_yticks(heights, ["\n".join(name) for name in names])
     axes.set_ylim(sum(map(len, names)) - 0.3, -0.7)  # the first row on top
-    finish(axes, "\n".join(label), "")
+    finish(axes, "", "")
+    axes.set_xlabel("\n".join(label), loc="right")  # where names are long, the axis is shorter than its label
     axes.grid(axis="y", visible=False)
     shown = [verdict for verdict in VERDICT_LOOKS if (tested["verdict"] == verdict).any()]
     handles = [Line2D([], [], markersize=3.8, **VERDICT_LOOKS[verdict]) for verdict in shown]

@@ -27,6 +27,7 @@ from src.analysis.figures.style import (
 COLUMNS = 3
 PANEL, ALONE = 0.85, 1.15  # inches, the height of a panel in several rows, and in one
 FRAME = 0.3  # inches, for the labels of ranks
+MARGIN = 0.4  # inches, left of the panels
 TICKS = 4  # labels of ranks that fit below a panel
 LEVELS = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))  # dashes of methods without a rank
 OTHERS = "#C8C8C8"
@@ -58,7 +59,7 @@ def draw_rank_curves(cells: pd.DataFrame) -> Drawing:
         for height, style in levels.values():
             panel.axhline(height, **style)
         _draw_line(panel, line, look, scale)
-        width = int(WIDTH / CHARACTER / min(columns, len(ranked))) - 3
+        width = int((WIDTH - MARGIN) / min(columns, len(ranked)) / (1.15 * CHARACTER))
         panel.set_title("\n".join(textwrap.wrap(label, width)), pad=2, color=look["color"])
     _rank_axis(axes, sorted({int(rank) for rank in scored["rank"].dropna()}))
     outside = focus(axes[0], scale * scored["mean"])
