@@ -48,7 +48,7 @@ def draw_forest(differences: pd.DataFrame, baseline: str, score: str, unit: str,
         axes.plot([scale * row["low"], scale * row["high"]], [height] * 2, color=look["color"], linewidth=1.1)
         axes.plot(scale * row["difference"], height, markersize=3.8, **look)
     axes.axvline(0, color="black", linewidth=0.8, zorder=0)
-    cut = _focus(axes, scale * tested[["difference", "low", "high"]], heights)
+    cut = _focus(axes, scale * tested[["difference", "low", "high"]], heights, tested["verdict"].tolist())
     axes.set_yticks(heights, ["\n".join(name) for name in names])
     axes.set_ylim(sum(map(len, names)) - 0.3, -0.7)  # the first row on top
     finish(axes, "", "")
@@ -69,12 +69,13 @@ def _heights(names: list[list[str]]) -> list[float]:
     return heights
 
 
-def _focus(axes: Axes, numbers: pd.DataFrame, heights: list[float]) -> int:
+def _focus(axes: Axes, numbers: pd.DataFrame, heights: list[float], verdicts: list[str]) -> int:
     """Cut the axis where a few differences, far off, would press all others together; returns how many it leaves out.
 
     Args:
         numbers: `difference`, `low` and `high` in the axis's unit, a row each.
         heights: where the rows stand.
+        verdicts: what the tests say of them.
     """
     sizes = numbers["difference"].abs()
     # The intervals of what is shown stay whole; the baseline's zero always is there.
@@ -92,7 +93,8 @@ def _focus(axes: Axes, numbers: pd.DataFrame, heights: list[float]) -> int:
         is_left = row["difference"] < low
         edge, side = (low - margin, "left") if is_left else (high + margin, "right")
         arrow = f"{'◂ ' if is_left else ''}{row['difference']:+.3g}{'' if is_left else ' ▸'}"
-        axes.text(edge, heights[int(str(index))], arrow, fontsize=7, ha=side, va="center")
+        height, color = heights[int(str(index))], VERDICT_LOOKS[verdicts[int(str(index))]]["color"]
+        axes.text(edge, height, arrow, fontsize=7, ha=side, va="center", color=color)
     return len(outside)
 
 
