@@ -50,7 +50,15 @@ class Drawing(Figure):
     def savefig(self, *args: Any, **kwargs: Any) -> None:
         """As Matplotlib's: labels of ticks are made at this moment, and must look like the others."""
         with drawing():
+            self._settle()
             super().savefig(*args, **kwargs)
+
+    def _settle(self) -> None:
+        """Lay the figure out once and round the panels' places, whose last digits differ from process to process."""
+        self.draw_without_rendering()
+        self.set_layout_engine("none")
+        for axes in self.axes:
+            axes.set_position([round(edge, 4) for edge in axes.get_position().bounds])  # type: ignore[arg-type]
 
     def _repr_png_(self) -> bytes:
         """The picture for a notebook's page."""
