@@ -1,15 +1,14 @@
 """Write the report: `python -m src.report [results_dir=results]`.
 
-One HTML file with every run, cell, table and warning, to be sorted, filtered and looked at in a browser, from disk and
-without a network.
+One HTML file with the study's claims, every cell's difference to a baseline, and every run, table and warning, to be
+sorted, filtered and looked at in a browser, from disk and without a network.
 """
 
 from pathlib import Path
 
-from src.analysis.collect import runs_in
-from src.analysis.comparison import compare
 from src.analysis.report.data import report_data
 from src.analysis.report.page import page
+from src.analysis.sweep import load
 from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
 from src.console import steady_output
@@ -33,11 +32,10 @@ def write_report(results_dir: Path) -> Path:
     Raises:
         UserError: there are no runs, or runs of several versions of the code.
     """
-    runs = runs_in(results_dir)
-    comparison = compare(runs)
-    tables = made_tables(results_dir.name, runs, comparison)
+    sweep = load(results_dir)
+    tables = made_tables(results_dir.name, sweep.records, sweep.comparison)
     path = results_dir / "report.html"
-    write_text(path, page(report_data(results_dir.name, runs, comparison, tables)))
+    write_text(path, page(report_data(sweep, tables)))
     return path
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.analysis.collect import collect, runs_in
-from src.analysis.comparison import compare
+from src.analysis.collect import collect
 from src.analysis.formats import Table, latex, markdown
+from src.analysis.sweep import load
 from src.analysis.tables import TABLES
 from src.config.arguments import answer_help, options
 from src.config.composition import user_errors
@@ -68,11 +68,10 @@ def write_tables(results_dir: Path, only: str = "") -> None:
 
 def _of_runs(results_dir: Path, only: str) -> dict[str, Table]:
     """The tables of the stored runs that have content, or the requested one."""
-    runs = runs_in(results_dir)
-    comparison = compare(runs)
-    tables = made_tables(results_dir.name, runs, comparison, only)
+    sweep = load(results_dir)
+    tables = made_tables(results_dir.name, sweep.records, sweep.comparison, only)
     if not tables:
-        with_content = [name for name, make in TABLES.items() if make(runs, comparison) is not None]
+        with_content = [name for name, make in TABLES.items() if make(sweep.records, sweep.comparison) is not None]
         raise UserError(
             f"table={only} has nothing to show of the runs in {results_dir}.\n"
             f"Tables that have: {', '.join(with_content)}."

@@ -109,7 +109,7 @@ def test_the_main_command_runs_on_the_embedded_default(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("wandb/wandb/offline-run-*"))) == 3
     written = {
         "src.tables": ["tables/comparison.md", "tables/comparison.csv"],
-        "src.figures": ["figures/rank_versus_accuracy.png", "figures/parameters_versus_accuracy.png"],
+        "src.figures": ["figures/forest.png", "figures/rank_curves.png"],
     }
     for program, files in written.items():
         table = ["table=comparison"] if program == "src.tables" else []

@@ -18,6 +18,7 @@ from src.analysis.comparison import compare
 from src.analysis.figures.save import save_all
 from src.analysis.formats import latex, markdown
 from src.analysis.report.page import page
+from src.analysis.sweep import load
 from src.analysis.terminal import print_runs
 from src.config.schema import Config
 from src.errors import UserError
@@ -187,7 +188,7 @@ def test_figures_are_drawn_beside_a_bad_record_and_an_odd_name(results: Path) ->
         # Each would be a folder, a formula or a tag where it isn't a text.
         odd = changed(config__adapter__name="a$b$\\frac{<!--<script>", config__task__name="../no/where")
         damage(results / "runs/docstrings/minilm" / source.name, odd)
-    files, _ = save_all(collect(results), results / "figures")
+    files, _ = save_all(load(results), results / "figures")
     assert files
     assert {path.parent for path in files} == {results / "figures"}
 

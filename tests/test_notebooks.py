@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom, and shows what a fresh execution gives."""
 
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from src.tasks.docstrings import LIBRARIES
 from tests.conftest import HANG_SECONDS, ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -24,12 +26,19 @@ def shown(notebook: Any) -> list[list[str]]:
     return texts_of_cells
 
 
+def unpinned_libraries() -> list[str]:
+    """Those of the embedded task's libraries that are here in other versions than the pinned ones."""
+    return [name for name, library in LIBRARIES.items() if importlib.metadata.version(name) != library.version]
+
+
 @pytest.mark.parametrize(
     "path",
     [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "03_paper_tables")) for path in NOTEBOOKS],
     ids=lambda path: path.stem,
 )
 def test_a_notebook_shows_what_a_fresh_execution_gives(path: Path) -> None:
+    if path.stem == "02_read_a_sweep" and (other := unpinned_libraries()):
+        pytest.skip(f"it shows the texts of the pinned versions' docstrings, and these aren't: {', '.join(other)}")
     notebook = nbformat.read(path, as_version=4)
     committed = shown(notebook)
     assert any(committed), "it was committed without its outputs"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from src.analysis.collect import collect
-from src.analysis.comparison import compare
 from src.analysis.report.data import report_data
+from src.analysis.sweep import load
 from src.report import write_report
 from src.results.store import RESULT
 from tests.conftest import HANG_SECONDS, ROOT, run_program
@@ -176,14 +176,44 @@ def test_nothing_of_the_page_comes_from_outside_and_no_text_ends_its_script(repo
     assert "</script> out of memory" in json.dumps(json.loads(stored))
 
 
+def test_the_report_opens_with_the_claims_and_their_verdicts_and_then_the_forest(tmp_path: Path) -> None:
+    study = tmp_path / "target_sets"
+    shutil.copytree(ROOT / "results/target_sets/runs", study / "runs")
+    seen = in_browser(
+        write_report(study),
+        tmp_path,
+        """
+        const plot = plotOf("forest");
+        return {order: [...document.querySelectorAll("main section:not([hidden])")].map((section) => section.id),
+                claims: [...document.querySelectorAll("#claims th")].map((cell) => cell.textContent),
+                verdicts: [...document.querySelectorAll("#claims td:nth-child(2)")].map((cell) => cell.textContent),
+                names: plot.data.flatMap((trace) => trace.y), ends: plot.data.flatMap((trace) => trace.x),
+                verdict: Object.fromEntries(plot.data.flatMap((trace) => trace.y.map((name) => [name, trace.name])))};
+        """,
+    )
+    assert seen["order"][:3] == ["claims", "forest", "warnings"]
+    assert seen["claims"][:2] == ["claim", "verdict"]
+    assert len(seen["verdicts"]) == 6
+    sweep = load(study)
+    assert dict(zip(seen["names"], seen["ends"], strict=True)) == pytest.approx(
+        {name: 100 * sweep.test(name, "lora r8 all_linear").difference for name in sweep.names
+         if name != "lora r8 all_linear"}, abs=1e-6,
+    )  # fmt: skip
+    assert seen["verdict"]["full"] == "better"
+    assert seen["verdict"]["head_only"] == "worse"
+
+
+def test_a_folder_that_is_no_study_has_no_claims_in_its_report(report: Path, tmp_path: Path) -> None:
+    assert in_browser(report, tmp_path, 'return document.querySelector("#claims").hidden') is True
+
+
 def test_the_same_runs_give_the_same_bytes(folder: Path, report: Path) -> None:
     before = report.read_bytes()
     assert write_report(folder).read_bytes() == before
 
 
 def test_what_to_know_before_believing_a_number_is_said_first(folder: Path) -> None:
-    runs = collect(folder)
-    said = report_data("x", runs, compare(runs), {})["warnings"]
+    said = report_data(load(folder), {})["warnings"]
     assert "failed: </script> out of memory" in said[0]
     assert "another machine (1)" in said[1]
     assert "12 of 12 rows have a learning rate that wasn't tuned for them." in said

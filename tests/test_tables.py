@@ -423,7 +423,7 @@ def test_tuning_is_shown_with_its_seeds_reason_and_regret(store: Store, tmp_path
     assert re.search(r"tuning regret", comparison_text)
     assert re.search(r"\| +0\.4 \|", comparison_text)
     assert "no part of the interval" in comparison_text
-    assert made_trials(tmp_path).query("adapter == 'lora'")["seed"].tolist() == [100, 101, 100, 101, 100]
+    assert trials(collect(tmp_path)).query("adapter == 'lora'")["seed"].tolist() == [100, 101, 100, 101, 100]
 
 
 def test_a_seed_that_chose_the_rate_and_another_budget_are_noted(store: Store, tmp_path: Path) -> None:

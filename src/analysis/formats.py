@@ -14,7 +14,7 @@ import pandas as pd
 WORDS = {
     "adapter", "target", "differs in", "not finished", "paper", "task", "model", "validation by", "test by", "method",
     "trust", "verdict", "why", "tuning", "weights", "memory is", "hardware", "compared with", "trials", "tuned",
-    "claim", "source", "cells", "metric",
+    "claim", "source", "cell", "cells", "metric",
 }  # fmt: skip
 BOLD = re.compile(r"\*\*(.+?)\*\*")
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",

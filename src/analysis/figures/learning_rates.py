@@ -5,42 +5,63 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from src.analysis.figures.style import DASHES, MARKERS, Look, finish, focus, legend_below, looks, panels
+from src.analysis.figures.style import (
+    DASHES,
+    MARKERS,
+    Drawing,
+    Look,
+    NothingToDrawError,
+    below,
+    finish,
+    focus,
+    log_scale,
+    looks,
+    panels,
+)
 
 BROKEN = 0.5  # of the trials may be left out: a score after training broke down is only noise
-COLUMNS = 4
-RING: dict[str, Any] = {"s": 60, "facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
+COLUMNS = 3
+PANEL = 0.95  # inches high
+FRAME = 0.3  # inches, for the labels of rates
+RING: dict[str, Any] = {"s": 45, "clip_on": False, "facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
 
 
-def draw_learning_rate_curves(trials: pd.DataFrame) -> Figure | str:
-    """Draw the trials of one task and model, a panel a method, a line a rank; a sentence where there are none.
+def draw_learning_rate_curves(trials: pd.DataFrame) -> Drawing:
+    """Draw the trials of one task and model, a panel a method, a line a rank.
 
     Args:
         trials: the rows of `src.analysis.trials.trials`.
+
+    Raises:
+        NothingToDrawError: there are no trials.
     """
     if trials["validation"].dropna().empty:
-        return "no run has trials of its learning rate"
+        raise NothingToDrawError("no run has trials of its learning rate")
     unit = trials["unit"].dropna().iloc[0]
     scale = 100.0 if unit == "share" else 1.0
     trials = trials.assign(validation=scale * trials["validation"], cell=_names(trials))
     methods = list(trials.groupby("adapter", sort=True))
-    figure, axes = panels(len(methods), COLUMNS)
-    line_of = _lines(trials)
+    figure, axes = panels(len(methods), COLUMNS, PANEL if len(methods) > COLUMNS else 1.5 * PANEL)
+    figure.set_figheight(figure.get_figheight() + FRAME)
+    line_of, outside = _lines(trials), 0
     for panel, (method, rows) in zip(axes, methods, strict=True):
         color = looks(trials["adapter"])[str(method)]["color"]
         # Methods differ by color, as in the other figures, and the cells of a method by dash and marker.
         look_of = {cell: look | {"color": color} for cell, look in line_of.items()}
         _draw(panel, rows, look_of, trials["validation"].min())
         panel.set_title(str(method), pad=3)
-        focus(panel, rows["validation"].dropna(), few=BROKEN)
-        label = f"validation ({'%' if unit == 'share' else unit})"
-        finish(panel, rows["axis"].iloc[0], label if panel in axes[::COLUMNS] else "")
+        outside += focus(panel, rows["validation"].dropna(), few=BROKEN) != ""
+        axis = str(rows["axis"].iloc[0])
+        is_lowest = panel in axes[-COLUMNS:]
+        finish(panel, axis.rpartition(".")[2] if is_lowest or axis != "lr" else "", "")
     lines = {cell: Line2D([], [], color="black", **look) for cell, look in line_of.items()} if len(line_of) > 1 else {}
     handles = lines | _marks(axes[0], trials)
-    legend_below(figure, list(handles.values()), list(handles))
+    cut = f" {outside} of {len(methods)} panels leave out points far off." if outside else ""
+    caption = f"A point is a trial on validation, with a seed of its own.{cut}"
+    bottom = below(figure, caption, list(handles.values()), list(handles))
+    figure.supylabel(f"validation ({'%' if unit == 'share' else unit})", y=(1 + bottom) / 2, fontsize=7.5)
     return figure
 
 
@@ -49,7 +70,7 @@ def _marks(axes: Axes, trials: pd.DataFrame) -> dict[str, Line2D | PathCollectio
     marks: dict[str, Line2D | PathCollection] = {}
     chosen = trials[trials["chosen"]]
     for name, rows, line in (("chosen", chosen[~chosen["at_edge"]], "-"),
-                             ("chosen, at the edge of its grid", chosen[chosen["at_edge"]], ":")):  # fmt: skip
+                             ("chosen, at an edge", chosen[chosen["at_edge"]], ":")):  # fmt: skip
         if len(rows):
             # An empty plot draws nothing and gives the legend its handle.
             marks[name] = axes.scatter([], [], **RING, linestyles=[line])
@@ -94,4 +115,4 @@ def _draw(axes: Axes, rows: pd.DataFrame, look_of: dict[str, Look], bottom: floa
         for value, chosen in scored[scored["chosen"]].groupby("value"):
             line = ":" if chosen["at_edge"].all() else "-"
             axes.scatter(value, means[value], **RING, linestyles=[line], zorder=3)
-    axes.set_xscale("log")
+    log_scale(axes)

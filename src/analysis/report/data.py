@@ -8,10 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from src.analysis.comparison import Comparison, Run, on_pareto_front, plain, reported_runs
+from src.analysis.comparison import Run, on_pareto_front, plain, reported_runs
+from src.analysis.differences import differences_to, score_in_words, unit_in_words, usual_baseline
+from src.analysis.figures.forest import VERDICT_LOOKS
 from src.analysis.figures.style import COLORS
 from src.analysis.formats import WORDS, Table
 from src.analysis.older_rows import older_rows
+from src.analysis.sweep import Sweep
+from src.analysis.texts import unit_of
 from src.analysis.trials import trials
 
 # What a method costs, by the column of the cells: its name, its unit as a divisor.
@@ -35,24 +39,24 @@ CELL_COLUMNS = [
 ]  # fmt: skip
 
 
-def report_data(name: str, runs: pd.DataFrame, comparison: Comparison, tables: dict[str, Table]) -> dict[str, Any]:
+def report_data(sweep: Sweep, tables: dict[str, Table]) -> dict[str, Any]:
     """All that the page needs, ready for `without_nan` and JSON; the same runs give the same values.
 
     Args:
-        name: the heading, that of the results folder.
-        runs: the rows of `collect`.
-        comparison: that of the same runs.
         tables: what `python -m src.tables` writes, by name.
     """
+    runs, comparison = sweep.records, sweep.comparison
     rows = [run | {"doubts": ", ".join(run["flags"] or [])} for run in plain(runs)]
     trained = list({run["run_id"]: run for run in rows}.values())  # several rows are of one training: DyLoRA's ranks
     cells = plain(comparison.cells[CELL_COLUMNS])
     on_front_by_cost = {cost: on_pareto_front(comparison, cost) for cost in COSTS}
     return {
-        "name": name,
+        "name": sweep.folder.name,
         "states": dict(Counter(run["state"] for run in trained)),
         "colors": list(COLORS),
         "costs": {key: {"label": label, "unit": unit} for key, (label, unit) in COSTS.items()},
+        "verdicts": {verdict: look["color"] for verdict, look in VERDICT_LOOKS.items()},
+        "forests": forests(sweep),
         "runs": {"columns": RUN_COLUMNS, "rows": [[run[key] for key in RUN_COLUMNS] for run in rows]},
         "cells": [cell | {"pareto_front": _costs_with(on_front_by_cost, index)} for index, cell in enumerate(cells)],
         "curves": {run["run_id"]: _curve(run) for run in plain(reported_runs(runs)) if run["state"] == "done"},
@@ -61,6 +65,27 @@ def report_data(name: str, runs: pd.DataFrame, comparison: Comparison, tables: d
         "warnings": warnings(trained, cells),
         "provenance": provenance_counts(trained),
     }
+
+
+def forests(sweep: Sweep) -> list[dict[str, Any]]:
+    """For each task and model with a score the differences of its cells to the usual baseline, the best first.
+
+    A row has the cell's `index` in the comparison and the columns of `differences_to`; those of shares are in points.
+    """
+    drawn = []
+    for (task, model), cells in sweep.cells.groupby(["task", "model"], sort=True):
+        if cells["mean"].isna().all():
+            continue
+        baseline = usual_baseline(cells)
+        cell, rows = sweep.cells.iloc[baseline], differences_to(sweep.comparison, sweep.names, baseline)
+        ends, unit = ["difference", "low", "high"], unit_of(cell)
+        rows[ends] = (100.0 if unit == "share" else 1.0) * rows[ends].astype(float)
+        drawn.append({
+            "task": task, "model": model, "baseline": sweep.names[baseline], "score": score_in_words(cell),
+            "unit": unit_in_words(unit), "higher_is_better": bool(cell["higher_is_better"]),
+            "rows": [{"index": index} | row for index, row in zip(rows.index, plain(rows), strict=True)],
+        })  # fmt: skip
+    return drawn
 
 
 def _costs_with(on_front_by_cost: dict[str, list[bool]], index: int) -> list[str]:
@@ -76,8 +101,11 @@ def _curve(run: Run) -> list[list[float | None]]:
 
 def _table(key: str, table: Table) -> dict[str, Any]:
     """A table as the page draws it; `words` says that a column is text, to be aligned and sorted as such."""
-    columns = [{"name": name, "words": name in WORDS} for name in table.text]
-    rows = table.text.astype(str).values.tolist()
+    # A table's verdicts stand second: at the end, a narrow window would hide them.
+    names = sorted(table.text, key=lambda name: name != "verdict")
+    text = table.text[[names[1], names[0], *names[2:]] if names[0] == "verdict" else list(table.text)]
+    columns = [{"name": name, "words": name in WORDS} for name in text]
+    rows = text.astype(str).values.tolist()
     return {"key": key, "title": key.replace("_", " ").capitalize(), "columns": columns, "rows": rows,
             "notes": table.notes}  # fmt: skip
 

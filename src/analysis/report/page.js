@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (selector) => document.querySelector(selector);
 const AT_FIRST = 300; // rows of a table that are drawn before anyone asks for all
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
-const METHODS = [...new Set(data.runs.rows.map((row) => row[data.runs.columns.indexOf("adapter")]))].sort();
+const DASHES = ["solid", "dash", "dot", "dashdot"];
 const runs = data.runs.rows.map((row) => Object.fromEntries(row.map((value, i) => [data.runs.columns[i], value])));
 const runOf = Object.fromEntries(runs.map((run) => [run.run_id, run]));
 
@@ -21,15 +21,14 @@ const count = (value) => value === null ? "-" : value.toLocaleString("en");
 const isShare = (cell, split) => (split === "validation" ? cell.validation_unit : cell.unit) === "share";
 const scaled = (value, share) => value === null || value === undefined ? null : share ? 100 * value : value;
 const scoreText = (value, share) => value === null ? "-" : share ? `${(100 * value).toFixed(1)} %` : value.toFixed(4);
-// A line is a method, or a method on a target set where there are several; each has a color to itself as long as there are enough.
+// A line is a method, or a method on a target set where there are several; each has a look to itself.
 const severalTargets = new Set(data.cells.map((cell) => cell.target).filter((target) => target !== null)).size > 1;
 const lineOf = (cell) => [cell.adapter, severalTargets && cell.target].filter(Boolean).join(", ");
 const LINES = [...new Set(data.cells.map(lineOf))].sort();
-const few = LINES.length <= data.colors.length;
 const look = (cell) => {
-  const index = few ? LINES.indexOf(lineOf(cell)) : METHODS.indexOf(cell.adapter);
-  const again = Math.floor(index / data.colors.length);
-  return { color: data.colors[index % data.colors.length], symbol: SYMBOLS[(index + again) % SYMBOLS.length] };
+  const index = LINES.indexOf(lineOf(cell)), again = Math.floor(index / data.colors.length);
+  return { color: data.colors[index % data.colors.length], symbol: SYMBOLS[(index + again) % SYMBOLS.length],
+    dash: DASHES[again % DASHES.length] };
 };
 
 function element(tag, text, attributes = {}) {
@@ -123,7 +122,8 @@ class SortedTable {
   line(row) {
     const line = element("tr", undefined, row.lost ? { class: "lost" } : {});
     row.cells.forEach((text, index) => {
-      const cell = element("td", undefined, this.columns[index].words ? { class: "words", title: text } : {});
+      const verdict = this.columns[index].name === "verdict" ? ` ${text.replaceAll(" ", "-")}` : "";
+      const cell = element("td", undefined, this.columns[index].words ? { class: `words${verdict}`, title: text } : {});
       text.split("**").forEach((part, position) => cell.append(position % 2 ? element("b", part) : part));
       line.append(cell);
     });
@@ -156,7 +156,7 @@ const runRows = runs.map((run) => {
 // ---- figures
 
 function plot(section, traces, layout) {
-  const area = $(`#${section} .plot`);
+  const area = section instanceof Element ? section : $(`#${section} .plot`);
   if (!traces.length) {
     Plotly.purge(area);
     area.classList.add("empty");
@@ -207,6 +207,38 @@ function yLabel(cells, key) {
   return names.join(" or ");
 }
 
+const forests = data.forests.map((forest) => {
+  const several = data.forests.length > 1 ? `${forest.model} on ${forest.task}: ` : "", area = element("div", undefined, { class: "plot" });
+  $("#forest").append(element("h3", `${several}${forest.score}, difference to ${forest.baseline}`, { class: "plain" }), area);
+  const without = forest.rows.filter((row) => row.difference === null).map((row) => `${row.cell} (${row.why_not})`);
+  if (without.length) $("#forest").append(element("p", `Not comparable: ${without.join("; ")}.`, { class: "note" }));
+  return { ...forest, area };
+});
+
+function drawForest(cells) {
+  const shown = new Set(cells);
+  for (const forest of forests) {
+    const rows = forest.rows.filter((row) => row.difference !== null && shown.has(data.cells[row.index]));
+    const traces = Object.entries(data.verdicts).map(([verdict, color]) => {
+      const members = rows.filter((row) => row.verdict === verdict), text = (value) => value.toFixed(forest.unit === "points" ? 1 : 3);
+      const sizes = (end) => members.map((row) => row[end] === null ? 0 : Math.abs(row[end] - row.difference));
+      return {
+        name: verdict, mode: "markers", type: "scatter", x: members.map((row) => row.difference), y: members.map((row) => row.cell),
+        marker: { color, size: 8, symbol: verdict === "better" ? "circle" : verdict === "worse" ? "square" : "diamond-open" },
+        error_x: { type: "data", symmetric: false, thickness: 1.5, width: 0, color, array: sizes("high"), arrayminus: sizes("low") },
+        text: members.map((row) => `<b>${row.cell}</b> ${row.verdict}: ${text(row.difference)} ${forest.unit}`
+          + (row.low === null ? "" : ` (95 %: ${text(row.low)} to ${text(row.high)})`)
+          + `<br>p ${short(row.p_value)}, after Holm ${short(row.p_holm)}, over ${row.over}`),
+        hoverinfo: "text",
+      };
+    }).filter((trace) => trace.x.length);
+    plot(forest.area, traces, { height: 130 + 22 * rows.length,
+      xaxis: axis(`${forest.unit}, ${forest.higher_is_better ? "right" : "left"} is better`, { zeroline: true, zerolinecolor: "#000" }),
+      yaxis: axis("", { type: "category", automargin: true, categoryorder: "array",
+        categoryarray: rows.map((row) => row.cell).reverse(), range: [-0.6, rows.length - 0.4] }) });
+  }
+}
+
 function drawCost(cells) {
   const [x, y] = [$("#x").value, $("#y").value], cost = data.costs[x];
   const drawn = cells.filter((cell) => cell[x] !== null && YS[y].value(cell) !== null);
@@ -255,7 +287,7 @@ function drawRanks(cells) {
         several("model") && first.model, first.differs].filter(Boolean).join(", "),
       mode: level ? "lines" : "lines+markers", x: at, y: cellsAt.map((cell) => scaled(cell.mean, share)),
       text: cellsAt.map(hover), hoverinfo: "text",
-      line: { color: style.color, dash: level ? "dash" : "solid", width: 1.5 },
+      line: { color: style.color, dash: level ? "dash" : style.dash, width: 1.5 },
       marker: { color: style.color, symbol: style.symbol, size: 8 },
       error_y: level ? undefined : { type: "data", symmetric: false, thickness: 1, width: 0, color: style.color,
         array: members.map((cell) => cell.high === null ? 0 : scaled(cell.high - cell.mean, share)),
@@ -312,6 +344,7 @@ function draw() {
   const cells = data.cells.filter((cell) => chosen(cell) && cell.run_ids.some((id) => ids.has(id)));
   $("#shown").textContent = `${count(ids.size)} of ${count(Object.keys(runOf).length)} runs`;
   runTable.show(shown);
+  drawForest(cells);
   drawCost(cells);
   drawRanks(cells);
   drawRates();
@@ -329,6 +362,7 @@ function build() {
   const states = Object.entries(data.states).map(([state, number]) => `${count(number)} ${state}`).join(", ");
   $("#summary").textContent = `${states}; ${data.cells.length} rows in the comparison; ${Object.values(runOf).filter((run) => run.trial).length} of the runs are trials`;
   $("#rates").hidden = !data.trials.length;
+  $("#forest").hidden = !forests.length;
   if (data.warnings.length) $("#warnings ul").append(...data.warnings.map((text) => element("li", text)));
   else $("#warnings").hidden = true;
   offer("#x", data.costs, (key) => (cell) => cell[key]);
@@ -336,9 +370,10 @@ function build() {
   for (const id of ["#x", "#y", "#log", "#curve"]) $(id).addEventListener("change", draw);
   runTable = new SortedTable($("#runs"), RUN_TABLE.map(([name, isWords]) => ({ name, words: isWords })));
   for (const table of data.tables) {
-    const block = element("div", undefined, { id: `table-${table.key}` });
-    block.append(element("h3", table.title));
-    $("#tables").append(block);
+    const block = element("div", undefined, { id: `table-${table.key}` }), isClaims = table.key === "claims";
+    if (isClaims) $("#claims").hidden = false;
+    else block.append(element("h3", table.title));
+    $(isClaims ? "#claims" : "#tables").append(block);
     new SortedTable(block, table.columns).show(table.rows.map((cells) => ({ cells })));
     for (const note of table.notes) block.append(element("p", note, { class: "note" }));
   }
