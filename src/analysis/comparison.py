@@ -7,7 +7,7 @@ their mean is the score, else the runs' scores alone.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,16 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from src.analysis.doubtful import doubts
-from src.analysis.item_scores import Items, scores_of_splits
-from src.analysis.statistics import (
-    PairedTest,
-    SeedVariance,
-    bootstrap_intervals,
-    holm,
-    paired_test,
-    pareto_front,
-    pooled_seed_variance,
-)
+from src.analysis.error_model import CellScores, ErrorModel
+from src.analysis.item_scores import SplitItems, scores_of_splits
+from src.analysis.statistics import Estimate, PairedTest, best_set, pareto_front
 from src.analysis.tuned import seeds_that_chose, tuning_budget, tuning_regret, tuning_text
 from src.errors import UserError, first_line
 
@@ -34,7 +27,6 @@ from src.errors import UserError, first_line
 ASKED = ["task", "model", "adapter", "trained_rank", "rank", "target", "lr", "alpha", "differs"]
 MADE_WITH = ["method_code", "shared_code", "versions", "hardware"]
 CELL = ASKED + MADE_WITH
-LEVEL = 0.05
 SEEDS_FOR_A_VERDICT = 3  # with fewer, nothing is called best
 OF_CODE = ("made by the code", "its method's code is")
 # How a note on a cell begins where the column varies among cells that share the columns named.
@@ -52,22 +44,49 @@ FACTS = ["validation_metric", "validation_unit", "metric", "unit", "higher_is_be
          "batch_size", "precision"]  # fmt: skip
 MEDIANS = ["run_seconds", "train_seconds", "tokens_per_second", "memory_bytes"]
 SIZES = ["scaling", "trained", "body_trained"]
-SEED_OF_DRAWS = 0  # of intervals and permutations, so that the same runs give the same bytes
 Run = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class CellScores:
-    """The scores of a cell's runs: (seeds, items), or (seeds, 1) where only the runs' mean scores are stored.
+class Outcome:
+    """One outcome of all rows, such as the score on test: its numbers, and how sure they and their differences are.
 
-    `data` says what the scores are of; only cells with equal `data` can be compared. `seed_variance` is pooled over all
-    cells that this one can be compared with, where these are more than two.
+    `places` says of each row with scores in which error model it is, and where: rows are in one only if they are of one
+    task and model and scored on the same data.
     """
 
-    seeds: list[int]
-    values: NDArray[np.float32]
-    data: Hashable
-    seed_variance: SeedVariance | None = None
+    scores: list[CellScores | None]
+    places: list[tuple[ErrorModel, int] | None]
+
+    @classmethod
+    def of(cls, cells: pd.DataFrame, scores: Sequence[CellScores | None]) -> "Outcome":
+        """Put the rows that can be held against each other into one error model."""
+        groups: dict[Hashable, list[int]] = defaultdict(list)
+        for index, cell in enumerate(scores):
+            if cell is not None:
+                groups[cells["task"][index], cells["model"][index], cell.data].append(index)
+        places: list[tuple[ErrorModel, int] | None] = [None] * len(scores)
+        for indices in groups.values():
+            model = ErrorModel([cell for index in indices if (cell := scores[index]) is not None])
+            for position, index in enumerate(indices):
+                places[index] = (model, position)
+        return cls(list(scores), places)
+
+    def mean(self, index: int) -> Estimate | None:
+        """A row's mean; None where it has no scores, or a single number."""
+        place = self.places[index]
+        return place[0].mean(place[1]) if place else None
+
+    def test(self, first: int, second: int) -> PairedTest | None:
+        """The first row's mean minus the second's; None where they can't be held against each other."""
+        places = self.places[first], self.places[second]
+        if places[0] is None or places[1] is None or places[0][0] is not places[1][0]:
+            return None
+        return places[0][0].test(places[0][1], places[1][1])
+
+    def where(self, rows: Sequence[int]) -> "Outcome":
+        """The chosen rows, numbered anew; what is known of their noise stays."""
+        return Outcome([self.scores[row] for row in rows], [self.places[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -80,19 +99,19 @@ class Comparison:
     """
 
     cells: pd.DataFrame
-    scores: list[CellScores | None]
+    primary: Outcome
 
     def test(self, first: int, second: int) -> PairedTest | None:
-        """The first row's score minus the second's, on the seeds and items that both have.
+        """The first row's score minus the second's.
 
-        None where they share no seed, aren't scored on the same data, or have one number each.
+        None where they aren't scored on the same data, or too little is known of their noise: see `ErrorModel.test`.
         """
-        return paired(self.scores[first], self.scores[second])
+        return self.primary.test(first, second)
 
     def where(self, selected: "pd.Series[bool]") -> "Comparison":
         """The selected rows, with their scores, numbered anew."""
         chosen = np.flatnonzero(selected.to_numpy())
-        return Comparison(self.cells.iloc[chosen].reset_index(drop=True), [self.scores[index] for index in chosen])
+        return Comparison(self.cells.iloc[chosen].reset_index(drop=True), self.primary.where(chosen.tolist()))
 
 
 def comparison(runs: pd.DataFrame) -> pd.DataFrame:
@@ -117,13 +136,13 @@ def compare(runs: pd.DataFrame) -> Comparison:
     )
     cells = cells.astype({"rank": "Int64", "trained_rank": "Int64"})
     for split in SPLITS:
-        cells = cells.assign(**_intervals(split, [scored.splits.get(split) for scored in scored_groups]))
+        cells = cells.assign(**_intervals(split, cells, [scored.splits.get(split) for scored in scored_groups]))
     # The interval that counts is that of the split that counts.
     for end in ("low", "high"):
         cells[end] = np.where(cells["split"] == "test", cells[f"test_{end}"], cells[f"validation_{end}"])
     scores = [scored.splits.get(split) for scored, split in zip(scored_groups, cells["split"], strict=True)]
-    compared = _with_verdicts(_with_seed_variances(Comparison(cells, scores)))
-    return Comparison(compared.cells.assign(notes=notes(compared.cells)), compared.scores)
+    compared = _with_verdicts(Comparison(cells, Outcome.of(cells, scores)))
+    return Comparison(compared.cells.assign(notes=notes(compared.cells)), compared.primary)
 
 
 def reported_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -225,20 +244,22 @@ def _scores_by_split(group: list[Run]) -> _SplitScores:
     return _SplitScores(splits, problems)
 
 
-def _scores(split: str, runs: list[Run], items: list[Items | None]) -> CellScores:
-    """The scores of a cell on one split; by item only where every run has as many items."""
+def _scores(split: str, runs: list[Run], items: list[SplitItems | None]) -> CellScores:
+    """The scores of a cell on one split; by item only where every run has the same items."""
     values = np.array([[run[split]] for run in runs], dtype=np.float32)
     whole = [run_items for run_items in items if run_items is not None]
-    if len(whole) == len(items) and len({len(run_items) for run_items in whole}) == 1:
-        values = np.stack(whole)
+    if len(whole) == len(items) and len({(run_items.references, len(run_items.scores)) for run_items in whole}) == 1:
+        values = np.stack([run_items.scores for run_items in whole])
     first = runs[0]
-    items_scored = first["evaluated_items"] if split == "test" else None
     # What must be equal for two cells to be scored on the same thing.
-    data = (split, first[SPLITS[split]], first["protocol"], first["fingerprint"], items_scored)
-    return CellScores([run["seed"] for run in runs], values, data)
+    scored = first["evaluated_items"] if split == "test" else None
+    data = (split, first[SPLITS[split]], first["protocol"], first["fingerprint"], scored)
+    is_part = first["trained_rank"] is not None and first["trained_rank"] != first["rank"]
+    references = whole[0].references if values.shape[1] > 1 else ""
+    return CellScores([run["seed"] for run in runs], values, data, references, is_part)
 
 
-def _items(run: Run) -> tuple[dict[str, Items], list[str]]:
+def _items(run: Run) -> tuple[dict[str, SplitItems], list[str]]:
     """The scores of a run's items on the splits where their mean is its score, and why they aren't used elsewhere."""
     # Predictions are stored for the rank that was trained, not for the smaller ones within it.
     nested = run["trained_rank"] is not None and run["trained_rank"] != run["rank"]
@@ -251,25 +272,12 @@ def _items(run: Run) -> tuple[dict[str, Items], list[str]]:
         return {}, [f"items not used: {first_line(error)}"]
     by_split = {split: items for split, items in stored.items() if items is not None}
     wrong = [
-        split for split, items in by_split.items() if abs(float(items.mean(dtype=np.float64)) - run[split]) > TOLERANCE
+        split
+        for split, items in by_split.items()
+        if abs(float(items.scores.mean(dtype=np.float64)) - run[split]) > TOLERANCE
     ]
     problems = [f"items not used: the predictions of {run['run_id']} don't give its {split} score" for split in wrong]
     return {split: items for split, items in by_split.items() if split not in wrong}, problems
-
-
-def paired(first: CellScores | None, second: CellScores | None) -> PairedTest | None:
-    """Test two cells on what they share: the same data, seeds and items; None where that is too little."""
-    if first is None or second is None or first.data != second.data:
-        return None
-    shared = sorted(set(first.seeds) & set(second.seeds))
-    if not shared:
-        return None
-    ours, theirs = (cell.values[[cell.seeds.index(seed) for seed in shared]] for cell in (first, second))
-    if ours.shape != theirs.shape:  # one of the two has no scores by item: only the runs' means can be compared
-        ours, theirs = ours.mean(axis=1, keepdims=True), theirs.mean(axis=1, keepdims=True)
-    # Pooled only if both belong to the same pool; else the test estimates it from the two.
-    seed_variance = first.seed_variance if first.seed_variance == second.seed_variance else None
-    return paired_test(ours, theirs, np.random.default_rng(SEED_OF_DRAWS), seed_variance)
 
 
 def _facts(group: list[Run]) -> dict[str, Any]:
@@ -320,13 +328,21 @@ def _weights(settings: dict[str, str] | None) -> str:
     return settings.get("quantization") or json.loads(settings.get("model.dtype", '"float32"'))
 
 
-def _intervals(split: str, scores: list[CellScores | None]) -> dict[str, NDArray[np.float64]]:
-    """The ends of the cells' intervals; a cell with a single number has none."""
+def _intervals(split: str, cells: pd.DataFrame, scores: Sequence[CellScores | None]) -> dict[str, NDArray[np.float64]]:
+    """The ends of the rows' intervals; a row with a single number has none."""
     ends = np.full((len(scores), 2), np.nan)
-    several = {index: cell.values for index, cell in enumerate(scores) if cell is not None and cell.values.size > 1}
-    if several:
-        ends[list(several)] = bootstrap_intervals(list(several.values()), np.random.default_rng(SEED_OF_DRAWS))
+    outcome = Outcome.of(cells, scores)
+    for index in range(len(scores)):
+        estimate = outcome.mean(index)
+        if estimate is not None:
+            ends[index] = estimate.interval()
+            if _unit(cells, index, split) == "share":
+                ends[index] = ends[index].clip(0.0, 1.0)
     return {f"{split}_low": ends[:, 0], f"{split}_high": ends[:, 1]}
+
+
+def _unit(cells: pd.DataFrame, index: int, split: str) -> str:
+    return str(cells["unit" if split == "test" else "validation_unit"][index])
 
 
 def on_pareto_front(compared: Comparison, cost: str) -> list[bool]:
@@ -337,96 +353,49 @@ def on_pareto_front(compared: Comparison, cost: str) -> list[bool]:
     Args:
         cost: a numeric column of the cells, of which less is better.
     """
-    on_front, costs = np.zeros(len(compared.cells), dtype=bool), compared.cells[cost].astype(float).tolist()
-    for group in _comparable(compared):
-        with_cost = [member for member, index in enumerate(group.indices) if not np.isnan(costs[index])]
-
-        # Defaults keep this round's values: a plain closure would see those of the last round.
-        def p_value(first: int, second: int, group: _Group = group, with_cost: list[int] = with_cost) -> float:
-            return group.p_value(with_cost[first], with_cost[second])
-
-        members_on_front = pareto_front(
-            [costs[group.indices[member]] for member in with_cost], group.signed_scores[with_cost].tolist(), p_value
-        )
-        on_front[[group.indices[member] for member in with_cost]] = members_on_front
+    on_front, costs = np.zeros(len(compared.cells), dtype=bool), compared.cells[cost].astype(float).to_numpy()
+    for rows, scores in _comparable(compared):
+        known = ~np.isnan(costs[rows])
+        members = np.array(rows)[known]
+        estimates = _estimates(compared, members.tolist())
+        on_front[members] = pareto_front(costs[members].tolist(), scores[known].tolist(), estimates)
     return on_front.tolist()
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Rows of one task, model and data: their indices, and scores signed so that higher is better."""
-
-    compared: Comparison
-    indices: list[int]
-    signed_scores: NDArray[np.float64]
-
-    def p_value(self, first: int, second: int) -> float:
-        """The p-value of the difference between two of the group; 1 where they share no seed."""
-        tested = self.compared.test(self.indices[first], self.indices[second])
-        return tested.p_value if tested else 1.0
+def _comparable(compared: Comparison) -> Iterator[tuple[list[int], NDArray[np.float64]]]:
+    """The rows that may be held against each other, with their scores signed so that higher is better."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, place in enumerate(compared.primary.places):
+        if place is not None:
+            groups[id(place[0])].append(index)
+    for rows in groups.values():
+        sign = 1 if compared.cells["higher_is_better"][rows[0]] else -1
+        yield rows, sign * compared.cells["mean"].to_numpy(dtype=float)[rows]
 
 
-def _comparable(compared: Comparison) -> Iterator[_Group]:
-    """The groups of rows that may be held against each other; each row with scores is in one."""
-    cells = compared.cells.to_dict("list")
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index, cell in enumerate(compared.scores):
-        if cell is not None:
-            groups[cells["task"][index], cells["model"][index], cell.data].append(index)
-    for indices in groups.values():
-        sign = 1 if cells["higher_is_better"][indices[0]] else -1
-        yield _Group(compared, indices, sign * np.array([cells["mean"][index] for index in indices]))
+def _estimates(compared: Comparison, rows: Sequence[int]) -> Callable[[int, int], Estimate | None]:
+    """The difference between two of some rows, by their positions among these."""
 
+    def estimate(first: int, second: int) -> Estimate | None:
+        tested = compared.test(rows[first], rows[second])
+        return tested.estimate if tested else None
 
-def _with_seed_variances(compared: Comparison) -> Comparison:
-    """Add the pooled seed variance to the scores of cells that have the same seeds and can be compared.
-
-    The smaller ranks that came of one training aren't independent of the largest, and don't enter the pool.
-    """
-    scores, cells = list(compared.scores), compared.cells
-    smaller = (cells["trained_rank"].notna() & (cells["trained_rank"] != cells["rank"])).fillna(False).tolist()
-    alike: dict[Hashable, dict[int, CellScores]] = defaultdict(dict)
-    for index, cell in enumerate(scores):
-        if cell is not None and len(cell.seeds) > 1:
-            alike[cells["task"][index], cells["model"][index], cell.data, tuple(cell.seeds)][index] = cell
-    for group in alike.values():
-        means = [cell.values.mean(axis=1, dtype=np.float64) for index, cell in group.items() if not smaller[index]]
-        if len(means) > 2:  # a pool of two is what their paired test estimates anyway
-            seed_variance = pooled_seed_variance(np.stack(means))
-            for index, cell in group.items():
-                scores[index] = replace(cell, seed_variance=seed_variance)
-    return Comparison(cells, scores)
+    return estimate
 
 
 def _with_verdicts(compared: Comparison) -> Comparison:
-    """Add `tie` and `on_front`, each among the cells of a task and model that are scored on the same data."""
-    tie, seeds = (
-        np.zeros(len(compared.cells), dtype=bool),
-        [len(cell.seeds) if cell else 0 for cell in compared.scores],
-    )
-    for group in _comparable(compared):
-        sure = [member for member, index in enumerate(group.indices) if seeds[index] >= SEEDS_FOR_A_VERDICT]
-        tie[[group.indices[member] for member in sure]] = ties(group.signed_scores[sure], sure, group.p_value)
-    return Comparison(compared.cells.assign(tie=tie, on_front=on_pareto_front(compared, "trained")), compared.scores)
+    """Add `tie` and `on_front`, each among the rows of a task and model that are scored on the same data.
 
-
-def ties(
-    signed_scores: NDArray[np.float64], numbers: Sequence[int], p_value: Callable[[int, int], float]
-) -> list[bool]:
-    """Say which entries can't be told from the best, by tests that are corrected for their number (Holm 1979).
-
-    Args:
-        signed_scores: (entries,), higher is better.
-        numbers: the numbers by which `p_value` knows the entries.
-        p_value: the p-value of the difference between two entries.
+    Only a row with enough seeds, among others with as many, can be called best.
     """
-    if len(signed_scores) == 0:
-        return []
-    best = int(signed_scores.argmax())
-    others: Sequence[int] = [index for index in range(len(signed_scores)) if index != best]
-    adjusted = holm([p_value(numbers[best], numbers[index]) for index in others])
-    told_apart = {index for index, p in zip(others, adjusted, strict=True) if p < LEVEL}
-    return [index not in told_apart for index in range(len(signed_scores))]
+    tie = np.zeros(len(compared.cells), dtype=bool)
+    seeds = np.array([len(cell.seeds) if cell else 0 for cell in compared.primary.scores])
+    for rows, scores in _comparable(compared):
+        sure = seeds[rows] >= SEEDS_FOR_A_VERDICT
+        members = np.array(rows)[sure]
+        if len(members) > 1:
+            tie[members] = best_set(scores[sure].tolist(), _estimates(compared, members.tolist()))
+    return Comparison(compared.cells.assign(tie=tie, on_front=on_pareto_front(compared, "trained")), compared.primary)
 
 
 def notes(cells: pd.DataFrame) -> list[str]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from src.analysis.comparison import LEVEL, SEEDS_FOR_A_VERDICT, Comparison
-from src.analysis.statistics import PairedTest, holm
+from src.analysis.comparison import SEEDS_FOR_A_VERDICT, Comparison
+from src.analysis.statistics import LEVEL, PairedTest, holm
 from src.analysis.texts import is_missing, p_value, unit_of
 from src.errors import UserError
 

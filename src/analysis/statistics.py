@@ -1,28 +1,57 @@
-"""Intervals and tests over stored scores: pure functions of arrays, with the random generator passed in.
+"""Estimates, tests and sets of the best: pure functions of numbers and arrays, with the random generator passed in.
 
-Scores of a cell are an array (seeds, items): a number an item for each run. Two methods are compared on the same seeds
-and items. `results/READING.md` says in plain words what each of these does.
+What is drawn at random, seeds, items or both, and how much noise each has, is `error_model.py`'s. `results/READING.md`
+says in plain words what each of these does.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from math import inf, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 Scores = NDArray[np.floating[Any]]
 SEEDS_AND_ITEMS, SEEDS, ITEMS = "seeds and items", "seeds only", "items only"
+LEVEL = 0.05
 ROUNDING = 1e-6  # of a run's score, which is kept in single precision
 CHUNK = 500  # permutations at a time, to bound memory
+PERMUTATIONS = 9999
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean or a difference of means, its standard error and degrees of freedom (df), in the score's unit.
+
+    `over` says what was taken as drawn at random, and so what the conclusion generalizes to.
+    """
+
+    value: float
+    standard_error: float
+    df: float
+    over: str
+
+    def interval(self, level: float = 1 - LEVEL) -> tuple[float, float]:
+        """The ends of the t-interval, 95 % by default."""
+        margin = self.standard_error * float(stats.t.ppf((1 + level) / 2, self.df)) if self.standard_error > 0 else 0.0
+        return self.value - margin, self.value + margin
+
+    def p_value(self, null: float = 0.0) -> float:
+        """The two-sided p-value of the hypothesis that the true value is `null`."""
+        if self.standard_error == 0:  # t isn't defined, and the value is exact
+            return 1.0 if self.value == null else 0.0
+        return float(2 * stats.t.sf(abs(self.value - null) / self.standard_error, self.df))
 
 
 @dataclass(frozen=True)
 class PairedTest:
     """A difference of two means (first minus second) with its 95 % interval and two-sided p-value.
 
-    `over` says what was taken as drawn at random, and so what the conclusion generalizes to.
+    `over` is that of the estimate, from which all but a permutation's p-value follows.
     """
 
     difference: float
@@ -30,117 +59,55 @@ class PairedTest:
     high: float
     p_value: float
     over: str
+    estimate: Estimate
+
+    @classmethod
+    def of(cls, estimate: Estimate, p_value: float | None = None) -> "PairedTest":
+        """The t-test of an estimate, or with a p-value of its own."""
+        low, high = estimate.interval()
+        p = estimate.p_value() if p_value is None else p_value
+        return cls(estimate.value, low, high, p, estimate.over, estimate)
 
 
 @dataclass(frozen=True)
-class SeedVariance:
-    """How far a run's mean lies from what method and seed explain: a variance, and its degrees of freedom (df)."""
+class MeanSquares:
+    """The mean squares of a table (seeds, items): of seeds, of items, and of what both leave."""
 
-    variance: float
-    df: int
-
-
-def pooled_seed_variance(means: Scores) -> SeedVariance:
-    """The residual variance of runs' means that methods have in common.
-
-    It is the interaction's mean square in a two-way analysis of variance without replication, methods by seeds.
-
-    Args:
-        means: (methods, seeds), at least 2 of each; the same seeds for all.
-    """
-    methods, seeds = means.shape
-    residual = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0, keepdims=True) + means.mean()
-    df = (methods - 1) * (seeds - 1)  # what is left after a mean for each method and each seed
-    return SeedVariance(float(np.square(residual).sum() / df), df)
+    seeds: float
+    items: float
+    residual: float
 
 
-def bootstrap_intervals(
-    cells: Sequence[Scores], generator: np.random.Generator, *, replicates: int = 1000, level: float = 0.95
-) -> NDArray[np.float64]:
-    """Percentile intervals of the cells' means, with seeds and items drawn again with replacement.
-
-    The pigeonhole bootstrap (Owen 2007): seeds and items are drawn independently of each other. The items drawn are the
-    same for all seeds of a cell, as they are in truth, and for all cells with as many items.
-
-    Args:
-        cells: an array (seeds, items) each; one item stands for runs of which only the mean is stored.
-
-    Returns:
-        (cells, 2): the lower and upper end.
-
-    Raises:
-        ValueError: a score is NaN, or a cell is empty.
-    """
-    means = np.empty((len(cells), replicates))
-    for items in {_checked(cell).shape[1] for cell in cells}:
-        same_size = [index for index, cell in enumerate(cells) if cell.shape[1] == items]
-        # How often each item is drawn, as a share: a matrix product then gives the means of all replicates at once.
-        weights = generator.multinomial(items, np.full(items, 1 / items), size=replicates).astype(np.float32) / items
-        for index in same_size:
-            runs = weights @ cells[index].T.astype(np.float32)  # (replicates, seeds): each run on the drawn items
-            drawn = generator.integers(runs.shape[1], size=runs.shape)
-            means[index] = np.take_along_axis(runs, drawn, axis=1).mean(axis=1)
-    tail = 50 * (1 - level)
-    return np.percentile(means, [tail, 100 - tail], axis=1).T
+def two_way(table: Scores) -> MeanSquares:
+    """The analysis of variance of a table (seeds, items) with one number a cell, at least two of each."""
+    seeds, items = table.shape
+    table = table.astype(np.float64)
+    mean, by_seed, by_item = table.mean(), table.mean(axis=1), table.mean(axis=0)
+    of_seeds = items * float(np.square(by_seed - mean).sum())
+    of_items = seeds * float(np.square(by_item - mean).sum())
+    rest = max(float(np.square(table - mean).sum()) - of_seeds - of_items, 0.0)
+    return MeanSquares(of_seeds / (seeds - 1), of_items / (items - 1), rest / ((seeds - 1) * (items - 1)))
 
 
-def paired_test(
-    first: Scores, second: Scores, generator: np.random.Generator, seed_variance: SeedVariance | None = None
-) -> PairedTest | None:
-    """Compare two methods on the same seeds and items.
-
-    With several seeds and items by `seeds_and_items_test`, with one seed by a permutation over its items, without items
-    by a t-test over seeds; None where there is but one number of each, or seeds without items differ all by the same.
-
-    Args:
-        first, second: (seeds, items), the same seeds and items in the same order.
-        seed_variance: pooled over more methods than these two; by default estimated from these two alone.
-
-    Raises:
-        ValueError: the shapes differ, or a score is NaN.
-    """
-    if first.shape != second.shape:
-        raise ValueError(f"Scores of shapes {first.shape} and {second.shape} aren't of the same seeds and items.")
-    differences = _checked(first).astype(np.float64) - _checked(second)
-    seeds, items = differences.shape
-    if seeds > 1 and items > 1:
-        return seeds_and_items_test(differences, seed_variance)
-    if items > 1:
-        return _items_test(differences[0], generator)
-    return _t_test(differences[:, 0], seed_variance) if seeds > 1 else None
+def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
+    """The degrees of freedom of a sum of variances, each with its own: (variance, df) (Satterthwaite 1946)."""
+    total = sum(variance for variance, _ in parts)
+    uncertain = sum(variance**2 / df for variance, df in parts if df < inf)
+    return total**2 / uncertain if uncertain > 0 else inf
 
 
-def seeds_and_items_test(differences: Scores, seed_variance: SeedVariance | None = None) -> PairedTest:
-    """Test whether a mean difference is 0 where both seeds and items are a sample.
-
-    The two-way random effects test of multi-reader studies (Dorfman, Berbaum and Metz 1992) with the degrees of freedom
-    of Hillis (2007): with S seeds, I items and mean squares MS of the table of differences,
-
-        variance = [MS_seeds + max(MS_items - MS_residual, 0)] / (S I)
-        df = df_seeds ([MS_seeds + max(MS_items - MS_residual, 0)] / MS_seeds)^2
-
-    MS_seeds is taken as no less than MS_residual, which its expectation contains: with three seeds it is now and then
-    far too small by chance, and the test would be sure of a difference that isn't there. df_seeds is S - 1, or the df
-    of `seed_variance`, from which MS_seeds then follows.
-
-    Args:
-        differences: (seeds, items), at least 2 of each.
-        seed_variance: pooled over more methods than two.
-    """
-    seeds, items = differences.shape
-    mean, by_seed, by_item = differences.mean(), differences.mean(axis=1), differences.mean(axis=0)
-    residual = differences - by_seed[:, None] - by_item[None, :] + mean
-    seed_variance = seed_variance or SeedVariance(float(np.square(by_seed - mean).sum() / (seeds - 1)) / 2, seeds - 1)
-    ms_items = seeds * np.square(by_item - mean).sum() / (items - 1)
-    ms_residual = np.square(residual).sum() / ((seeds - 1) * (items - 1))
-    ms_seeds = max(2 * items * seed_variance.variance, ms_residual)  # 2: of a difference of two runs
-    # A negative estimate of the items' variance component counts as none.
-    total = ms_seeds + max(ms_items - ms_residual, 0.0)
-    df = seed_variance.df * (total / ms_seeds) ** 2 if ms_seeds > 0 else np.inf
-    return _by_t(float(mean), float(np.sqrt(total / (seeds * items))), df, SEEDS_AND_ITEMS)
+def mean_of(numbers: Scores, over: str) -> Estimate:
+    """The mean of independent numbers, at least two."""
+    standard_error = float(np.std(numbers, ddof=1) / np.sqrt(len(numbers)))
+    return Estimate(float(np.mean(numbers)), standard_error, len(numbers) - 1, over)
 
 
-def sign_flip_test(differences: Scores, generator: np.random.Generator, *, permutations: int = 9999) -> float:
+def items_test(differences: Scores, generator: np.random.Generator) -> PairedTest:
+    """The test of one seed over its items, (items,): the interval by t, the p-value by permutation."""
+    return PairedTest.of(mean_of(differences, ITEMS), sign_flip_test(differences, generator))
+
+
+def sign_flip_test(differences: Scores, generator: np.random.Generator, *, permutations: int = PERMUTATIONS) -> float:
     """Two-sided p-value of a mean difference, by exchanging the two methods at random within each pair (Fisher 1935).
 
     Args:
@@ -156,70 +123,56 @@ def sign_flip_test(differences: Scores, generator: np.random.Generator, *, permu
     return (reached + 1) / (permutations + 1)
 
 
-def _items_test(differences: Scores, generator: np.random.Generator) -> PairedTest:
-    """The test of one seed, (items,): the interval by t, the p-value by permutation."""
-    standard_error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
-    by_t = _by_t(float(differences.mean()), standard_error, len(differences) - 1, ITEMS)
-    return PairedTest(by_t.difference, by_t.low, by_t.high, sign_flip_test(differences, generator), ITEMS)
-
-
-def _t_test(differences: Scores, seed_variance: SeedVariance | None) -> PairedTest | None:
-    """The paired t-test over seeds, (seeds,); None where they all differ by the same, which says nothing of noise.
-
-    Scores of few items, which take few values, do so now and then: t would be infinite, and the difference certain.
-    """
-    spread = np.ptp(differences) if seed_variance is None else np.sqrt(seed_variance.variance)
-    if spread < ROUNDING and differences.mean() != 0:
-        return None
-    seed_variance = seed_variance or SeedVariance(float(differences.var(ddof=1)) / 2, len(differences) - 1)
-    # The difference of two runs has twice the variance of one.
-    standard_error = float(np.sqrt(2 * seed_variance.variance / len(differences)))
-    return _by_t(float(differences.mean()), standard_error, seed_variance.df, SEEDS)
-
-
-def _by_t(mean: float, standard_error: float, df: float, over: str) -> PairedTest:
-    """The two-sided t-test of a mean with this standard error, and the mean's 95 % interval."""
-    if standard_error == 0:  # t isn't defined: all differences are equal, and the mean is exact
-        return PairedTest(mean, mean, mean, 1.0 if mean == 0 else 0.0, over)
-    margin = float(stats.t.ppf(0.975, df)) * standard_error
-    p_value = float(2 * stats.t.sf(abs(mean) / standard_error, df))
-    return PairedTest(mean, mean - margin, mean + margin, p_value, over)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for having made several tests (Holm 1979), so that one false rejection in all stays at 5 %.
+    """Adjust p-values for having made several tests (Holm 1979), so that one false rejection in all stays at 5 %."""
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
-    The i-th smallest of m is multiplied by m - i + 1, and none becomes smaller than the one before it.
+
+def best_set(signed_scores: Sequence[float], estimate: Callable[[int, int], Estimate | None]) -> list[bool]:
+    """Say which entries can't be told from the best, so that all that are equally good are in it with 95 %.
+
+    An entry is out where another is better by more than chance makes the largest of so many equal entries better than
+    the smallest (Tukey 1953, with the errors and degrees of freedom of each pair as in Games and Howell 1976).
+
+    Args:
+        signed_scores: higher is better.
+        estimate: the difference of two entries, first minus second, in whatever direction; None where there is none.
     """
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for position, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - position)))
-        adjusted[index] = largest
-    return adjusted
+    return [not any(_is_beaten(signed_scores, rival, entry, estimate) for rival in range(len(signed_scores)))
+            for entry in range(len(signed_scores))]  # fmt: skip
 
 
 def pareto_front(
-    costs: Sequence[float], scores: Sequence[float], p_value: Callable[[int, int], float], *, level: float = 0.05
+    costs: Sequence[float], signed_scores: Sequence[float], estimate: Callable[[int, int], Estimate | None]
 ) -> list[bool]:
     """Say which points are on the Pareto front as far as noise lets one tell.
 
-    A point is off it only where the best of those that cost no more is significantly better, by tests corrected for
-    their number (Holm). Two that can't be told apart are both on it, also where one of them costs more.
-
-    Args:
-        scores: higher is better.
-        p_value: the p-value of the difference between two points, which are named by their positions.
+    A point is off it only where one that costs no more is better beyond chance, as in `best_set`. Two that can't be
+    told apart are both on it, also where one of them costs more.
     """
-    # Only the best rival is tested: one test a point keeps the correction for their number mild.
-    rivals = [max((j for j in range(len(costs)) if costs[j] <= cost), key=lambda j: scores[j]) for cost in costs]
-    tested = [point for point, rival in enumerate(rivals) if scores[rival] > scores[point]]
-    adjusted = holm([p_value(rivals[point], point) for point in tested])
-    dominated = {point for point, p in zip(tested, adjusted, strict=True) if p < level}
-    return [point not in dominated for point in range(len(costs))]
+    points = range(len(costs))
+    rivals = [[rival for rival in points if costs[rival] <= costs[point]] for point in points]
+    return [not any(_is_beaten(signed_scores, rival, point, estimate) for rival in rivals[point]) for point in points]
 
 
-def _checked(scores: Scores) -> Scores:
-    """The scores as they are; a ValueError where they are empty or hold a NaN, which would spread silently."""
-    if scores.size == 0 or np.isnan(scores).any():
-        raise ValueError(f"Scores of shape {scores.shape} are empty or hold a NaN; leave such runs out and say so.")
-    return scores
+def _is_beaten(
+    scores: Sequence[float], rival: int, entry: int, estimate: Callable[[int, int], Estimate | None]
+) -> bool:
+    """Say whether a rival is better by more than the range of as many equal entries would show by chance."""
+    if scores[rival] <= scores[entry]:
+        return False
+    difference = estimate(rival, entry)
+    if difference is None:
+        return False
+    return abs(difference.value) > difference.standard_error * _range_limit(len(scores), _coarse(difference.df))
+
+
+def _coarse(df: float) -> float:
+    """Degrees of freedom rounded down to two digits, so that few limits have to be computed; infinite above 1,000."""
+    return inf if df > 1000 else max(float(f"{df * 0.995:.2g}"), 1.0)
+
+
+@lru_cache(maxsize=4096)
+def _range_limit(entries: int, df: float) -> float:
+    """How many standard errors of a difference the largest of equal entries exceeds the smallest by in 5 %."""
+    return float(stats.studentized_range.ppf(1 - LEVEL, entries, df)) / sqrt(2)

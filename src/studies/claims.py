@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from src.analysis.comparison import LEVEL, Comparison
-from src.analysis.statistics import PairedTest, holm
+from src.analysis.comparison import Comparison
+from src.analysis.statistics import LEVEL, PairedTest, holm
 from src.errors import UserError, nearest_first
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 
 from src.analysis.collect import settings
-from src.analysis.statistics import bootstrap_intervals
+from src.analysis.statistics import SEEDS, mean_of
 from src.config.schema import Config
 from src.config.steps import resolved_steps
 from src.config.sweeps import run_configs
@@ -202,9 +201,8 @@ def _interval(values: "pd.Series[float]") -> tuple[float, float]:
     """The ends of the 95 % interval of the runs' mean, NaN for a single run."""
     if len(values) < 2:
         return float("nan"), float("nan")
-    # One column: of these scores only the runs' means are stored, so the interval is over seeds alone.
-    ((low, high),) = bootstrap_intervals([values.to_numpy()[:, None]], np.random.default_rng(0))
-    return float(low), float(high)
+    # Of these scores only the runs' means are stored, so the interval is over seeds alone.
+    return mean_of(values.to_numpy(dtype=float), SEEDS).interval()
 
 
 def _cells_by_key(cells: pd.DataFrame) -> dict[Key, int]:
