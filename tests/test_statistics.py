@@ -1,6 +1,7 @@
-"""The statistics hold against scipy and definitions; the paired test calls equals different one time in twenty."""
+"""Estimates, tests, corrections and sets of the best hold against scipy, statsmodels and definitions."""
 
 from itertools import pairwise
+from math import inf, sqrt
 
 import numpy as np
 import pytest
@@ -9,216 +10,71 @@ from scipy import stats
 from src.analysis.statistics import (
     ITEMS,
     SEEDS,
-    SEEDS_AND_ITEMS,
-    SeedVariance,
-    bootstrap_intervals,
+    Differences,
+    Estimate,
+    best_set,
     holm,
-    paired_test,
+    items_test,
+    mean_of,
     pareto_front,
-    pooled_seed_variance,
-    seeds_and_items_test,
+    satterthwaite,
     sign_flip_test,
+    two_way,
 )
-
-REPETITIONS = 200
 
 
 def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def experiment(
-    seeds: int, items: int, rng: np.random.Generator, *, advantage: float = 0.0, seed_effect: float = 0.35
-) -> tuple[np.ndarray, np.ndarray]:
-    """0/1 scores of two methods on the same seeds and items: items differ in difficulty, each run in its quality."""
-    difficulty = rng.normal(0.0, 1.5, size=items)
-    shared = rng.normal(0.0, seed_effect, size=(seeds, 1))  # the same batches: what both runs of a seed have in common
-    methods = []
-    for gain in (advantage, 0.0):
-        quality = shared + rng.normal(gain, seed_effect, size=(seeds, 1))
-        methods.append((quality + rng.normal(size=(seeds, items)) > difficulty).astype(float))
-    return methods[0], methods[1]
+def test_an_estimate_has_the_interval_and_p_value_of_the_t_test() -> None:
+    numbers = generator().normal(0.3, 1.0, 7)
+    estimate, expected = mean_of(numbers, SEEDS), stats.ttest_1samp(numbers, 0.1)
+    assert estimate.p_value(0.1) == pytest.approx(expected.pvalue)
+    assert estimate.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert estimate.interval(0.9) == pytest.approx(tuple(expected.confidence_interval(0.9)))
 
 
-def rejections(seeds: int, items: int, *, advantage: float = 0.0, items_alone: bool = False) -> float:
-    """The share of repeated comparisons that call the two methods different at the 5 % level."""
-    rng, count = generator(seeds), 0
-    for _ in range(REPETITIONS):
-        first, second = experiment(seeds, items, rng, advantage=advantage)
-        if items_alone:
-            p_value = stats.ttest_1samp((first - second).mean(axis=0), 0).pvalue
-        else:
-            test = paired_test(first, second, rng)
-            assert test is not None
-            p_value = test.p_value
-        count += p_value < 0.05
-    return count / REPETITIONS
+def test_an_exact_estimate_is_certain() -> None:
+    exact = Estimate(0.5, 0.0, 3, ITEMS)
+    assert exact.interval() == (0.5, 0.5)
+    assert (exact.p_value(), exact.p_value(0.5)) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
-def test_two_methods_that_are_the_same_are_called_different_in_about_5_percent(seeds: int) -> None:
-    low, high = stats.binom.ppf([0.005, 0.995], REPETITIONS, 0.05) / REPETITIONS
-    assert low <= rejections(seeds, 401) <= high
-
-
-def test_a_test_over_items_alone_would_call_equal_methods_different_far_too_often() -> None:
-    assert rejections(3, 401, items_alone=True) > 0.3
-
-
-def test_a_true_difference_is_called_one() -> None:
-    assert rejections(5, 401, advantage=1.2) > 0.8
-
-
-def test_with_items_that_dont_matter_the_test_is_the_t_test_over_seeds() -> None:
-    by_seed = np.array([0.1, 0.3, -0.05, 0.2])
-    test = seeds_and_items_test(np.repeat(by_seed[:, None], 7, axis=1))
-    expected = stats.ttest_1samp(by_seed, 0.0)
-    assert test.p_value == pytest.approx(expected.pvalue)
-    assert (test.low, test.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-
-
-def test_the_test_is_hillis_formula_written_with_anova_sums() -> None:
+def test_mean_squares_are_those_of_the_analysis_of_variance_written_as_regressions() -> None:
     table = generator(5).normal(size=(3, 11))
-    grand = table.mean()
-    total = ((table - grand) ** 2).sum()
-    seeds, items = 11 * ((table.mean(1) - grand) ** 2).sum(), 3 * ((table.mean(0) - grand) ** 2).sum()
-    ms_seeds, ms_items, ms_rest = seeds / 2, items / 10, (total - seeds - items) / 20
-    ms_seeds = max(ms_seeds, ms_rest)
-    variance = ms_seeds + max(ms_items - ms_rest, 0)
-    df = variance**2 / (ms_seeds**2 / 2)
-    expected = 2 * stats.t.sf(abs(grand) / np.sqrt(variance / 33), df)
-    assert seeds_and_items_test(table).p_value == pytest.approx(expected)
+    seeds = np.repeat(np.eye(3), 11, axis=0)
+    items = np.tile(np.eye(11), (3, 1))
+
+    def left(*factors: np.ndarray) -> float:
+        design = np.hstack([np.ones((33, 1)), *factors])
+        return float(np.square(table.ravel() - design @ np.linalg.lstsq(design, table.ravel())[0]).sum())
+
+    squares = two_way(table)
+    assert squares.seeds == pytest.approx((left() - left(seeds)) / 2)
+    assert squares.items == pytest.approx((left() - left(items)) / 10)
+    assert squares.residual == pytest.approx(left(seeds, items) / 20)
 
 
-def test_the_seed_variance_of_two_methods_is_theirs_and_of_several_that_of_the_analysis_of_variance() -> None:
-    first, second, third = generator(8).normal(size=(3, 4, 9))
-    means = np.stack([scores.mean(axis=1) for scores in (first, second, third)])
-    test = paired_test(first, second, generator(), pooled_seed_variance(means[:2]))
-    assert test == paired_test(first, second, generator())
-    blocks = means - means.mean(axis=0)  # friedman-like: seeds taken out, then one-way analysis of variance
-    within = sum(((row - row.mean()) ** 2).sum() for row in blocks)
-    assert pooled_seed_variance(means).variance == pytest.approx(within / 6)
-    assert pooled_seed_variance(means).df == 6
-
-
-def test_three_seeds_that_happen_to_agree_are_no_proof() -> None:
-    """Three equal differences over seeds, by chance, would else give p below 1e-30."""
-    differences = generator(2).choice([-1.0, 0.0, 1.0], p=[0.1, 0.79, 0.11], size=(3, 3000))
-    differences -= differences.mean(axis=1, keepdims=True) - 0.01
-    assert seeds_and_items_test(differences).p_value > 0.02
-
-
-@pytest.mark.parametrize("pooled", [False, True])
-def test_very_small_p_values_are_as_rare_as_they_say(pooled: bool) -> None:
-    """Of 1,000 comparisons of equal methods about one has p below 0.001: what Holm's correction rests on."""
-    rng, count = generator(4), 0
-    for _ in range(250):
-        first, second = experiment(3, 201, rng)
-        third, fourth = experiment(3, 201, rng)
-        seed_variance = (
-            pooled_seed_variance(np.stack([scores.mean(axis=1) for scores in (first, second, third, fourth)]))
-            if pooled
-            else None
-        )
-        for pair in ((first, second), (third, fourth)):
-            test = paired_test(*pair, rng, seed_variance)
-            assert test is not None
-            count += test.p_value < 0.001
-    assert count <= stats.binom.ppf(0.995, 500, 0.001)
-
-
-def test_identical_methods_have_p_1_and_a_constant_difference_p_0() -> None:
-    scores = generator().integers(0, 2, size=(3, 50)).astype(float)
-    same, constant = paired_test(scores, scores, generator()), paired_test(scores + 0.5, scores, generator())
-    assert same is not None
-    assert constant is not None
-    assert (same.difference, same.p_value) == (0.0, 1.0)
-    assert (constant.difference, constant.p_value) == (0.5, 0.0)
+def test_degrees_of_freedom_of_a_sum_are_welchs() -> None:
+    first, second = generator().normal(size=5), generator(1).normal(0.0, 3.0, 9)
+    parts = [(float(np.var(numbers, ddof=1)) / len(numbers), len(numbers) - 1) for numbers in (first, second)]
+    assert satterthwaite(parts) == pytest.approx(stats.ttest_ind(first, second, equal_var=False).df)
+    assert satterthwaite([(1.0, inf), (2.0, inf)]) == inf
 
 
 def test_the_permutation_test_agrees_with_scipys_and_with_exact_mcnemar() -> None:
-    first, second = (scores[0] for scores in experiment(1, 301, generator(3), advantage=0.4))
-    differences = first - second
-    ours = sign_flip_test(differences, generator(1))
+    differences = generator(3).choice([-1.0, 0.0, 1.0], p=[0.1, 0.74, 0.16], size=301)
+    test = items_test(differences, generator(1))
     scipys = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=generator(2)
     ).pvalue
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     mcnemar = stats.binomtest(wins, wins + losses, 0.5).pvalue
-    assert ours == pytest.approx(scipys, abs=0.02)
-    assert ours == pytest.approx(mcnemar, abs=0.02)
+    assert test.p_value == pytest.approx(scipys, abs=0.02)
+    assert test.p_value == pytest.approx(mcnemar, abs=0.02)
+    assert test.over == ITEMS
     assert sign_flip_test(np.zeros(9), generator()) == 1.0
-
-
-def test_what_a_test_speaks_of_follows_from_what_there_is() -> None:
-    both, one_seed, one_item = (generator().normal(size=shape) for shape in ((3, 9), (1, 9), (3, 1)))
-    tests = [
-        paired_test(scores, scores + generator(1).normal(size=scores.shape), generator(2))
-        for scores in (both, one_seed, one_item)
-    ]
-    assert [test.over if test else None for test in tests] == [SEEDS_AND_ITEMS, ITEMS, SEEDS]
-    assert paired_test(one_seed[:, :1], one_seed[:, 1:2], generator()) is None
-
-
-def test_without_items_the_test_is_scipys_paired_t_test() -> None:
-    first, second = generator().normal(size=(2, 5, 1))
-    test = paired_test(first, second, generator())
-    assert test is not None
-    assert test.p_value == pytest.approx(stats.ttest_rel(first[:, 0], second[:, 0]).pvalue)
-
-
-@pytest.mark.parametrize(("seeds", "items"), [(2, 16), (3, 16), (5, 50)])
-def test_coarse_scores_without_items_are_never_certainly_different(seeds: int, items: int) -> None:
-    """Runs of equal methods, right on 70 % of few items, often differ by the same at every seed."""
-    rng = generator(6)
-    scores = (rng.binomial(items, 0.7, size=(1000, 2, seeds, 1)) / items).astype(np.float32)
-    p_values = [test.p_value for first, second in scores if (test := paired_test(first, second, rng)) is not None]
-    assert min(p_values) > 1e-6
-    assert sum(p < 0.05 for p in p_values) <= stats.binom.ppf(0.999, 1000, 0.05)
-
-
-def test_equal_differences_without_items_are_no_test_and_none_at_all_is_p_1() -> None:
-    first = np.array([[0.9], [0.8], [0.7]], dtype=np.float32)  # rounded: the differences are equal but for that
-    assert paired_test(first, first - np.float32(0.1), generator()) is None
-    assert paired_test(first, first - np.float32(0.1), generator(), SeedVariance(0.0, 4)) is None
-    same = paired_test(first, first, generator())
-    assert same is not None
-    assert same.p_value == 1.0
-
-
-def test_unequal_shapes_and_nans_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(3, 4\) and \(3, 5\)"):
-        paired_test(np.zeros((3, 4)), np.zeros((3, 5)), generator())
-    with pytest.raises(ValueError, match="NaN"):
-        paired_test(np.full((2, 2), np.nan), np.zeros((2, 2)), generator())
-    with pytest.raises(ValueError, match="empty"):
-        bootstrap_intervals([np.zeros((0, 4))], generator())
-
-
-def test_over_items_alone_the_interval_is_scipys_bootstrap() -> None:
-    scores = (generator().random(size=(1, 701)) < 0.7).astype(float)
-    ((low, high),) = bootstrap_intervals([scores], generator(1), replicates=4000)
-    expected = stats.bootstrap((scores[0],), np.mean, method="percentile", n_resamples=4000, rng=generator(2))
-    assert (low, high) == pytest.approx(tuple(expected.confidence_interval), abs=0.004)
-
-
-def test_over_seeds_alone_the_interval_is_scipys_bootstrap() -> None:
-    scores = generator().normal(size=(6, 1))
-    ((low, high),) = bootstrap_intervals([scores], generator(1), replicates=4000)
-    expected = stats.bootstrap((scores[:, 0],), np.mean, method="percentile", n_resamples=4000, rng=generator(2))
-    assert (low, high) == pytest.approx(tuple(expected.confidence_interval), abs=0.06)
-
-
-def test_an_interval_over_seeds_and_items_is_wider_than_over_either() -> None:
-    rng = generator(4)
-    scores, _ = experiment(8, 151, rng, seed_effect=0.5)
-    widths = [
-        high - low
-        for low, high in bootstrap_intervals(
-            [scores, scores.mean(1, keepdims=True), scores.mean(0, keepdims=True)], rng
-        )
-    ]
-    assert widths[0] > max(widths[1:])
 
 
 def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_keeps_the_order() -> None:
@@ -231,19 +87,44 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_keeps_the_order
     assert holm([]) == []
 
 
-def test_a_point_is_off_the_pareto_front_only_if_one_that_costs_no_more_is_significantly_better() -> None:
-    costs, scores = [10, 20, 30, 40, 40], [0.5, 0.3, 0.45, 0.9, 0.8]
-    told_apart = {(0, 1), (3, 0), (3, 2), (3, 4)}
-    asked = []
+def differences(scores: list[float], errors: dict[tuple[int, int], float] | float, df: float = inf) -> Differences:
+    """The estimates of all pairs, with one standard error or those of pairs."""
 
-    def p_value(better: int, worse: int) -> float:
-        asked.append((better, worse))
-        return 0.001 if (better, worse) in told_apart else 0.5
+    def estimate(first: int, second: int) -> Estimate | None:
+        error = errors if isinstance(errors, float) else errors.get((min(first, second), max(first, second)))
+        return None if error is None else Estimate(scores[first] - scores[second], error, df, ITEMS)
 
-    assert pareto_front(costs, scores, p_value) == [True, False, True, True, False]
-    assert asked == [(0, 1), (0, 2), (3, 4)]  # nothing dearer, and only the best that costs no more
+    return estimate
 
 
-def test_the_pareto_front_minds_how_many_points_were_tested() -> None:
-    assert pareto_front([1, 1, 1], [3, 2, 1], lambda better, worse: 0.03) == [True, True, True]
-    assert pareto_front([1, 1], [2, 1], lambda better, worse: 0.03) == [True, False]
+@pytest.mark.parametrize("entries", [2, 5, 40])
+@pytest.mark.parametrize("df", [4.0, 30.0, inf])
+def test_an_entry_is_out_beyond_tukeys_range(entries: int, df: float) -> None:
+    limit = stats.studentized_range.ppf(0.95, entries, df) / sqrt(2)
+    for beyond in (True, False):
+        scores = [0.0] * (entries - 1) + [limit * (1.001 if beyond else 0.98)]
+        assert best_set(scores, differences(scores, 1.0, df)) == [not beyond] * (entries - 1) + [True]
+
+
+def test_a_loud_best_hides_no_quiet_rival() -> None:
+    """The best by its mean is too noisy to beat anyone; the second is not."""
+    scores = [10.0, 9.0, 8.0, 0.0]
+    errors = {(0, 1): 30.0, (0, 2): 30.0, (0, 3): 30.0, (1, 2): 0.5, (1, 3): 0.5, (2, 3): 0.5}
+    assert best_set(scores, differences(scores, errors)) == [True, True, True, False]
+
+
+def test_one_pair_that_seems_surer_than_the_others_by_chance_decides_nothing() -> None:
+    scores = [3.0, 2.9, 2.8, 2.7, 2.0]
+    errors = {(i, j): 1.0 for i in range(5) for j in range(i + 1, 5)} | {(0, 3): 0.01}
+    assert best_set(scores, differences(scores, errors)) == [True, True, True, True, True]
+
+
+def test_entries_that_cant_be_compared_beat_nobody() -> None:
+    assert best_set([9.0, 0.0], lambda first, second: None) == [True, True]
+    assert best_set([], lambda first, second: None) == []
+
+
+def test_a_point_is_off_the_pareto_front_only_if_one_that_costs_no_more_is_better_beyond_chance() -> None:
+    costs, scores = [10.0, 20.0, 30.0, 40.0, 40.0], [0.5, 0.3, 0.49, 0.9, 0.7]
+    assert pareto_front(costs, scores, differences(scores, 0.02)) == [True, False, True, True, False]
+    assert pareto_front(costs, scores, differences(scores, 0.5)) == [True] * 5

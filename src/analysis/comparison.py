@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from src.analysis.doubtful import doubts
+from src.analysis.doubtful import DOUBTFUL, doubts
 from src.analysis.error_model import CellScores, ErrorModel
 from src.analysis.item_scores import SplitItems, scores_of_splits
 from src.analysis.statistics import Estimate, PairedTest, best_set, pareto_front
@@ -48,7 +48,7 @@ Run = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Measured:
     """One outcome of all rows, such as the score on test: its numbers, and how sure they and their differences are.
 
     `places` says of each row with scores in which error model it is, and where: rows are in one only if they are of one
@@ -59,7 +59,7 @@ class Outcome:
     places: list[tuple[ErrorModel, int] | None]
 
     @classmethod
-    def of(cls, cells: pd.DataFrame, scores: Sequence[CellScores | None]) -> "Outcome":
+    def of(cls, cells: pd.DataFrame, scores: Sequence[CellScores | None]) -> "Measured":
         """Put the rows that can be held against each other into one error model."""
         groups: dict[Hashable, list[int]] = defaultdict(list)
         for index, cell in enumerate(scores):
@@ -84,9 +84,9 @@ class Outcome:
             return None
         return places[0][0].test(places[0][1], places[1][1])
 
-    def where(self, rows: Sequence[int]) -> "Outcome":
+    def where(self, rows: Sequence[int]) -> "Measured":
         """The chosen rows, numbered anew; what is known of their noise stays."""
-        return Outcome([self.scores[row] for row in rows], [self.places[row] for row in rows])
+        return Measured([self.scores[row] for row in rows], [self.places[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Comparison:
     """
 
     cells: pd.DataFrame
-    primary: Outcome
+    primary: Measured
 
     def test(self, first: int, second: int) -> PairedTest | None:
         """The first row's score minus the second's.
@@ -141,7 +141,7 @@ def compare(runs: pd.DataFrame) -> Comparison:
     for end in ("low", "high"):
         cells[end] = np.where(cells["split"] == "test", cells[f"test_{end}"], cells[f"validation_{end}"])
     scores = [scored.splits.get(split) for scored, split in zip(scored_groups, cells["split"], strict=True)]
-    compared = _with_verdicts(Comparison(cells, Outcome.of(cells, scores)))
+    compared = _with_verdicts(Comparison(cells, Measured.of(cells, scores)))
     return Comparison(compared.cells.assign(notes=notes(compared.cells)), compared.primary)
 
 
@@ -331,7 +331,7 @@ def _weights(settings: dict[str, str] | None) -> str:
 def _intervals(split: str, cells: pd.DataFrame, scores: Sequence[CellScores | None]) -> dict[str, NDArray[np.float64]]:
     """The ends of the rows' intervals; a row with a single number has none."""
     ends = np.full((len(scores), 2), np.nan)
-    outcome = Outcome.of(cells, scores)
+    outcome = Measured.of(cells, scores)
     for index in range(len(scores)):
         estimate = outcome.mean(index)
         if estimate is not None:
@@ -386,15 +386,17 @@ def _estimates(compared: Comparison, rows: Sequence[int]) -> Callable[[int, int]
 def _with_verdicts(compared: Comparison) -> Comparison:
     """Add `tie` and `on_front`, each among the rows of a task and model that are scored on the same data.
 
-    Only a row with enough seeds, among others with as many, can be called best.
+    Only a row with enough seeds, among others with as many, and without a doubtful run can be called best.
     """
     tie = np.zeros(len(compared.cells), dtype=bool)
     seeds = np.array([len(cell.seeds) if cell else 0 for cell in compared.primary.scores])
+    doubtful = np.array([any(note.startswith(DOUBTFUL) for note in notes) for notes in compared.cells["notes"]])
     for rows, scores in _comparable(compared):
         sure = seeds[rows] >= SEEDS_FOR_A_VERDICT
         members = np.array(rows)[sure]
         if len(members) > 1:
             tie[members] = best_set(scores[sure].tolist(), _estimates(compared, members.tolist()))
+    tie &= ~doubtful
     return Comparison(compared.cells.assign(tie=tie, on_front=on_pareto_front(compared, "trained")), compared.primary)
 
 

@@ -26,18 +26,23 @@ from src.analysis.statistics import (
     Estimate,
     PairedTest,
     Scores,
+    holm,
     items_test,
     mean_of,
     satterthwaite,
     two_way,
 )
 
-OWN_FROM_SEEDS = 5  # from so many on, a cell's noise is its own
+# By the number of its seeds that others have too, how much these have to say of a cell's noise at most, in degrees of
+# freedom; from five on it is its own. Four are between the two, so that another seed never makes intervals wider.
+MODERATED_BY = {2: inf, 3: inf, 4: 3.0}
 FEWEST_CELLS = 5  # with fewer, they say too little of each other
-OUTLYING = 0.05  # the level at which a cell is noisier than the others, and keeps its noise
-PLAINLY_OUTLYING = 1e-3  # the same while it isn't known yet how much cells differ
+OUTLYING = (
+    0.05  # a cell that is noisier than the others at this level keeps its noise, and spoils no other's after Holm
+)
+PLAINLY_OUTLYING = 1e-3  # the level while it isn't known yet how much cells differ
 ENDLESS = 1e9  # degrees of freedom, where scipy takes no infinity
-ROUNDS = 12  # of finding such cells
+ROUNDS, ROUNDS_BY_MEDIAN = 12, 3  # of finding such cells
 SEED_OF_DRAWS = 0  # of permutations, so that the same runs give the same bytes
 Variance = tuple[float, float]  # and its degrees of freedom
 
@@ -97,7 +102,8 @@ class SeedNoise:
 
     def of_mean(self, seeds: int, items: int) -> Variance:
         """What seeds add to the variance of a mean over so many of them."""
-        return self.residual * self.overdispersion / (seeds * items), self.df
+        # The noise of answers is part of what seeds add, also where three of them happen to agree.
+        return self.residual * max(self.overdispersion, 1.0) / (seeds * items), self.df
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ class ErrorModel:
             generator = np.random.default_rng(SEED_OF_DRAWS)
             return items_test((a.of(shared[:1]) - b.of(shared[:1]))[0], generator) if shared else None
         possible = [self._paired(first, second, shared)] if len(shared) > 1 else []
-        possible += [self._unpaired(first, second)] if set(a.seeds) != set(b.seeds) else []
+        possible += [self._over_all_seeds(first, second, shared)] if set(a.seeds) != set(b.seeds) else []
         return PairedTest.of(min(possible, key=lambda estimate: estimate.standard_error))
 
     def mean(self, index: int) -> Estimate | None:
@@ -165,8 +171,8 @@ class ErrorModel:
             return None
         differences = a.of(shared) - b.of(shared)
         squares = two_way(differences)
-        overdispersion, _ = self._overdispersion(first, second, differences)
-        seed = max(overdispersion - 1, 0.0) * squares.residual / differences.shape[1]
+        mean_square, _ = self._mean_square_of_seeds(first, second, differences)
+        seed = (mean_square - squares.residual) / differences.shape[1]
         return Components(seed, max(squares.items - squares.residual, 0.0) / len(shared), squares.residual)
 
     @cached_property
@@ -189,10 +195,13 @@ class ErrorModel:
             for seed, deviation in zip(cell.seeds, cell.means - cell.means.mean(), strict=True):
                 by_seed[seed].append(float(deviation))
         # Medians: a cell that is noisy by itself moves no other's interval. Theirs is pi / 2 of a mean's variance.
-        effects = [float(np.median(deviations)) for deviations in by_seed.values()]
+        known = [deviations for deviations in by_seed.values() if len(deviations) >= FEWEST_CELLS]
+        if len(known) < 2:
+            return 0.0, 1.0
+        effects = [float(np.median(deviations)) for deviations in known]
         items = self.cells[self._pool[0]].items[0]
         own = np.median([self.noise[index].of_mean(1, items)[0] for index in self._pool])
-        chance = np.pi / 2 * own * np.mean([1 / len(deviations) for deviations in by_seed.values()])
+        chance = np.pi / 2 * own * np.mean([1 / len(deviations) for deviations in known])
         return max(float(np.var(effects, ddof=1) - chance), 0.0), len(effects) - 1
 
     def _paired(self, first: int, second: int, shared: Sequence[int]) -> Estimate:
@@ -200,31 +209,43 @@ class ErrorModel:
         differences = self.cells[first].of(shared) - self.cells[second].of(shared)
         seeds, items = differences.shape
         residual = two_way(differences).residual
-        overdispersion, df = self._overdispersion(first, second, differences)
-        # No less than 1: what is left by items is part of what varies over seeds.
-        of_seeds = (max(overdispersion, 1.0) * residual / (seeds * items), df)
+        mean_square, df = self._mean_square_of_seeds(first, second, differences)
+        of_seeds = (mean_square / (seeds * items), df)
         return _over_seeds_and_items(differences.mean(axis=0), [of_seeds], residual / seeds, self._least(first, second))
 
-    def _overdispersion(self, first: int, second: int, differences: Scores) -> Variance:
-        """How many times the noise of their answers the pair's differences (seeds, items) vary over seeds."""
+    def _mean_square_of_seeds(self, first: int, second: int, differences: Scores) -> Variance:
+        """How much the differences (seeds, items) of two cells vary over seeds, times the number of items.
+
+        It is no less than the noise of their answers, which is part of it: three seeds that happen to agree would else
+        prove too much.
+        """
+        squares = two_way(differences)
+        if not {first, second} <= set(self._pool):
+            return max(squares.seeds, squares.residual), len(differences) - 1
         noises = [self.noise[index] for index in (first, second)]
         whole = sum(noise.residual for noise in noises)
-        if not {first, second} <= set(self._pool) or whole == 0:
-            squares = two_way(differences)
-            return (squares.seeds / squares.residual if squares.residual > 0 else 1.0), len(differences) - 1
         parts = [(noise.residual / whole * noise.overdispersion, noise.df) for noise in noises]
         most = sum(len(self.cells[index].seeds) - 1 for index in self._pool) * (1 - 1 / len(self._pool))
-        return sum(part for part, _ in parts), min(satterthwaite(parts), most)
+        overdispersion = max(sum(part for part, _ in parts), 1.0)
+        return overdispersion * squares.residual, min(satterthwaite(parts), most)
 
-    def _unpaired(self, first: int, second: int) -> Estimate:
+    def _over_all_seeds(self, first: int, second: int, shared: Sequence[int]) -> Estimate:
         """The difference over all seeds of both cells, of which some or none are shared."""
         a, b = self.cells[first], self.cells[second]
-        items, shared, (n_a, n_b) = a.items[0], len(set(a.seeds) & set(b.seeds)), (len(a.seeds), len(b.seeds))
+        items, (n_a, n_b), noises = a.items[0], (len(a.seeds), len(b.seeds)), [self.noise[first], self.noise[second]]
         common, df = self.seed_effect
         # A seed's effect cancels where both cells have it, as far as their weights are equal.
-        left = shared * (1 / n_a - 1 / n_b) ** 2 + (n_a - shared) / n_a**2 + (n_b - shared) / n_b**2
-        parts = [(common * left, df), self.noise[first].of_mean(n_a, items), self.noise[second].of_mean(n_b, items)]
-        residual = self.noise[first].residual / n_a + self.noise[second].residual / n_b
+        left = len(shared) * (1 / n_a - 1 / n_b) ** 2 + (n_a - len(shared)) / n_a**2 + (n_b - len(shared)) / n_b**2
+        parts = [(common * left, df), noises[0].of_mean(n_a, items), noises[1].of_mean(n_b, items)]
+        residual = noises[0].residual / n_a + noises[1].residual / n_b
+        if len(shared) > 1:
+            # What two runs of a seed have in common beside its effect counts twice as often as seeds are shared.
+            differences = a.of(shared) - b.of(shared)
+            weight = len(shared) / (n_a * n_b)
+            mean_square, _ = self._mean_square_of_seeds(first, second, differences)
+            both = max(sum(noise.residual * noise.overdispersion for noise in noises) - mean_square, 0.0)
+            parts.append((-both * weight / items, inf))
+            residual -= max(sum(noise.residual for noise in noises) - two_way(differences).residual, 0.0) * weight
         return _over_seeds_and_items(a.by_item - b.by_item, parts, residual, self._least(first, second))
 
     def _least(self, first: int, second: int) -> float:
@@ -284,26 +305,43 @@ def _alone(cell: CellScores) -> SeedNoise:
 
 def _moderated(cells: Sequence[CellScores]) -> list[SeedNoise]:
     """The noise of each of comparable cells: moderated by the others, or its own where it is outlying or well known."""
-    quiet = np.ones(len(cells), dtype=bool)
-    squares = _beside_the_others(cells, quiet)
-    for number in range(ROUNDS):
-        before, quiet = quiet, ~_outlying(squares, quiet, differ=number >= 3)
-        if quiet.sum() < max(2, len(cells) / 2):  # then there is no crowd to lie outside of
-            quiet = before
-            break
-        squares = _beside_the_others(cells, quiet)
-        if number >= 3 and (quiet == before).all():
-            break
+    squares, quiet = _quiet(cells)
     prior, prior_df = scaled_f(squares.ratios[quiet], squares.df[quiet])
     # What all cells together know can't be surpassed, however alike they look.
     most = squares.df[quiet].sum()
-    noises = []
-    for index, cell in enumerate(cells):
-        of_prior = 0.0 if not quiet[index] or len(cell.seeds) >= OWN_FROM_SEEDS else min(prior_df, most)
-        df = of_prior + squares.df[index]
-        value = (of_prior * prior + squares.df[index] * squares.ratios[index]) / df
-        noises.append(SeedNoise(float(squares.residuals[index]), float(value), float(min(df, most))))
-    return noises
+    of_others = np.array([min(prior_df, most, MODERATED_BY.get(df + 1, 0.0)) for df in squares.df])
+    # A cell that shares no two seeds with another one has nothing of its own to be known by.
+    of_others[squares.df == 0] = min(prior_df, most)
+    of_others[_surprise(squares, prior, prior_df) < OUTLYING] = 0.0
+    df = of_others + squares.df
+    values = (of_others * prior + squares.df * squares.ratios) / df
+    return [
+        SeedNoise(*map(float, of_cell)) for of_cell in zip(squares.residuals, values, np.minimum(df, most), strict=True)
+    ]
+
+
+def _quiet(cells: Sequence[CellScores]) -> tuple["_Squares", NDArray[np.bool_]]:
+    """The cells' mean squares, and which cells aren't so noisy that they would spoil what is known of the others."""
+    quiet = np.ones(len(cells), dtype=bool)
+    for number in range(ROUNDS):
+        squares = _beside_the_others(cells, quiet)
+        quiet &= squares.df > 0
+        if number < ROUNDS_BY_MEDIAN:  # how much cells differ can't be seen beside one that differs from all
+            usual = float(np.median(squares.ratios[quiet] / stats.f.median(squares.df[quiet], ENDLESS)))
+            calm = _surprise(squares, usual, inf) >= PLAINLY_OUTLYING
+        else:
+            prior = scaled_f(squares.ratios[quiet], squares.df[quiet])
+            calm = np.array(holm(_surprise(squares, *prior).tolist())) >= OUTLYING
+        if calm.sum() < len(cells) / 2 or (number >= ROUNDS_BY_MEDIAN and (calm == quiet).all()):
+            break
+        quiet = calm
+    return squares, quiet
+
+
+def _surprise(squares: "_Squares", prior: float, prior_df: float) -> NDArray[np.float64]:
+    """How probable it is that a cell of the usual noise shows as much as each does."""
+    surprise = stats.f.sf(squares.ratios / prior, np.maximum(squares.df, 1), min(prior_df, ENDLESS))
+    return np.where(squares.df > 0, surprise, 1.0)
 
 
 @dataclass(frozen=True)
@@ -316,10 +354,7 @@ class _Squares:
 
 
 def _beside_the_others(cells: Sequence[CellScores], quiet: NDArray[np.bool_]) -> _Squares:
-    """Each cell's mean squares once the mean of the quiet others is taken away, which have the same seeds and items.
-
-    Seeds that no other cell has are left as they are, with what they do to all cells alike.
-    """
+    """Each cell's mean squares once the mean of the quiet others is taken away, over the seeds that it shares."""
     sums, counts = defaultdict[int, NDArray[np.float64] | float](float), defaultdict[int, int](int)
     for cell, is_quiet in zip(cells, quiet, strict=True):
         for seed, scores in zip(cell.seeds, cell.values, strict=True):
@@ -327,26 +362,14 @@ def _beside_the_others(cells: Sequence[CellScores], quiet: NDArray[np.bool_]) ->
             counts[seed] += int(is_quiet)
     rows = []
     for cell, is_quiet in zip(cells, quiet, strict=True):
-        own = cell.values.astype(np.float64)
-        others = [(sums[seed] - scores * is_quiet) / max(counts[seed] - is_quiet, 1)
-                  for seed, scores in zip(cell.seeds, own, strict=True)]  # fmt: skip
-        squares = two_way(own - np.stack([np.broadcast_to(other, own.shape[1:]) for other in others]))
+        shared = [seed for seed in cell.seeds if counts[seed] > is_quiet]
+        known = cell.of(shared if len(shared) > 1 else cell.seeds)
+        others = [(sums[seed] - scores * is_quiet) / (counts[seed] - is_quiet)
+                  for seed, scores in zip(shared, known, strict=True)] if len(shared) > 1 else 0.0  # fmt: skip
+        squares = two_way(known - np.asarray(others))
         residual = max(squares.residual, ROUNDING**2)
-        rows.append((residual, squares.seeds / residual, len(cell.seeds) - 1))
+        rows.append((residual, squares.seeds / residual, len(shared) - 1 if len(shared) > 1 else 0))
     return _Squares(*np.array(rows, dtype=np.float64).T)
-
-
-def _outlying(squares: _Squares, quiet: NDArray[np.bool_], *, differ: bool) -> NDArray[np.bool_]:
-    """The cells whose noise is beyond what the quiet ones show.
-
-    Args:
-        differ: whether cells may differ in their noise, which only those that aren't plainly outlying can tell.
-    """
-    if differ:
-        prior, prior_df = scaled_f(squares.ratios[quiet], squares.df[quiet])
-        return np.asarray(stats.f.sf(squares.ratios / prior, squares.df, min(prior_df, ENDLESS)) < OUTLYING)
-    usual = np.median(squares.ratios[quiet] / stats.f.median(squares.df[quiet], ENDLESS))
-    return np.asarray(stats.f.sf(squares.ratios / usual, squares.df, ENDLESS) < PLAINLY_OUTLYING)
 
 
 def scaled_f(ratios: Scores, df: Scores) -> tuple[float, float]:

@@ -63,8 +63,10 @@ def scores_of_splits(folder: Path, metrics: dict[str, str]) -> dict[str, SplitIt
 def _table(path: Path) -> pa.Table:
     """The columns that hold the scores, or those they can be made of."""
     with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:  # a third of the time of pq.read_table
-        columns = ["score"] if "score" in file.schema_arrow.names else ["prediction"]
-        return file.read(columns=["split", "reference", *columns], use_threads=False)
+        stored = file.schema_arrow.names
+        columns = ["score"] if "score" in stored else ["prediction"]
+        columns += ["reference"] if "reference" in stored else []
+        return file.read(columns=["split", *columns], use_threads=False)
 
 
 def _of_rows(table: pa.Table, in_split: NDArray[np.bool_], metric: str) -> SplitItems | None:
@@ -78,7 +80,8 @@ def _of_rows(table: pa.Table, in_split: NDArray[np.bool_], metric: str) -> Split
     # A metric that isn't a mean over items is stored as NaN for each of them.
     if len(scores) == 0 or np.isnan(scores).any():
         return None
-    return SplitItems(scores.astype(np.float32, copy=False), _digest(table["reference"], in_split))
+    references = _digest(table["reference"], in_split) if "reference" in table.column_names else ""
+    return SplitItems(scores.astype(np.float32, copy=False), references)
 
 
 def _digest(references: pa.ChunkedArray, in_split: NDArray[np.bool_]) -> str:

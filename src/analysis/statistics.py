@@ -7,6 +7,7 @@ says in plain words what each of these does.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from math import inf, sqrt
 from typing import Any
 
@@ -19,6 +20,7 @@ Scores = NDArray[np.floating[Any]]
 SEEDS_AND_ITEMS, SEEDS, ITEMS = "seeds and items", "seeds only", "items only"
 LEVEL = 0.05
 ROUNDING = 1e-6  # of a run's score, which is kept in single precision
+Differences = Callable[[int, int], "Estimate | None"]  # of two entries, named by their positions
 CHUNK = 500  # permutations at a time, to bound memory
 PERMUTATIONS = 9999
 
@@ -128,7 +130,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
 
-def best_set(signed_scores: Sequence[float], estimate: Callable[[int, int], Estimate | None]) -> list[bool]:
+def best_set(signed_scores: Sequence[float], estimate: Differences) -> list[bool]:
     """Say which entries can't be told from the best, so that all that are equally good are in it with 95 %.
 
     An entry is out where another is better by more than chance makes the largest of so many equal entries better than
@@ -138,33 +140,35 @@ def best_set(signed_scores: Sequence[float], estimate: Callable[[int, int], Esti
         signed_scores: higher is better.
         estimate: the difference of two entries, first minus second, in whatever direction; None where there is none.
     """
-    return [not any(_is_beaten(signed_scores, rival, entry, estimate) for rival in range(len(signed_scores)))
-            for entry in range(len(signed_scores))]  # fmt: skip
+    return pareto_front([0.0] * len(signed_scores), signed_scores, estimate)
 
 
-def pareto_front(
-    costs: Sequence[float], signed_scores: Sequence[float], estimate: Callable[[int, int], Estimate | None]
-) -> list[bool]:
+def pareto_front(costs: Sequence[float], signed_scores: Sequence[float], estimate: Differences) -> list[bool]:
     """Say which points are on the Pareto front as far as noise lets one tell.
 
     A point is off it only where one that costs no more is better beyond chance, as in `best_set`. Two that can't be
     told apart are both on it, also where one of them costs more.
     """
-    points = range(len(costs))
-    rivals = [[rival for rival in points if costs[rival] <= costs[point]] for point in points]
-    return [not any(_is_beaten(signed_scores, rival, point, estimate) for rival in rivals[point]) for point in points]
+    # The best rivals first: mostly one test decides.
+    order = sorted(range(len(costs)), key=lambda point: -signed_scores[point])
+    usual = _usual_error(order, estimate)
+
+    def is_beaten(point: int, rival: int) -> bool:
+        if costs[rival] > costs[point] or signed_scores[rival] <= signed_scores[point]:
+            return False
+        difference = estimate(rival, point)
+        if difference is None:
+            return False
+        limit = _range_limit(len(costs), _coarse(difference.df))
+        return abs(difference.value) > limit * max(difference.standard_error, usual)
+
+    return [not any(is_beaten(point, rival) for rival in order) for point in range(len(costs))]
 
 
-def _is_beaten(
-    scores: Sequence[float], rival: int, entry: int, estimate: Callable[[int, int], Estimate | None]
-) -> bool:
-    """Say whether a rival is better by more than the range of as many equal entries would show by chance."""
-    if scores[rival] <= scores[entry]:
-        return False
-    difference = estimate(rival, entry)
-    if difference is None:
-        return False
-    return abs(difference.value) > difference.standard_error * _range_limit(len(scores), _coarse(difference.df))
+def _usual_error(order: Sequence[int], estimate: Differences) -> float:
+    """The median standard error of neighbors in an order: of many pairs some seem surer than they are by chance."""
+    neighbors = [found for pair in pairwise(order) if (found := estimate(*pair)) is not None]
+    return float(np.median([found.standard_error for found in neighbors])) if neighbors else 0.0
 
 
 def _coarse(df: float) -> float:

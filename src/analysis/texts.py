@@ -165,7 +165,7 @@ def legend(cells: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
     meanings = [
         (
             "**",
-            "Bold: can't be told from the best of its task and model (paired test over seeds and items, Holm, 5 %).",
+            "Bold: can't be told from the best of its task and model; all that are best are bold with 95 %.",
         ),
         (PAPER, f"{PAPER} protocol=paper: trained on all data and validated on the test split, as many papers do."),
     ]
