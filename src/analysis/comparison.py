@@ -7,10 +7,10 @@ their mean is the score, else the runs' scores alone.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from src.analysis.doubtful import doubts
 from src.analysis.item_scores import Items, scores_of_splits
+from src.analysis.secondary import Secondary, secondary_of
 from src.analysis.statistics import (
     PairedTest,
     SeedVariance,
@@ -73,24 +74,31 @@ class Comparison:
     """A table of cells, and the scores behind each of its rows.
 
     Beside what the runs say, `cells` has 95 % intervals of both splits; `split`, `mean`, `std`, `low` and `high` of the
-    score that counts; `tie` (it can't be told from the best of its task and model), `on_front` (the noise-aware Pareto
-    front of trained parameters and score) and `notes`, what a reader should know of a cell, separated by "; ".
+    score that counts, and the last four of the secondary outcome on that split, with its name, unit and direction;
+    `tie` (it can't be told from the best of its task and model), `on_front` (the noise-aware Pareto front of trained
+    parameters and score) and `notes`, what a reader should know of a cell, separated by "; ".
     """
 
     cells: pd.DataFrame
     scores: list[CellScores | None]
+    secondary: list[CellScores | None] = field(default_factory=list)
 
-    def test(self, first: int, second: int) -> PairedTest | None:
+    def test(self, first: int, second: int, outcome: Literal["primary", "secondary"] = "primary") -> PairedTest | None:
         """The first row's score minus the second's, on the seeds and items that both have.
 
         None where they share no seed, aren't scored on the same data, or have one number each.
+
+        Args:
+            outcome: the score, or how likely the right answers are, in nats or in bits per byte (lower is better).
         """
-        return paired(self.scores[first], self.scores[second])
+        scores = self.scores if outcome == "primary" else self.secondary
+        return paired(scores[first], scores[second])
 
     def where(self, selected: "pd.Series[bool]") -> "Comparison":
         """The selected rows, with their scores, numbered anew."""
         chosen = np.flatnonzero(selected.to_numpy())
-        return Comparison(self.cells.iloc[chosen].reset_index(drop=True), [self.scores[index] for index in chosen])
+        scores, secondary = ([of[index] for index in chosen] for of in (self.scores, self.secondary))
+        return Comparison(self.cells.iloc[chosen].reset_index(drop=True), scores, secondary)
 
 
 def comparison(runs: pd.DataFrame) -> pd.DataFrame:
@@ -111,7 +119,10 @@ def compare(runs: pd.DataFrame) -> Comparison:
     groups = grouped(reported_runs(runs))
     scored_groups = [_scores_by_split(group) for group in groups]
     cells = pd.DataFrame(
-        [_facts(group) | {"notes": scored.problems} for group, scored in zip(groups, scored_groups, strict=True)]
+        [
+            _facts(group) | _secondary_facts(scored.secondary) | {"notes": scored.problems}
+            for group, scored in zip(groups, scored_groups, strict=True)
+        ]
     )
     cells = cells.astype({"rank": "Int64", "trained_rank": "Int64"})
     for split in SPLITS:
@@ -120,8 +131,11 @@ def compare(runs: pd.DataFrame) -> Comparison:
     for end in ("low", "high"):
         cells[end] = np.where(cells["split"] == "test", cells[f"test_{end}"], cells[f"validation_{end}"])
     scores = [scored.splits.get(split) for scored, split in zip(scored_groups, cells["split"], strict=True)]
+    secondary = [_cell_scores(scored.secondary) for scored in scored_groups]
+    cells = cells.assign(**_intervals("secondary", secondary))
     compared = _with_verdicts(_with_seed_variances(Comparison(cells, scores)))
-    return Comparison(compared.cells.assign(notes=notes(compared.cells)), compared.scores)
+    secondary = _with_seed_variances(Comparison(cells, secondary)).scores
+    return Comparison(compared.cells.assign(notes=notes(compared.cells)), compared.scores, secondary)
 
 
 def reported_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -189,10 +203,11 @@ def _varying(settings: Iterable[dict[str, str]]) -> set[str]:
 
 @dataclass(frozen=True)
 class _SplitScores:
-    """The scores of a cell by split, and what is wrong with them."""
+    """The scores of a cell by split, what is wrong with them, and the secondary outcome on the split that counts."""
 
     splits: dict[str, CellScores]
     problems: list[str]
+    secondary: Secondary | None
 
 
 def _scores_by_split(group: list[Run]) -> _SplitScores:
@@ -211,6 +226,9 @@ def _scores_by_split(group: list[Run]) -> _SplitScores:
             splits[split] = _scores(split, scored, [items[run["run_id"]].get(split) for run in scored])
             missing = len(done) - len(scored)
             problems += [f"{missing} of {len(done)} runs have no {split} score"] if missing else []
+    counts = "test" if "test" in splits else "validation"
+    secondary, problem = secondary_of([run for run in done if run[counts] is not None], counts)
+    problems += problem
     problems += [
         f"its runs differ in {key}: {' and '.join(sorted(map(str, found)))}"
         for key in FACTS
@@ -219,7 +237,24 @@ def _scores_by_split(group: list[Run]) -> _SplitScores:
     problems += doubts(done)
     if len({run["seed"] for run in done}) < len(done):
         problems.append("a seed is there more than once")
-    return _SplitScores(splits, problems)
+    return _SplitScores(splits, problems, secondary)
+
+
+def _cell_scores(secondary: Secondary | None) -> CellScores | None:
+    """The secondary outcome as scores, for the same intervals and tests."""
+    return CellScores(secondary.seeds, secondary.values, secondary.data) if secondary else None
+
+
+def _secondary_facts(secondary: Secondary | None) -> dict[str, Any]:
+    """What a cell's row says of its secondary outcome, but for its interval."""
+    mean, std = _mean(secondary.run_values if secondary else [])
+    return {
+        "secondary": secondary and secondary.name,
+        "secondary_unit": secondary and secondary.unit,
+        "secondary_higher_is_better": secondary and secondary.higher_is_better,
+        "secondary_mean": mean,
+        "secondary_std": std,
+    }
 
 
 def _scores(split: str, runs: list[Run], items: list[Items | None]) -> CellScores:
@@ -282,6 +317,8 @@ def _facts(group: list[Run]) -> dict[str, Any]:
     tuned = [tuning_text(run) for run in done or group]
     texts = sorted(set(values["general_text"]))
     forgetting = values["forgetting"] if len(texts) == 1 else []  # a mean over different texts would mean nothing
+    # Nor is it one over those runs alone that have it.
+    bits = values["forgetting_bits"] if len(values["forgetting_bits"]) == len(forgetting) else []
     return {
         **{key: group[0][key] for key in CELL},
         # As a rule all runs agree in these; the maximum doesn't depend on their order where they don't.
@@ -295,6 +332,7 @@ def _facts(group: list[Run]) -> dict[str, Any]:
         "n": len(done),
         "tuning": " and ".join(sorted(set(tuned))),
         **dict(zip(("forgetting_mean", "forgetting_std"), _mean(forgetting), strict=True)),
+        **dict(zip(("forgetting_bits_mean", "forgetting_bits_std"), _mean(bits), strict=True)),
         "general_text": " and ".join(texts) or None,
         **{key: median(values[key]) if values[key] else None for key in MEDIANS},
         "weights": _weights(group[0]["settings"]),
