@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from src.config.checks import LOSS
 from src.metrics import Score, score
@@ -141,7 +142,9 @@ def test_a_metric_that_is_undefined_counts_as_zero_and_says_so(
 def test_a_run_says_what_is_doubtful_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {file: made_up("cola", file, 40) for file in files_of("cola")}
     root = write_original(tmp_path / "root", "cola", parts)
-    monkeypatch.setattr(Scoring, "_classify", lambda self, model, examples: [1] * len(examples))
+    monkeypatch.setattr(
+        Scoring, "_classify", lambda self, model, examples: ([1] * len(examples), torch.zeros(len(examples), 2))
+    )
     config = composed("task=cola", f"task.data_dir={root}", "task.validation_size=9", "adapter=lora", "rank=2",
                       "target=qv", "trainer=smoke", "forgetting=none")  # fmt: skip
     record = execute(config, tmp_path, lambda step, metrics: None)

@@ -49,6 +49,10 @@ SMOKE = [
 ]  # fmt: skip
 SUBJECTS = ("algebra", "counting_and_probability", "number_theory", "prealgebra")
 COMMONSENSE = ("boolq", "piqa", "social_i_qa", "winogrande", "ARC-Easy", "ARC-Challenge", "openbookqa")
+LIKELIHOOD = {
+    "log_probability": ["log_probability"],
+    "bits_per_byte": ["answer_nats", "answer_tokens", "answer_bytes"],
+}
 
 
 # ---- files that the data folder doesn't have
@@ -260,6 +264,12 @@ def _check_metrics(record: Record, config: Config, sets: list[str]) -> None:
         parts = {"judge_rating": ["turn_1", "turn_2", "writing"], "pass_at_k": ["timed_out"]}.get(expected, [])
         assert list(metric.get("more", {})) == ([] if expected == "loss" else task.more_metrics + parts)
     test = record["metrics"]["test"]
+    outcome = "log_probability" if task.metric == "choice" else "bits_per_byte"
+    found = {split: metric["secondary"] for split, metric in record["metrics"].items() if "secondary" in metric}
+    assert {split: secondary["name"] for split, secondary in found.items()} == {
+        split: outcome for split in record["metrics"] if (split, task.name) != ("test", "mt_bench")
+    }
+    assert sorted(found["test"].get("sets", {}) if "test" in found else []) == sorted(sets)
     assert sorted(test.get("sets", {})) == sorted(sets)
     if sets:
         assert test["value"] == pytest.approx(sum(test["sets"].values()) / len(sets), abs=1e-12)
@@ -295,11 +305,15 @@ def _check_data(record: Record, trained_on: str | None) -> None:
 
 def _check_predictions(folder: Path, record: Record) -> None:
     items = pd.read_parquet(folder / PREDICTIONS)
-    assert list(items) == ["split", "item", "prediction", "reference", "score"]
+    columns = LIKELIHOOD[record["metrics"]["validation"]["secondary"]["name"]]
+    assert list(items) == ["split", "item", "prediction", "reference", "score", *columns]
     for split, metric in record["metrics"].items():
         numbers = items[items["split"] == split]["item"]
         assert list(numbers) == list(range(metric["n"]))
-    assert items.drop(columns="score").notna().all(axis=None)
+        known = items.loc[items["split"] == split, columns].notna()
+        secondary = metric.get("secondary", {"n": 0})
+        assert known.sum().tolist() == [secondary["n"]] * len(columns)
+    assert items.drop(columns=["score", *columns]).notna().all(axis=None)
     scored = items.groupby("split")["score"].agg(["count", "size"])
     assert ((scored["count"] == 0) | (scored["count"] == scored["size"])).all()  # of no item or of all
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
@@ -58,6 +59,23 @@ def test_a_run_repeated_from_its_record_is_the_same_bit_for_bit(finished: Path) 
     assert repetition.equal == others
 
 
+def test_a_run_from_before_something_was_measured_is_compared_in_what_it_has(finished: Path) -> None:
+    record: Any = read_record(finished)
+    for score in record["metrics"].values():
+        del score["secondary"]
+    write_json(finished / RESULT, record)
+    table = pd.read_parquet(finished / PREDICTIONS)
+    table = table.drop(columns=["answer_nats", "answer_tokens", "answer_bytes"])
+    table.to_parquet(finished / PREDICTIONS, index=False)
+    repetition = repeat(finished)
+    assert repetition.is_same
+    assert repetition.equal["predictions"] == 128
+    record["metrics"]["test"]["earlier"] = 1.0  # what isn't measured any more is a difference
+    table.assign(earlier=1.0).to_parquet(finished / PREDICTIONS, index=False)
+    write_json(finished / RESULT, record)
+    assert repeat(finished).different.keys() == {"metrics", "predictions"}
+
+
 def test_a_run_of_other_code_that_comes_out_the_same_makes_the_codes_equal(finished: Path, capsys: Any) -> None:
     older = {"revision": "f00d", "method": "LoRA", "task": "reverse_words"}
     change(finished, provenance={"code": older})
@@ -73,8 +91,6 @@ def test_a_run_of_other_code_that_comes_out_the_same_makes_the_codes_equal(finis
 def test_what_differs_is_named_and_makes_no_codes_equal(finished: Path, capsys: Any, kind: str) -> None:
     record: Any = read_record(finished)
     if kind == "predictions":
-        import pandas as pd
-
         table = pd.read_parquet(finished / PREDICTIONS)
         table.loc[0, "prediction"] += "x"
         table.to_parquet(finished / PREDICTIONS, index=False)

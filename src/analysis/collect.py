@@ -24,9 +24,9 @@ COLUMNS = [
     "trained_rank", "target", "seed", "lr", "alpha", "scaling", "protocol", "tuning", "trained", "body_trained",
     "head_trained", "adapter_frozen", "total", "validation", "test", "validation_metric", "validation_unit",
     "validation_higher_is_better", "metric", "unit", "higher_is_better", "fingerprint", "evaluated_items", "train_rows",
-    "forgetting", "general_text", "train_seconds", "run_seconds", "tokens_per_second", "memory_bytes", "memory_kind",
-    "batch_size", "precision", "device", "torch", "python", "git_revision", "method_code", "shared_code", "versions",
-    "hardware", "history", "warnings", "flags",
+    "secondary", "forgetting", "forgetting_bits", "general_text", "train_seconds", "run_seconds", "tokens_per_second",
+    "memory_bytes", "memory_kind", "batch_size", "precision", "device", "torch", "python", "git_revision",
+    "method_code", "shared_code", "versions", "hardware", "history", "warnings", "flags",
 ]  # fmt: skip
 # What the columns hold; all but the names may be missing. The others are of types that `read_record` has checked.
 NAMES = ["run_id", "state", "task", "model", "adapter"]
@@ -34,7 +34,8 @@ TEXTS = ["reason", "target", "protocol", "validation_metric", "validation_unit",
          "general_text", "memory_kind", "precision", "device", "torch", "python", "git_revision"]  # fmt: skip
 COUNTS = ["rank", "trained_rank", "seed", "trained", "body_trained", "head_trained", "adapter_frozen", "total",
           "evaluated_items", "train_rows", "memory_bytes", "batch_size"]  # fmt: skip
-NUMBERS = ["lr", "alpha", "scaling", "validation", "test", "forgetting", "train_seconds", "run_seconds"]
+NUMBERS = ["lr", "alpha", "scaling", "validation", "test", "forgetting", "forgetting_bits", "train_seconds",
+           "run_seconds"]  # fmt: skip
 MEMORY_KINDS = {"peak_allocated_bytes": "peak allocated on the GPU", "saved_for_backward_bytes": "saved for backward"}
 UNREADABLE, UNFINISHED = "unreadable", "not finished"
 AXES = ("rank", "lr", "alpha")
@@ -126,6 +127,7 @@ def rows_of_record(record: Record) -> list[dict[str, Any]]:
             row
             | {split: scores[split] for split in record["metrics"]}
             | {"rank": scores["rank"], "body_trained": row["body_trained"] - fewer, "trained": row["trained"] - fewer}
+            | {"secondary": {}}  # how likely the answers are is asked of the largest rank alone
         )
     return [*smaller_rows, row]
 
@@ -162,6 +164,7 @@ def _asked(config: dict[str, Any]) -> dict[str, Any]:
 def _results(record: Record) -> dict[str, Any]:
     """What a finished run has."""
     parameters, time, forgetting = record["parameters"], record["time"], record.get("forgetting")
+    bits = forgetting and forgetting.get("bits_per_byte")
     return {
         "scaling": record["scaling"],
         "tuning": record.get("tuning"),
@@ -169,7 +172,11 @@ def _results(record: Record) -> dict[str, Any]:
         **{key: parameters[key] for key in ("trained", "head_trained", "adapter_frozen", "total")},
         **_scores(record),
         "train_rows": record.get("data", {}).get("rows", {}).get("train"),
+        "secondary": {
+            split: metric["secondary"] for split, metric in record["metrics"].items() if "secondary" in metric
+        },
         "forgetting": forgetting and forgetting["after"] - forgetting["before"],
+        "forgetting_bits": bits and bits["after"] - bits["before"],
         "general_text": forgetting and f"{forgetting.get('text')} ({forgetting.get('fingerprint')})",
         **{key: time.get(key) for key in ("train_seconds", "run_seconds", "tokens_per_second")},
         **_memory(record["memory"]),

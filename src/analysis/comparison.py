@@ -7,10 +7,10 @@ their mean is the score, else the runs' scores alone.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from src.analysis.doubtful import DOUBTFUL, doubts
 from src.analysis.error_model import CellScores, ErrorModel
 from src.analysis.item_scores import SplitItems, scores_of_splits
+from src.analysis.secondary import Secondary, secondary_of
 from src.analysis.statistics import Estimate, PairedTest, best_set, pareto_front
 from src.analysis.tuned import seeds_that_chose, tuning_budget, tuning_regret, tuning_text
 from src.errors import UserError, first_line
@@ -94,24 +95,30 @@ class Comparison:
     """A table of cells, and the scores behind each of its rows.
 
     Beside what the runs say, `cells` has 95 % intervals of both splits; `split`, `mean`, `std`, `low` and `high` of the
-    score that counts; `tie` (it can't be told from the best of its task and model), `on_front` (the noise-aware Pareto
-    front of trained parameters and score) and `notes`, what a reader should know of a cell, separated by "; ".
+    score that counts, and the last four of the secondary outcome on that split, with its name, unit and direction;
+    `tie` (it can't be told from the best of its task and model), `on_front` (the noise-aware Pareto front of trained
+    parameters and score) and `notes`, what a reader should know of a cell, separated by "; ".
     """
 
     cells: pd.DataFrame
     primary: Measured
+    secondary: Measured
 
-    def test(self, first: int, second: int) -> PairedTest | None:
+    def test(self, first: int, second: int, outcome: Literal["primary", "secondary"] = "primary") -> PairedTest | None:
         """The first row's score minus the second's.
 
         None where they aren't scored on the same data, or too little is known of their noise: see `ErrorModel.test`.
+
+        Args:
+            outcome: the score, or how likely the right answers are, in nats or in bits per byte (lower is better).
         """
-        return self.primary.test(first, second)
+        return (self.primary if outcome == "primary" else self.secondary).test(first, second)
 
     def where(self, selected: "pd.Series[bool]") -> "Comparison":
         """The selected rows, with their scores, numbered anew."""
         chosen = np.flatnonzero(selected.to_numpy())
-        return Comparison(self.cells.iloc[chosen].reset_index(drop=True), self.primary.where(chosen.tolist()))
+        primary, secondary = (measured.where(chosen.tolist()) for measured in (self.primary, self.secondary))
+        return Comparison(self.cells.iloc[chosen].reset_index(drop=True), primary, secondary)
 
 
 def comparison(runs: pd.DataFrame) -> pd.DataFrame:
@@ -132,17 +139,23 @@ def compare(runs: pd.DataFrame) -> Comparison:
     groups = grouped(reported_runs(runs))
     scored_groups = [_scores_by_split(group) for group in groups]
     cells = pd.DataFrame(
-        [_facts(group) | {"notes": scored.problems} for group, scored in zip(groups, scored_groups, strict=True)]
+        [
+            _facts(group) | _secondary_facts(scored.secondary) | {"notes": scored.problems}
+            for group, scored in zip(groups, scored_groups, strict=True)
+        ]
     )
     cells = cells.astype({"rank": "Int64", "trained_rank": "Int64"})
     for split in SPLITS:
-        cells = cells.assign(**_intervals(split, cells, [scored.splits.get(split) for scored in scored_groups]))
+        of_split = Measured.of(cells, [scored.splits.get(split) for scored in scored_groups])
+        cells = cells.assign(**_intervals(split, cells, of_split))
     # The interval that counts is that of the split that counts.
     for end in ("low", "high"):
         cells[end] = np.where(cells["split"] == "test", cells[f"test_{end}"], cells[f"validation_{end}"])
     scores = [scored.splits.get(split) for scored, split in zip(scored_groups, cells["split"], strict=True)]
-    compared = _with_verdicts(Comparison(cells, Measured.of(cells, scores)))
-    return Comparison(compared.cells.assign(notes=notes(compared.cells)), compared.primary)
+    secondary = Measured.of(cells, [_cell_scores(scored.secondary) for scored in scored_groups])
+    cells = cells.assign(**_intervals("secondary", cells, secondary))
+    compared = _with_verdicts(Comparison(cells, Measured.of(cells, scores), secondary))
+    return replace(compared, cells=compared.cells.assign(notes=notes(compared.cells)))
 
 
 def reported_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -210,10 +223,11 @@ def _varying(settings: Iterable[dict[str, str]]) -> set[str]:
 
 @dataclass(frozen=True)
 class _SplitScores:
-    """The scores of a cell by split, and what is wrong with them."""
+    """The scores of a cell by split, what is wrong with them, and the secondary outcome on the split that counts."""
 
     splits: dict[str, CellScores]
     problems: list[str]
+    secondary: Secondary | None
 
 
 def _scores_by_split(group: list[Run]) -> _SplitScores:
@@ -232,6 +246,9 @@ def _scores_by_split(group: list[Run]) -> _SplitScores:
             splits[split] = _scores(split, scored, [items[run["run_id"]].get(split) for run in scored])
             missing = len(done) - len(scored)
             problems += [f"{missing} of {len(done)} runs have no {split} score"] if missing else []
+    counts = "test" if "test" in splits else "validation"
+    secondary, problem = secondary_of([run for run in done if run[counts] is not None], counts)
+    problems += problem
     problems += [
         f"its runs differ in {key}: {' and '.join(sorted(map(str, found)))}"
         for key in FACTS
@@ -241,7 +258,24 @@ def _scores_by_split(group: list[Run]) -> _SplitScores:
     problems += seeds_that_chose(done)
     if len({run["seed"] for run in done}) < len(done):
         problems.append("a seed is there more than once")
-    return _SplitScores(splits, problems)
+    return _SplitScores(splits, problems, secondary)
+
+
+def _cell_scores(secondary: Secondary | None) -> CellScores | None:
+    """The secondary outcome as scores, for the same intervals and tests."""
+    return CellScores(secondary.seeds, secondary.values, secondary.data) if secondary else None
+
+
+def _secondary_facts(secondary: Secondary | None) -> dict[str, Any]:
+    """What a cell's row says of its secondary outcome, but for its interval."""
+    mean, std = _mean(secondary.run_values if secondary else [])
+    return {
+        "secondary": secondary and secondary.name,
+        "secondary_unit": secondary and secondary.unit,
+        "secondary_higher_is_better": secondary and secondary.higher_is_better,
+        "secondary_mean": mean,
+        "secondary_std": std,
+    }
 
 
 def _scores(split: str, runs: list[Run], items: list[SplitItems | None]) -> CellScores:
@@ -293,6 +327,8 @@ def _facts(group: list[Run]) -> dict[str, Any]:
     tuned = [tuning_text(run) for run in done or group]
     texts = sorted(set(values["general_text"]))
     forgetting = values["forgetting"] if len(texts) == 1 else []  # a mean over different texts would mean nothing
+    # Nor is it one over those runs alone that have it.
+    bits = values["forgetting_bits"] if len(values["forgetting_bits"]) == len(forgetting) else []
     return {
         **{key: group[0][key] for key in CELL},
         # As a rule all runs agree in these; the maximum doesn't depend on their order where they don't.
@@ -308,6 +344,7 @@ def _facts(group: list[Run]) -> dict[str, Any]:
         "tuning_budget": " and ".join(sorted({text for run in done if (text := tuning_budget(run))})) or None,
         "tuning_regret": max((regret for run in done if (regret := tuning_regret(run)) is not None), default=None),
         **dict(zip(("forgetting_mean", "forgetting_std"), _mean(forgetting), strict=True)),
+        **dict(zip(("forgetting_bits_mean", "forgetting_bits_std"), _mean(bits), strict=True)),
         "general_text": " and ".join(texts) or None,
         **{key: median(values[key]) if values[key] else None for key in MEDIANS},
         "weights": _weights(group[0]["settings"]),
@@ -328,21 +365,15 @@ def _weights(settings: dict[str, str] | None) -> str:
     return settings.get("quantization") or json.loads(settings.get("model.dtype", '"float32"'))
 
 
-def _intervals(split: str, cells: pd.DataFrame, scores: Sequence[CellScores | None]) -> dict[str, NDArray[np.float64]]:
-    """The ends of the rows' intervals; a row with a single number has none."""
-    ends = np.full((len(scores), 2), np.nan)
-    outcome = Measured.of(cells, scores)
-    for index in range(len(scores)):
-        estimate = outcome.mean(index)
+def _intervals(outcome: str, cells: pd.DataFrame, measured: Measured) -> dict[str, NDArray[np.float64]]:
+    """The ends of the rows' intervals of an outcome; a row with a single number has none."""
+    ends = np.full((len(cells), 2), np.nan)
+    units = cells[{"test": "unit", "validation": "validation_unit"}.get(outcome, f"{outcome}_unit")]
+    for index, unit in enumerate(units):
+        estimate = measured.mean(index)
         if estimate is not None:
-            ends[index] = estimate.interval()
-            if _unit(cells, index, split) == "share":
-                ends[index] = ends[index].clip(0.0, 1.0)
-    return {f"{split}_low": ends[:, 0], f"{split}_high": ends[:, 1]}
-
-
-def _unit(cells: pd.DataFrame, index: int, split: str) -> str:
-    return str(cells["unit" if split == "test" else "validation_unit"][index])
+            ends[index] = np.clip(estimate.interval(), 0.0, 1.0) if unit == "share" else estimate.interval()
+    return {f"{outcome}_low": ends[:, 0], f"{outcome}_high": ends[:, 1]}
 
 
 def on_pareto_front(compared: Comparison, cost: str) -> list[bool]:
@@ -397,7 +428,7 @@ def _with_verdicts(compared: Comparison) -> Comparison:
         if len(members) > 1:
             tie[members] = best_set(scores[sure].tolist(), _estimates(compared, members.tolist()))
     tie &= ~doubtful
-    return Comparison(compared.cells.assign(tie=tie, on_front=on_pareto_front(compared, "trained")), compared.primary)
+    return replace(compared, cells=compared.cells.assign(tie=tie, on_front=on_pareto_front(compared, "trained")))
 
 
 def notes(cells: pd.DataFrame) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -56,6 +57,26 @@ def scores_of_splits(folder: Path, metrics: dict[str, str]) -> dict[str, SplitIt
         code_of = {name: code for code, name in enumerate(coded.dictionary.to_pylist())}
         codes = coded.indices.to_numpy(zero_copy_only=False)
         return {split: _of_rows(table, codes == code_of.get(split, -1), metric) for split, metric in metrics.items()}
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} can't be read ({error}).\nDelete its folder to run it again.") from error
+
+
+def stored_columns(folder: Path, split: str, names: list[str]) -> list[NDArray[np.float64]] | None:
+    """Columns of numbers of a split's items, (items,) each, NaN where an item has none; None where they aren't stored.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    path = folder / PREDICTIONS
+    if not path.exists():
+        return None
+    try:
+        with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:
+            if not set(names) <= set(file.schema_arrow.names):
+                return None
+            table = file.read(columns=["split", *names], use_threads=False)
+        rows = table.filter(pc.equal(table["split"].cast(pa.string()), split))
+        return [rows[name].cast(pa.float64()).to_numpy() for name in names] if rows.num_rows else None
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} can't be read ({error}).\nDelete its folder to run it again.") from error
 

@@ -132,6 +132,30 @@ def tuning_regrets(cells: pd.DataFrame) -> dict[str, list[str]]:
     }
 
 
+def secondary_columns(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """A column for each secondary outcome that there is: mean ± standard deviation, and its 95 % interval."""
+    kinds = cells[cells["secondary"].notna()].drop_duplicates("secondary")
+    return {
+        _secondary_heading(kind): [_secondary_text(cell, kind.secondary) for cell in cells.itertuples()]
+        for kind in kinds.itertuples()
+    }
+
+
+def _secondary_heading(cell: Any) -> str:
+    """What a cell's secondary outcome is, in what unit, and which way is better."""
+    name = cell.secondary.replace("_", " ")
+    unit = "" if name == cell.secondary_unit else f", {cell.secondary_unit}"
+    return f"{name}{unit} ({'higher' if cell.secondary_higher_is_better else 'lower'} is better)"
+
+
+def _secondary_text(cell: Any, name: str) -> str:
+    if cell.secondary != name:
+        return "-"
+    text = mean_and_std(cell.secondary_mean, cell.secondary_std, cell.secondary_unit)
+    ends = [score_text(end, cell.secondary_unit) for end in (cell.secondary_low, cell.secondary_high)]
+    return marked(text if is_missing(cell.secondary_low) else f"{text} ({ends[0]} to {ends[1]})", cell, bold=False)
+
+
 def difference(tested: Any, unit: str) -> str:
     """A difference of two scores with its interval; shares in percentage points."""
     if tested is None:

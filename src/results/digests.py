@@ -23,9 +23,11 @@ def tensor_digests(path: Path) -> dict[str, str]:
     return digests
 
 
-def prediction_digests(path: Path) -> dict[str, str]:
-    """By split, a digest of its predictions, references and items' scores."""
+def prediction_digests(path: Path, columns: set[str] | None = None) -> dict[str, str]:
+    """By split, a digest of its predictions, references and items' scores: of the columns named, by default of all."""
     table = pd.read_parquet(path)
+    if columns is not None:
+        table = table[[name for name in table if name in columns]]
     return {
         str(split): digest(rows.drop(columns="split").to_json(orient="split", index=False, double_precision=15))
         for split, rows in table.groupby("split", observed=True)

@@ -12,6 +12,17 @@ from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_h
 SCHEMA_VERSION = 2
 
 
+class SecondaryScore(TypedDict):
+    """How likely the right answers are, beside whether they were given: over the `n` items that have a number."""
+
+    name: str  # log_probability or bits_per_byte: see `src.training.likelihood`
+    value: float
+    unit: str
+    higher_is_better: bool
+    n: int
+    sets: NotRequired[dict[str, float]]
+
+
 class SplitScore(TypedDict):
     """One split's score: its metric, direction and unit ("share", or a word), over `n` items."""
 
@@ -22,6 +33,7 @@ class SplitScore(TypedDict):
     n: int
     more: NotRequired[dict[str, float]]  # other metrics, and parts of the primary one
     sets: NotRequired[dict[str, float]]  # of a split that is made of several sets
+    secondary: NotRequired[SecondaryScore]  # records from before it have none, nor have tasks without a right answer
 
 
 class Seconds(TypedDict):
@@ -52,7 +64,10 @@ class Checkpoint(TypedDict):
 
 
 class Forgetting(TypedDict):
-    """Loss on general text before and after training."""
+    """Loss on general text before and after training.
+
+    Of a language model also in bits per byte, of the `bytes` of text that its `tokens` stand for.
+    """
 
     text: str
     fingerprint: str
@@ -60,6 +75,8 @@ class Forgetting(TypedDict):
     unit: str
     before: float
     after: float
+    bytes: NotRequired[int]
+    bits_per_byte: NotRequired[dict[str, float]]  # before and after
 
 
 class Data(TypedDict):
@@ -152,7 +169,7 @@ class Record(TypedDict):
     tuning: NotRequired[Tuning]  # the trials that chose its rate
 
 
-WHOLE = (StoredTrial, TuningNoise, Tuning)
+WHOLE = (StoredTrial, TuningNoise, Tuning, SecondaryScore)
 STATES = ("done", "failed", "diverged", "out_of_memory", "interrupted")
 ROUNDING = 1e-6  # of a mean over items
 SAID_TWICE = ("seed", "rank", "alpha", "lr")  # in the identity, of which the run's folder is, and in the config
@@ -202,7 +219,20 @@ def contradiction(record: Record) -> str | None:
         # Correlations are negative at times; what has another unit has a range of its own.
         if "value" in score and score.get("unit", "share") == "share" and abs(score["value"]) > 1 + ROUNDING
     ]
+    found += [
+        f"metrics.{split}.secondary.{wrong}"
+        for split, score in scores.items()
+        if "secondary" in score and (wrong := _impossible(score["secondary"], score.get("n")))
+    ]
     return next(iter(found), None)
+
+
+def _impossible(secondary: SecondaryScore, items: int | None) -> str | None:
+    """What can't be true of a secondary score: a probability above 1, or more items than the split has."""
+    sign = -1 if secondary["higher_is_better"] else 1
+    if sign * secondary["value"] < -ROUNDING:
+        return f"value is {secondary['value']}"
+    return f"n is {secondary['n']}" if items is not None and secondary["n"] > items else None
 
 
 def _is_a(value: Any, kind: Any) -> bool:

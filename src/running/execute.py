@@ -63,7 +63,7 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
 def _scored(run: Prepared, model: Any, split: str, step: int | None) -> Scored:
     """A split's score with the saved adapter, which is that of a step."""
     try:
-        return run.score(model, split)
+        return run.score_with_likelihood(model, split)
     except Diverged as error:
         raise Diverged(f"{error}, with the weights of step {step}") from error
 
@@ -105,7 +105,7 @@ def _forgetting(before: dict[str, Any] | None, after: dict[str, Any] | None) -> 
     for when, loss in (("before", before["loss"]), ("after", after["loss"])):
         if not math.isfinite(loss):
             raise Diverged(f"the loss on general text is {loss} {when} training")
-    return {
+    facts: Forgetting = {
         "text": after["text"],
         "fingerprint": after["fingerprint"],
         "tokens": after["tokens"],
@@ -113,6 +113,11 @@ def _forgetting(before: dict[str, Any] | None, after: dict[str, Any] | None) -> 
         "before": before["loss"],
         "after": after["loss"],
     }
+    if after["bytes"] is not None:
+        bits_per_nat = after["tokens"] / (math.log(2) * after["bytes"])  # of both losses, and a byte of the text
+        facts["bytes"] = after["bytes"]
+        facts["bits_per_byte"] = {when: facts[when] * bits_per_nat for when in ("before", "after")}
+    return facts
 
 
 def _smaller_ranks(run: Prepared, injected: InjectedModel) -> list[dict[str, float]]:

@@ -61,12 +61,30 @@ class Prepared:
         except Diverged as error:
             raise Diverged(f"{split}: {error}") from error
 
+    def score_with_likelihood(self, model: PreTrainedModel, split: str) -> Scored:
+        """As `score`, and how likely the model finds the right answers: what a finished run is asked, and no other.
+
+        Raises:
+            Diverged: as `score`, or the likelihood of an answer is infinite or NaN.
+        """
+        scored = self.score(model, split)
+        if self.config.task.architecture == "classifier":  # whose predictions are made of it
+            return scored
+        try:
+            return replace(scored, likelihood=self.scoring.likelihood(model, *self._items(split)))
+        except Diverged as error:
+            raise Diverged(f"{split}: {error}") from error
+
     def _scored(self, model: PreTrainedModel, split: str) -> Scored:
-        examples = [self.examples[split][index] for index in self.scored_rows[split]]
+        rows, examples = self._items(split)
         if split == "validation" and self.config.task.validation_metric == LOSS:
             return self.scoring.answer_loss(model, examples)
-        rows = self.task.data.splits[split]
-        return self.scoring.score(model, [rows[index] for index in self.scored_rows[split]], examples)
+        return self.scoring.score(model, rows, examples)
+
+    def _items(self, split: str) -> tuple[list[Row], list[Example]]:
+        """The rows of a split that are scored, and their tokens."""
+        rows, examples, scored = self.task.data.splits[split], self.examples[split], self.scored_rows[split]
+        return [rows[index] for index in scored], [examples[index] for index in scored]
 
 
 def prepare(config: Config, folder: Path) -> Prepared:

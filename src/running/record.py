@@ -1,6 +1,7 @@
 """What a run leaves when it is done: its predictions and its record."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from src.metrics import TIMED_OUT
 from src.results.digests import tensor_digests
 from src.results.identity import identity
 from src.results.provenance import provenance
-from src.results.schema import SCHEMA_VERSION, Data, Forgetting, Record, SplitScore
+from src.results.schema import SCHEMA_VERSION, Data, Forgetting, Record, SecondaryScore, SplitScore
 from src.results.store import ADAPTER
 from src.running.fitting import Fit
 from src.running.flags import flags
@@ -21,7 +22,15 @@ from src.running.inputs import inputs_of
 from src.running.prepare import Prepared
 from src.streams import STREAMS, stream_seed
 from src.training.cuts import cut_warning
+from src.training.likelihood import BITS_PER_BYTE, LOG_PROBABILITY, Likelihood, Numbers
 from src.training.scoring import Scored
+
+# Why some items have no likelihood.
+WITHOUT = {
+    LOG_PROBABILITY: "their answers are cut by task.max_length, or their prompts don't name the choices",
+    BITS_PER_BYTE: "their answers are cut by task.max_length, or have characters that the tokenizer doesn't know",
+}
+COUNTS = ("answer_tokens", "answer_bytes")
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,9 @@ class Evaluation:
 def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
     """One row an item: split, its number in the split, prediction, reference, score; what is no plain value as JSON.
 
-    `score` is the item's part of the metric, missing where the metric isn't a mean over items.
+    `score` is the item's part of the metric, missing where the metric isn't a mean over items. Columns of the right
+    answer's likelihood are there where an item has one: `log_probability`, or `answer_nats`, `answer_tokens` and
+    `answer_bytes`.
     """
     frames = [
         pd.DataFrame(
@@ -51,6 +62,7 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
                 "prediction": [plain_value(value) for value in items.predictions],
                 "reference": [plain_value(value) for value in items.references],
                 "score": np.array(items.score.items or [np.nan] * len(items.references), dtype=np.float32),
+                **{name: _column(name, numbers) for name, numbers in _likelihood_columns(items)},
             }
         )
         for split, items in scored.items()
@@ -62,6 +74,15 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
             table[name] = table[name].map(str)
     with replacing(path) as partial:
         table.to_parquet(partial, index=False)
+
+
+def _likelihood_columns(scored: Scored) -> Iterable[tuple[str, Numbers]]:
+    return scored.likelihood.columns.items() if scored.likelihood else ()
+
+
+def _column(name: str, numbers: Numbers) -> pd.Series:
+    """A column of a table whose numbers may be missing."""
+    return pd.Series(numbers, dtype="Int32" if name in COUNTS else "Float32")
 
 
 def plain_value(value: Any) -> Any:
@@ -135,7 +156,25 @@ def _metric(scored: Scored) -> SplitScore:
         metric["more"] = scored.more
     if scored.sets:
         metric["sets"] = scored.sets
+    if secondary := _secondary(scored.likelihood):
+        metric["secondary"] = secondary
     return metric
+
+
+def _secondary(likelihood: Likelihood | None) -> SecondaryScore | None:
+    """How likely the right answers are, as it is recorded; None where the split's items have no number."""
+    if likelihood is None or likelihood.value is None:
+        return None
+    score: SecondaryScore = {
+        "name": likelihood.name,
+        "value": likelihood.value,
+        "unit": likelihood.unit,
+        "higher_is_better": likelihood.higher_is_better,
+        "n": likelihood.n,
+    }
+    if likelihood.sets:
+        score["sets"] = likelihood.sets
+    return score
 
 
 def _data(run: Prepared) -> Data:
@@ -160,4 +199,7 @@ def _warnings(run: Prepared, scored: dict[str, Scored]) -> list[str]:
     for split, items in scored.items():
         if stopped := items.more.get(TIMED_OUT):
             texts.append(f"{stopped:,.0f} programs of {split} ran out of time and count as wrong")
+        if (found := items.likelihood) and found.n < len(items.references):
+            missing = f"{len(items.references) - found.n:,} of {len(items.references):,} {split} items"
+            texts.append(f"{missing} have no {found.name.replace('_', ' ')}: {WITHOUT[found.name]}")
     return texts

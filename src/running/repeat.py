@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from src.config.schema import Config
 from src.errors import UserError
 from src.results.code import Code
@@ -18,6 +20,7 @@ from src.running.inputs import inputs_of
 
 # Compared where both records have it; a record from before digests of tensors has none.
 COMPARED = ("tensors", "predictions", "history", "metrics", "parameters", "smaller_ranks", "forgetting")
+GROWING = ("metrics", "forgetting")  # what more is measured of them later is no difference
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "peft")
 
 
@@ -64,7 +67,8 @@ def repeat(folder: Path) -> Repetition:
         from src.running.execute import execute
 
         again = execute(replace(config, results_dir=scratch), Path(scratch), lambda step, metrics: None)
-        stored, repeated = _values(record, folder), _values(again, Path(scratch))
+        stored = _values(record, folder)
+        repeated = _values(_as_much_as(record, again), Path(scratch), _columns(folder))
     if _text(record) != _text(again):  # pydoc's differs from one Python to the next
         stored.pop("forgetting", None)
     return Repetition(
@@ -112,11 +116,30 @@ def _check_inputs(folder: Path, record: Record, inputs: Inputs) -> None:
             )
 
 
-def _values(record: Record, folder: Path) -> dict[str, dict[str, str]]:
-    """By kind and name, digests of all that is compared."""
+def _as_much_as(record: Record, again: Record) -> Record:
+    """The repetition's record without what is measured today and wasn't when the other was made."""
+    both: Any = {kind: _only_keys(again.get(kind), record.get(kind)) for kind in GROWING if kind in record}
+    return {**again, **both}
+
+
+def _only_keys(value: Any, of: Any) -> Any:
+    """A value without the keys that another one lacks, at any depth."""
+    if not (isinstance(value, dict) and isinstance(of, dict)):
+        return value
+    return {key: _only_keys(part, of[key]) for key, part in value.items() if key in of}
+
+
+def _columns(folder: Path) -> set[str] | None:
+    """The columns of a run's predictions, where there are some."""
+    path = folder / PREDICTIONS
+    return set(pq.read_schema(path).names) if path.exists() else None
+
+
+def _values(record: Record, folder: Path, columns: set[str] | None = None) -> dict[str, dict[str, str]]:
+    """By kind and name, digests of all that is compared; of predictions the columns named, by default all."""
     values: dict[str, Any] = {kind: record[kind] for kind in COMPARED if kind in record}  # type: ignore[literal-required]
     if (folder / PREDICTIONS).exists():
-        values["predictions"] = prediction_digests(folder / PREDICTIONS)
+        values["predictions"] = prediction_digests(folder / PREDICTIONS, columns)
     # Lists by position, so that all kinds are compared in one way.
     for kind in ("history", "smaller_ranks"):
         values[kind] = {str(number): point for number, point in enumerate(values.get(kind, []))}

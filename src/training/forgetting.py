@@ -29,6 +29,7 @@ from src.errors import first_line
 from src.models.base_model import BaseModel, find_weights
 from src.training.batches import IGNORED
 from src.training.device import Device
+from src.training.likelihood import unknown_token
 from src.training.loss import answer_logits
 
 BLOCKS = 64
@@ -40,13 +41,18 @@ MASK_SEED = 0
 
 @dataclass(frozen=True)
 class GeneralText:
-    """A text as blocks of tokens: `inputs` and `labels` (blocks, tokens), labels IGNORED where no loss is wanted."""
+    """A text as blocks of tokens: `inputs` and `labels` (blocks, tokens), labels IGNORED where no loss is wanted.
+
+    `bytes` is how long the text of the predicted tokens is in UTF-8, up to a character that a block's edge splits; None
+    where it isn't known: of masked tokens, or where the tokenizer doesn't know all characters, or not where they are.
+    """
 
     name: str
     fingerprint: str
     masked: bool
     inputs: Tensor
     labels: Tensor
+    bytes: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -61,8 +67,9 @@ def general_loss(config: Config, base: BaseModel, model: Any, device: Device) ->
         base: whose tokenizer and weights the model has, adapted or not.
 
     Returns:
-        `loss` (nats per token), `text`, `fingerprint`, `tokens`; None where none is asked for or the model can't have
-        one: a classifier whose weights come without a masked-token head, or that is prompted rather than changed.
+        `loss` (nats per token), `text`, `fingerprint`, `tokens`, `bytes`; None where none is asked for or the model
+        can't have one: a classifier whose weights come without a masked-token head, or that is prompted rather than
+        changed.
     """
     if config.forgetting == "none" or unmeasurable(config, base):
         return None
@@ -70,7 +77,7 @@ def general_loss(config: Config, base: BaseModel, model: Any, device: Device) ->
         if whole is None:
             return None
         text = general_text(config, base)
-        facts = {"text": text.name, "fingerprint": text.fingerprint, "tokens": text.tokens}
+        facts = {"text": text.name, "fingerprint": text.fingerprint, "tokens": text.tokens, "bytes": text.bytes}
         return facts | {"loss": text_loss(whole, text, device)}
 
 
@@ -118,7 +125,22 @@ def general_text(config: Config, base: BaseModel) -> GeneralText:
         # An encoder expects its tokens of start and end around every text.
         rows = [_with_special_tokens(row, tokenizer) for row in rows]
     inputs = torch.tensor(rows)
-    return GeneralText(name, _fingerprint(text), masked, *(_masked(inputs, tokenizer) if masked else (inputs, inputs)))
+    if masked:
+        return GeneralText(name, _fingerprint(text), masked, *_masked(inputs, tokenizer))
+    size = _predicted_bytes(text, starts, room, tokenizer)
+    return GeneralText(name, _fingerprint(text), masked, inputs, inputs, size)
+
+
+def _predicted_bytes(text: str, starts: list[int], room: int, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The bytes of all blocks' text but for what a block's first token stands for, which isn't predicted."""
+    if not tokenizer.is_fast:
+        return None
+    told: Any = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    if unknown_token(tokenizer) in told["input_ids"]:
+        return None
+    # From end to end, so that the blanks between two tokens count whichever of them they are taken for.
+    ends = [end for _, end in told["offset_mapping"]]
+    return sum(len(text[ends[start] : ends[start + room - 1]].encode()) for start in starts)
 
 
 def source_fingerprint(source: str) -> str:

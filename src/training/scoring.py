@@ -1,7 +1,7 @@
 """Predict every item of a split and score the predictions with the task's metrics."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -26,7 +26,22 @@ from src.tasks.base import Row
 from src.training.batches import Example, by_length, collate, opening_tokens, pad, shortened
 from src.training.device import Device
 from src.training.finite import check_rows
+from src.training.likelihood import (
+    Likelihood,
+    among,
+    answer_tokens,
+    bits_per_byte,
+    choice_branches,
+    is_whole,
+    log_probability,
+    members_of_sets,
+    of_classes,
+)
 from src.training.loss import answer_logits
+
+CHOICE = "choice"  # the metric of texts that name one of a few choices
+# (logits (n, vocabulary) in float32, labels (n,), the examples of the batch) to a number for each label (n,).
+OfTokens = Callable[[Tensor, Tensor, list[int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,7 +51,7 @@ class Scored:
     `score` is the primary metric's; where the split is made of several sets, its value is their unweighted mean and
     `sets` has each set's own. `more` has the values of the task's other metrics and of the primary's parts.
     `score.items` has a number for each row where the metric is a mean over items; `undefined` names the metrics that
-    can't be computed of these predictions.
+    can't be computed of these predictions. `likelihood` is what the right answers were given, where that was asked.
     """
 
     predictions: list[Any]
@@ -45,6 +60,7 @@ class Scored:
     more: dict[str, float] = field(default_factory=dict)
     sets: dict[str, float] = field(default_factory=dict)
     undefined: list[str] = field(default_factory=list)
+    likelihood: Likelihood | None = None
 
 
 @dataclass(frozen=True)
@@ -67,20 +83,52 @@ class Scoring:
         Raises:
             Diverged: the loss of an answer is infinite or NaN.
         """
-        sums, counts = [0.0] * len(examples), [0] * len(examples)
+        sums = self._token_sums(model, examples, "losses", _losses)
+        counts = [len(answer_tokens(example)) for example in examples]
+        each = [total / count for total, count in zip(sums, counts, strict=True)]
+        return Scored(each, counts, Score(LOSS, sum(sums) / sum(counts), higher_is_better=False, unit="nats"))
+
+    def likelihood(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> Likelihood | None:
+        """How likely a language model finds the rows' answers, in one pass over them; None where rows have none.
+
+        Raises:
+            Diverged: the loss of an answer, or the log-probability of a choice, is infinite or NaN.
+        """
+        if any("answer" not in row for row in rows):
+            return None
+        return (self._of_choices if self.task.metric == CHOICE else self._of_answers)(model, rows, examples)
+
+    def _of_choices(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> Likelihood:
+        branches = choice_branches(rows, self.tokenizer, self.task)
+        known = [index for index, of_row in enumerate(branches) if of_row]
+
+        def of_tokens(logits: Tensor, labels: Tensor, batch: list[int]) -> Tensor:
+            return among(logits, [tokens for index in batch for tokens in branches[known[index]]])
+
+        numbers = self._token_sums(model, [examples[index] for index in known], "log-probabilities", of_tokens)
+        return log_probability(_spread(numbers, known, len(rows)), rows)
+
+    def _of_answers(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> Likelihood:
+        known = [index for index, example in enumerate(examples) if is_whole(example, self.tokenizer)]
+        nats = self._token_sums(model, [examples[index] for index in known], "losses", _losses)
+        return bits_per_byte(_spread(nats, known, len(rows)), examples, rows)
+
+    def _token_sums(
+        self, model: PreTrainedModel, examples: list[Example], what: str, of_tokens: OfTokens
+    ) -> list[float]:
+        """The sum over each example's labels of a number that is made of the logits before them."""
+        sums = [0.0] * len(examples)
         with evaluating(model):
             for batch in by_length(examples, self.batch_size):
                 tensors = collate([examples[index] for index in batch], self.tokenizer.pad_token_id)
                 with self.device.autocast():
                     logits, labels, rows = answer_logits(model, _moved(tensors, model))
                 # Outside autocast and in float32: bfloat16 would leave a loss two or three digits.
-                losses = F.cross_entropy(logits.float(), labels, reduction="none")
-                check_rows("losses", losses[:, None])
-                for row, loss in zip(rows.tolist(), losses.tolist(), strict=True):
-                    sums[batch[row]] += loss
-                    counts[batch[row]] += 1
-        each = [total / count for total, count in zip(sums, counts, strict=True)]
-        return Scored(each, counts, Score(LOSS, sum(sums) / sum(counts), higher_is_better=False, unit="nats"))
+                numbers = of_tokens(logits.float(), labels, batch)
+                check_rows(what, numbers[:, None])
+                for row, number in zip(rows.tolist(), numbers.tolist(), strict=True):
+                    sums[batch[row]] += number
+        return sums
 
     def score(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> Scored:
         """Predict in batches of similar length and score.
@@ -88,14 +136,15 @@ class Scoring:
         Raises:
             Diverged: a prediction is made of logits that are infinite or NaN, or a metric's value is so.
         """
-        predictions = self.predict(model, rows, examples)
+        predictions, logits = self._predictions(model, rows, examples)
         references = [_reference(row) for row in rows]
         others = [score(name, predictions, references) for name in self.task.more_metrics]
         more = {other.name: other.value for other in others}
         whole, sets = self._by_set(rows, predictions, references)
         _check_values({whole.name: whole.value} | more | whole.more | sets)
         undefined = [metric.name for metric in (whole, *others) if metric.undefined]
-        return Scored(predictions, references, whole, more | whole.more, sets, undefined)
+        likelihood = of_classes(torch.stack(logits), rows) if logits else None
+        return Scored(predictions, references, whole, more | whole.more, sets, undefined, likelihood)
 
     def predict(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> list[Any]:
         """The model's predictions in the order of the rows: classes, numbers, texts, or lists of texts.
@@ -103,18 +152,28 @@ class Scoring:
         Raises:
             Diverged: one is made of logits that are infinite or NaN.
         """
+        return self._predictions(model, rows, examples)[0]
+
+    def _predictions(
+        self, model: PreTrainedModel, rows: list[Row], examples: list[Example]
+    ) -> tuple[list[Any], list[Tensor]]:
+        """The predictions in the order of the rows, and a classifier's logits (labels,) behind each, in float32."""
         predictions: list[Any] = [None] * len(examples)
+        logits: list[Any] = [None] * len(examples) if self.task.architecture == "classifier" else []
         with evaluating(model), self.device.autocast(), _drawing(self.seed, self.task.temperature > 0):
             for batch in by_length(examples, self.batch_size):
-                answers = self._predict(model, [rows[index] for index in batch], [examples[index] for index in batch])
-                for index, answer in zip(batch, answers, strict=True):
-                    predictions[index] = answer
-        return predictions
+                if logits:
+                    made, behind = self._classify(model, [examples[index] for index in batch])
+                    for index, row_logits in zip(batch, behind, strict=True):
+                        logits[index] = row_logits
+                else:
+                    made = self._write(model, [rows[index] for index in batch], [examples[index] for index in batch])
+                for index, prediction in zip(batch, made, strict=True):
+                    predictions[index] = prediction
+        return predictions, logits
 
     def _by_set(self, rows: list[Row], predictions: list[Any], references: list[Any]) -> tuple[Score, dict[str, float]]:
-        members: dict[str, list[int]] = {}
-        for index, row in enumerate(rows):
-            members.setdefault(row.get("set", ""), []).append(index)
+        members = members_of_sets(rows)
         scores = {
             name: score(
                 self.task.metric,
@@ -134,14 +193,13 @@ class Scoring:
         mean = fmean(values.values())
         return Score(first.name, mean, first.higher_is_better, first.unit, {}, items, undefined), values
 
-    def _predict(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> list[Any]:
-        if self.task.architecture == "classifier":
-            return self._classify(model, examples)
+    def _write(self, model: PreTrainedModel, rows: list[Row], examples: list[Example]) -> list[Any]:
         if "turns" in rows[0]:
             return self._converse(model, [row["turns"] for row in rows])
         return self._generate(model, [example["prompt"] for example in examples])
 
-    def _classify(self, model: PreTrainedModel, examples: list[Example]) -> list[Any]:
+    def _classify(self, model: PreTrainedModel, examples: list[Example]) -> tuple[list[Any], Tensor]:
+        """A batch's classes or numbers, and the logits (batch, labels) that they are made of, in float32."""
         batch = collate(examples, self.tokenizer.pad_token_id)
         # With labels the model would compute a loss that nobody reads.
         batch.pop("labels")
@@ -149,7 +207,7 @@ class Scoring:
         check_rows("logits", logits)  # the largest of NaN is class 0
         # A single output is a number to predict, not a class.
         predictions: list[Any] = logits[:, 0].float().tolist() if logits.shape[1] == 1 else logits.argmax(-1).tolist()
-        return predictions
+        return predictions, logits.float().cpu()
 
     def _converse(self, model: PreTrainedModel, conversations: list[list[str]]) -> list[list[str]]:
         """Answer the turns of conversations one after the other, each with all that was said before it."""
@@ -249,6 +307,19 @@ def _check_values(values: dict[str, float]) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise Diverged(f"the value of {name} is {value}")
+
+
+def _losses(logits: Tensor, labels: Tensor, batch: list[int]) -> Tensor:
+    """The loss (n,) of each label, in nats."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def _spread(numbers: list[float], indices: list[int], size: int) -> list[float | None]:
+    """The numbers at their indices in a list of a size, which has none elsewhere."""
+    spread: list[float | None] = [None] * size
+    for index, number in zip(indices, numbers, strict=True):
+        spread[index] = number
+    return spread
 
 
 def _moved(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from src.analysis.texts import (
     rounded,
     score_column,
     scored_by,
+    secondary_columns,
     several,
     tuning_regrets,
     unfinished,
@@ -20,11 +21,16 @@ from src.analysis.texts import (
     word,
 )  # fmt: skip
 
+SECONDARY = "Log probability and bits per byte: how likely the right answers are, on the split that counts."
+
 
 def comparison_table(runs: pd.DataFrame, comparison: Comparison) -> Table:
     """Every cell, none left out; footnotes say what the numbers of some can't be compared with."""
     text = readable(comparison.cells)
-    return Table(text, comparison.cells, [*footnotes(comparison.cells)[1], *legend(comparison.cells, text)])
+    notes = [*footnotes(comparison.cells)[1], *legend(comparison.cells, text)]
+    if comparison.cells["secondary"].notna().any():
+        notes.append(f"{SECONDARY} Mean ± standard deviation over seeds (95 % interval).")
+    return Table(text, comparison.cells, notes)
 
 
 def readable(cells: pd.DataFrame) -> pd.DataFrame:
@@ -46,6 +52,7 @@ def readable(cells: pd.DataFrame) -> pd.DataFrame:
         **dict(score_column(cells, split) for split in ("validation", "test")),
         **intervals(cells),
         **tuning_regrets(cells),
+        **secondary_columns(cells),
         "n": cells["n"].map(str),
         "run time (s)": cells["run_seconds"].map(rounded(0)),
         **({"differs in": cells["differs"].map(word)} if cells["differs"].any() else {}),
