@@ -205,6 +205,13 @@ def test_a_smaller_rank_of_one_training_has_no_part_in_the_others_noise() -> Non
     assert pair_test(with_part) == pair_test(model_of(table))
 
 
+def test_rows_that_are_all_alike_are_no_traceback() -> None:
+    table = np.repeat(scores(generator(2), [QUIET], 3), 7, axis=0)
+    test = pair_test(model_of(table))
+    assert (test.difference, test.p_value) == (0.0, 1.0)
+    assert half(test) > 0
+
+
 def test_the_usual_noise_is_found_by_the_moments_of_a_scaled_f() -> None:
     rng = generator(3)
     for scale, df in ((2.0, 8.0), (0.7, 20.0)):

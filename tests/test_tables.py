@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -629,3 +631,27 @@ def test_the_footnotes_of_a_table_are_those_of_its_cells(store: Store, tmp_path:
     assert made.notes == [
         "Where n is 1 there is no spread over seeds, the interval is over items alone and nothing is bold."
     ]
+
+
+def test_a_collapsed_run_of_an_older_record_is_flagged_and_spoils_no_other_row(store: Store, tmp_path: Path) -> None:
+    for adapter in ("dora", "lora", "lora_fa", "pissa", "rslora", "vera"):
+        for seed in range(3):
+            folder = store(adapter, seed=seed, share=0.7)
+    before = compare(collect(tmp_path)).cells.set_index("adapter")
+    table_of = pq.read_table(folder / PREDICTIONS)
+    references = [index % 4 for index in range(len(table_of))]
+    hits = np.array([float(reference == 0) for reference in references], dtype=np.float32)
+    columns = {"prediction": [0] * len(table_of), "reference": references, "score": hits}
+    pq.write_table(pa.table({"split": table_of["split"], **columns}), folder / PREDICTIONS)
+    record = json.loads((folder / RESULT).read_text())
+    for split in ("validation", "test"):
+        mask = np.array(table_of["split"].to_pylist()) == split
+        record["metrics"][split]["value"] = float(hits[mask].mean())
+    (folder / RESULT).write_text(json.dumps(record))
+    after = compare(collect(tmp_path)).cells.set_index("adapter")
+    assert "doubtful: constant predictions in 1 of 3 runs" in after.loc["vera", "notes"]
+    assert not after.loc["vera", "tie"]
+    others = [name for name in after.index if name != "vera"]
+    widths = [(cells["test_high"] - cells["test_low"])[others] for cells in (before, after)]
+    np.testing.assert_allclose(widths[1], widths[0], rtol=0.1)
+    assert after.loc[others, "tie"].tolist() == before.loc[others, "tie"].tolist()

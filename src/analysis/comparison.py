@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from src.analysis.doubtful import DOUBTFUL, doubts
+from src.analysis.doubtful import CONSTANT, DOUBTFUL, doubts
 from src.analysis.error_model import CellScores, ErrorModel
 from src.analysis.item_scores import SplitItems, scores_of_splits
 from src.analysis.secondary import Secondary, secondary_of
@@ -254,11 +254,18 @@ def _scores_by_split(group: list[Run]) -> _SplitScores:
         for key in FACTS
         if len(found := {run[key] for run in done if run[key] is not None}) > 1
     ]
-    problems += doubts(done)
+    problems += doubts([_with_constant(run, items[run["run_id"]]) for run in done])
     problems += seeds_that_chose(done)
     if len({run["seed"] for run in done}) < len(done):
         problems.append("a seed is there more than once")
     return _SplitScores(splits, problems, secondary)
+
+
+def _with_constant(run: Run, items: dict[str, SplitItems]) -> Run:
+    """The run with the flag of constant predictions on the split that counts, which older records lack."""
+    seen = items.get("test" if run["test"] is not None else "validation")
+    flags = set(run["flags"] or []) | ({CONSTANT} if seen is not None and seen.is_constant else set())
+    return {**run, "flags": sorted(flags)}
 
 
 def _cell_scores(secondary: Secondary | None) -> CellScores | None:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 DOUBTFUL = "doubtful: "  # how the note of such a cell begins
+CONSTANT = "constant predictions"  # what is seen of older records too
 MARK = "§"  # marks its scores
 
 

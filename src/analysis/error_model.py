@@ -368,7 +368,7 @@ def _beside_the_others(cells: Sequence[CellScores], quiet: NDArray[np.bool_]) ->
                   for seed, scores in zip(shared, known, strict=True)] if len(shared) > 1 else 0.0  # fmt: skip
         squares = two_way(known - np.asarray(others))
         residual = max(squares.residual, ROUNDING**2)
-        rows.append((residual, squares.seeds / residual, len(shared) - 1 if len(shared) > 1 else 0))
+        rows.append((residual, max(squares.seeds / residual, ROUNDING), len(shared) - 1 if len(shared) > 1 else 0))
     return _Squares(*np.array(rows, dtype=np.float64).T)
 
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from src.analysis.statistics import LEVEL
 from src.errors import UserError
 from src.results.store import PREDICTIONS
 
@@ -21,10 +22,13 @@ class SplitItems:
     """A number for each item of a split, (items,), and a digest of the items' references in their order.
 
     Two runs can be compared item by item only where the digests are equal: exchanged items would be no pairs.
+    `is_constant` says that all predictions are the same though the references differ, which is no sound score; records
+    from before flags don't say so themselves.
     """
 
     scores: Items
     references: str
+    is_constant: bool
 
 
 def item_scores(folder: Path, split: str, metric: str) -> Items | None:
@@ -85,9 +89,8 @@ def _table(path: Path) -> pa.Table:
     """The columns that hold the scores, or those they can be made of."""
     with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:  # a third of the time of pq.read_table
         stored = file.schema_arrow.names
-        columns = ["score"] if "score" in stored else ["prediction"]
-        columns += ["reference"] if "reference" in stored else []
-        return file.read(columns=["split", *columns], use_threads=False)
+        columns = [name for name in ("split", "score", "prediction", "reference") if name in stored]
+        return file.read(columns=columns, use_threads=False)
 
 
 def _of_rows(table: pa.Table, in_split: NDArray[np.bool_], metric: str) -> SplitItems | None:
@@ -101,14 +104,27 @@ def _of_rows(table: pa.Table, in_split: NDArray[np.bool_], metric: str) -> Split
     # A metric that isn't a mean over items is stored as NaN for each of them.
     if len(scores) == 0 or np.isnan(scores).any():
         return None
-    references = _digest(table["reference"], in_split) if "reference" in table.column_names else ""
-    return SplitItems(scores.astype(np.float32, copy=False), references)
+    rows = table.filter(pa.array(in_split))
+    known = {"prediction", "reference"} <= set(table.column_names)
+    references = _digest(rows["reference"]) if known else ""
+    return SplitItems(scores.astype(np.float32, copy=False), references, known and _is_constant(rows))
 
 
-def _digest(references: pa.ChunkedArray, in_split: NDArray[np.bool_]) -> str:
+def _is_constant(rows: pa.Table) -> bool:
+    """Whether all predictions are equal, which answers drawn at the references' shares would hardly be."""
+    predictions, references = rows["prediction"], rows["reference"]
+    if pa.types.is_nested(predictions.type) or pa.types.is_nested(references.type):
+        return False
+    if pc.count_distinct(predictions).as_py() > 1:
+        return False
+    counts = pc.value_counts(references).field("counts").to_numpy()
+    return len(counts) > 1 and bool((counts.max() / len(rows)) ** len(rows) < LEVEL)
+
+
+def _digest(references: pa.ChunkedArray) -> str:
     """A digest of a split's references, which tell its items apart as far as anything stored does."""
     if pa.types.is_integer(references.type) or pa.types.is_floating(references.type):
-        content = references.to_numpy()[in_split].tobytes()  # a tenth of the time of Python's own numbers
+        content = references.to_numpy().tobytes()  # a tenth of the time of Python's own numbers
     else:
-        content = repr(references.filter(pa.array(in_split)).to_pylist()).encode()
+        content = repr(references.to_pylist()).encode()
     return hashlib.sha256(content).hexdigest()[:16]
