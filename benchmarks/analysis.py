@@ -71,7 +71,9 @@ def run_record(
     run, trained = deepcopy(record), 768 * rank * TARGETS[target]
     run["config"]["adapter"]["name"] = method
     run["config"]["task"]["name"], run["config"]["target"]["name"] = task, target
-    run["config"] |= {"rank": rank, "seed": seed, "alpha": 2.0 * rank}
+    axes = {"rank": rank, "seed": seed, "alpha": 2.0 * rank}
+    run["config"] |= axes
+    run["identity"] |= axes
     run["parameters"] |= {"adapter_trained": trained, "trained": trained + run["parameters"]["head_trained"]}
     for split, hits in correct.items():
         run["metrics"][split] |= {"value": float(hits.mean()), "n": len(hits)}

@@ -11,14 +11,13 @@ standard deviation over seeds (in points) is the row's noise. Nothing here is ta
 import json
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from src.analysis.error_model import CellScores, ErrorModel
-from src.analysis.statistics import Estimate, best_set
+from src.analysis.statistics import best_set
 from src.files import write_json
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -92,13 +91,8 @@ def left_out(repetitions: int, rows: int, seeds: int = 3) -> float:
         table = scores(generator, [QUIET] * rows, seeds)
         model = model_of(table)
 
-        count += not all(best_set(table.mean(axis=(1, 2)).tolist(), partial(_difference, model)))
+        count += not all(best_set(table.mean(axis=(1, 2)).tolist(), model.difference))
     return 100 * count / repetitions
-
-
-def _difference(model: ErrorModel, first: int, second: int) -> Estimate | None:
-    test = model.test(first, second)
-    return test.estimate if test else None
 
 
 def coverage_of_means(repetitions: int, seeds: int) -> float:

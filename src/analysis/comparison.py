@@ -79,11 +79,14 @@ class Measured:
         return place[0].mean(place[1]) if place else None
 
     def test(self, first: int, second: int) -> PairedTest | None:
-        """The first row's mean minus the second's; None where they can't be held against each other."""
-        places = self.places[first], self.places[second]
-        if places[0] is None or places[1] is None or places[0][0] is not places[1][0]:
-            return None
-        return places[0][0].test(places[0][1], places[1][1])
+        """The test of the first row's mean minus the second's; None where they can't be held against each other."""
+        place, other = self.places[first], self.places[second]
+        return place[0].test(place[1], other[1]) if place and other and place[0] is other[0] else None
+
+    def difference(self, first: int, second: int) -> Estimate | None:
+        """What `test` tests, without the test."""
+        place, other = self.places[first], self.places[second]
+        return place[0].difference(place[1], other[1]) if place and other and place[0] is other[0] else None
 
     def where(self, rows: Sequence[int]) -> "Measured":
         """The chosen rows, numbered anew; what is known of their noise stays."""
@@ -413,12 +416,7 @@ def _comparable(compared: Comparison) -> Iterator[tuple[list[int], NDArray[np.fl
 
 def _estimates(compared: Comparison, rows: Sequence[int]) -> Callable[[int, int], Estimate | None]:
     """The difference between two of some rows, by their positions among these."""
-
-    def estimate(first: int, second: int) -> Estimate | None:
-        tested = compared.test(rows[first], rows[second])
-        return tested.estimate if tested else None
-
-    return estimate
+    return lambda first, second: compared.primary.difference(rows[first], rows[second])
 
 
 def _with_verdicts(compared: Comparison) -> Comparison:

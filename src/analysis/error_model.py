@@ -27,9 +27,9 @@ from src.analysis.statistics import (
     PairedTest,
     Scores,
     holm,
-    items_test,
     mean_of,
     satterthwaite,
+    sign_flip_test,
     two_way,
 )
 
@@ -135,6 +135,14 @@ class ErrorModel:
         self._pool = pool if len(pool) >= FEWEST_CELLS else []
 
     def test(self, first: int, second: int) -> PairedTest | None:
+        """The test of `difference`: by t, and over the items of one seed by permutation."""
+        estimate = self.difference(first, second)
+        if estimate is None or estimate.over != ITEMS:
+            return PairedTest.of(estimate) if estimate else None
+        p_value = sign_flip_test(self._of_one_seed(first, second), np.random.default_rng(SEED_OF_DRAWS))
+        return PairedTest.of(estimate, p_value)
+
+    def difference(self, first: int, second: int) -> Estimate | None:
         """The first cell's mean minus the second's; None where nothing says how sure that is.
 
         Seeds that both have are paired; where the others make the difference surer, they are used too.
@@ -142,13 +150,18 @@ class ErrorModel:
         a, b = self.cells[first], self.cells[second]
         shared = sorted(set(a.seeds) & set(b.seeds))
         if a.items != b.items or a.items[0] == 1:
-            return _test_of_means(a, b, shared)
+            return _difference_of_means(a, b, shared)
         if min(len(a.seeds), len(b.seeds)) == 1:
-            generator = np.random.default_rng(SEED_OF_DRAWS)
-            return items_test((a.of(shared[:1]) - b.of(shared[:1]))[0], generator) if shared else None
+            return mean_of(self._of_one_seed(first, second), ITEMS) if shared else None
         possible = [self._paired(first, second, shared)] if len(shared) > 1 else []
         possible += [self._over_all_seeds(first, second, shared)] if set(a.seeds) != set(b.seeds) else []
-        return PairedTest.of(min(possible, key=lambda estimate: estimate.standard_error))
+        return min(possible, key=lambda estimate: estimate.standard_error)
+
+    def _of_one_seed(self, first: int, second: int) -> NDArray[np.float64]:
+        """The differences between the answers of the first seed that both cells have, (items,)."""
+        a, b = self.cells[first], self.cells[second]
+        seed = [min(set(a.seeds) & set(b.seeds))]
+        return np.asarray((a.of(seed) - b.of(seed))[0])
 
     def mean(self, index: int) -> Estimate | None:
         """A cell's mean over seeds and items; None of a single number."""
@@ -273,8 +286,8 @@ def _over_seeds_and_items(by_item: Scores, of_seeds: Sequence[Variance], residua
     return Estimate(float(by_item.mean()), float(np.sqrt(total)), df, SEEDS_AND_ITEMS)
 
 
-def _test_of_means(a: CellScores, b: CellScores, shared: list[int]) -> PairedTest | None:
-    """The t-test over runs of which only the means are known: paired where seeds are shared, else Welch's.
+def _difference_of_means(a: CellScores, b: CellScores, shared: list[int]) -> Estimate | None:
+    """The difference over runs of which only the means are known: paired where seeds are shared, else as Welch has it.
 
     None where one of them is a single run, or all pairs differ by the same, which says nothing of noise: scores of few
     items, which take few values, do so now and then, and the difference would be certain.
@@ -283,7 +296,7 @@ def _test_of_means(a: CellScores, b: CellScores, shared: list[int]) -> PairedTes
         differences = a.of(shared).mean(axis=1) - b.of(shared).mean(axis=1)
         if np.ptp(differences) < ROUNDING and differences.mean() != 0:
             return None
-        return PairedTest.of(mean_of(differences, SEEDS))
+        return mean_of(differences, SEEDS)
     if min(len(a.seeds), len(b.seeds)) < 2:
         return None
     each = [mean_of(cell.means, SEEDS) for cell in (a, b)]
@@ -291,7 +304,7 @@ def _test_of_means(a: CellScores, b: CellScores, shared: list[int]) -> PairedTes
     if sum(variance for variance, _ in parts) < ROUNDING**2 and each[0].value != each[1].value:
         return None
     error = float(np.sqrt(sum(variance for variance, _ in parts)))
-    return PairedTest.of(Estimate(each[0].value - each[1].value, error, satterthwaite(parts), SEEDS))
+    return Estimate(each[0].value - each[1].value, error, satterthwaite(parts), SEEDS)
 
 
 def _alone(cell: CellScores) -> SeedNoise:
@@ -332,6 +345,7 @@ def _quiet(cells: Sequence[CellScores]) -> tuple["_Squares", NDArray[np.bool_]]:
         else:
             prior = scaled_f(squares.ratios[quiet], squares.df[quiet])
             calm = np.array(holm(_surprise(squares, *prior).tolist())) >= OUTLYING
+        calm &= squares.df > 0
         if calm.sum() < len(cells) / 2 or (number >= ROUNDS_BY_MEDIAN and (calm == quiet).all()):
             break
         quiet = calm

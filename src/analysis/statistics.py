@@ -104,11 +104,6 @@ def mean_of(numbers: Scores, over: str) -> Estimate:
     return Estimate(float(np.mean(numbers)), standard_error, len(numbers) - 1, over)
 
 
-def items_test(differences: Scores, generator: np.random.Generator) -> PairedTest:
-    """The test of one seed over its items, (items,): the interval by t, the p-value by permutation."""
-    return PairedTest.of(mean_of(differences, ITEMS), sign_flip_test(differences, generator))
-
-
 def sign_flip_test(differences: Scores, generator: np.random.Generator, *, permutations: int = PERMUTATIONS) -> float:
     """Two-sided p-value of a mean difference, by exchanging the two methods at random within each pair (Fisher 1935).
 
