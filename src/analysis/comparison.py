@@ -129,12 +129,7 @@ def compare(runs: pd.DataFrame) -> Comparison:
     Args:
         runs: the rows of `collect`, at least one.
     """
-    groups = grouped(reported_runs(runs))
-    scored_groups = [_scores_by_split(group) for group in groups]
-    cells = pd.DataFrame(
-        [_facts(group) | {"notes": scored.problems} for group, scored in zip(groups, scored_groups, strict=True)]
-    )
-    cells = cells.astype({"rank": "Int64", "trained_rank": "Int64"})
+    cells, scored_groups = _scored(runs)
     for split in SPLITS:
         cells = cells.assign(**_intervals(split, cells, [scored.splits.get(split) for scored in scored_groups]))
     # The interval that counts is that of the split that counts.
@@ -143,6 +138,23 @@ def compare(runs: pd.DataFrame) -> Comparison:
     scores = [scored.splits.get(split) for scored, split in zip(scored_groups, cells["split"], strict=True)]
     compared = _with_verdicts(Comparison(cells, Outcome.of(cells, scores)))
     return Comparison(compared.cells.assign(notes=notes(compared.cells)), compared.primary)
+
+
+def uncompared(runs: pd.DataFrame) -> Comparison:
+    """The cells of `compare` with their scores, but without the columns of intervals and verdicts, which take long."""
+    cells, scored_groups = _scored(runs)
+    scores = [scored.splits.get(split) for scored, split in zip(scored_groups, cells["split"], strict=True)]
+    return Comparison(cells, Outcome.of(cells, scores))
+
+
+def _scored(runs: pd.DataFrame) -> "tuple[pd.DataFrame, list[_SplitScores]]":
+    """A row for each cell, and its scores."""
+    groups = grouped(reported_runs(runs))
+    scored_groups = [_scores_by_split(group) for group in groups]
+    cells = pd.DataFrame(
+        [_facts(group) | {"notes": scored.problems} for group, scored in zip(groups, scored_groups, strict=True)]
+    )
+    return cells.astype({"rank": "Int64", "trained_rank": "Int64"}), scored_groups
 
 
 def reported_runs(runs: pd.DataFrame) -> pd.DataFrame:

@@ -18,9 +18,9 @@ from src.studies.parameter_counts import Counted
 
 CLAIMS, PAPER = "claims", "paper"
 NOTE = (
-    "On this model and data. p is corrected (Holm) over the claims of a kind, greater or equal. The interval leaves out "
-    "0, or lies within or beyond the margin, exactly where p is below 0.05. Detectable is the smallest difference, or "
-    "margin of equality, that is found in 80 % of cases with such noise at the strictest level of the correction."
+    "On this model and data. p is corrected (Holm) over the claims of a kind, greater or equal. The interval leaves "
+    "out 0, or lies within or beyond the margin, exactly where p is below 0.05. Detectable is the smallest difference, "
+    "or margin of equality, that is found in 80 % of cases with such noise at the strictest level of the correction."
 )
 
 
