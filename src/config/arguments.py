@@ -56,7 +56,7 @@ def split_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """That a sweep's plan is asked for in place of its runs; `detect` is a difference to find, 0 where there is none."""
+    """A sweep's plan is asked for in place of its runs; `detect` is a difference to find, 0 where none is named."""
 
     detect: float
 
@@ -72,13 +72,22 @@ def split_plan(overrides: Sequence[str]) -> tuple[PlanRequest | None, list[str]]
     own = [override for override in overrides if override.partition("=")[0] in PLAN_OPTIONS]
     values = options(own, **PLAN_OPTIONS)
     rest = [override for override in overrides if override not in own]
-    if values["plan"] not in ("true", "false"):
-        raise UserError(f"plan={shown(values['plan'])} is not a choice.\nAllowed: plan=true, or leave it out.")
-    if values["plan"] == "false":
+    if not is_true("plan", values["plan"]):
         if values["detect"]:
             raise UserError(f"detect={shown(values['detect'])} is asked of a plan.\nAdd plan=true, or leave it out.")
         return None, rest
     return PlanRequest(positive_number("detect", values["detect"]) if values["detect"] else 0.0), rest
+
+
+def is_true(key: str, text: str) -> bool:
+    """An option's value as true or false.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text not in ("true", "false"):
+        raise UserError(f"{key}={shown(text)} is not a choice.\nAllowed: {key}=true, or leave it out.")
+    return text == "true"
 
 
 def positive_number(key: str, text: str) -> float:

@@ -261,8 +261,8 @@ def settled(config: Config) -> bool:
     return record is not None and record["state"] in ("done", "diverged")
 
 
-def annotate(config: Config, tuning: Tuning) -> None:
+def annotate(folder: Path, tuning: Tuning) -> None:
     """Store with a finished run how its rate was chosen."""
-    record = record_of(config)
+    record = readable_record(folder)
     if record is not None and record["state"] == "done" and record.get("tuning") != tuning:
-        write_json(folder_of(config) / RESULT, record | {"tuning": tuning})
+        write_json(folder / RESULT, record | {"tuning": tuning})

@@ -208,7 +208,8 @@ def _of_part(part: Part, detect: float) -> list[str]:
             f"(two-sided 5 %), equality within {_amount(Question(is_equality=True).smallest(noise), basis.unit)}"
         )
     endless = Question().smallest(noise_of(basis.components, inf, part.items))
-    lines.append(f"  any number of seeds on these items: {_amount(endless, basis.unit)}; {basis.words}")
+    at_most = f"any number of seeds on these items: {_amount(endless, basis.unit)}; " if endless > 0 else ""
+    lines.append(f"  {at_most}{basis.words}")
     if detect:
         needed = seeds_needed(Question(), detect, basis.components, part.items, cells=part.cells)
         lines.append(f"  a difference of {_amount(detect, basis.unit)}: {_seeds(needed)}")
