@@ -25,7 +25,7 @@ from src.studies.deciding import STAGES, after_look
 from src.studies.verdicts import Design
 
 RESULT = Path(__file__).with_suffix(".json")
-REPETITIONS, SEED = 1000, 0
+REPETITIONS, SEED = 600, 0
 CELLS, ITEMS = 12, 3000
 SEED_SD, SHARED_SD = 0.0044, 0.003  # of a cell's score over seeds, and of what a seed does to all cells
 MARGIN = 0.01
@@ -48,7 +48,7 @@ def simulated(difference: float, seeds: int, generator: np.random.Generator, cel
     shifts = SEED_SD * generator.normal(size=(cells, seeds)) + SHARED_SD * generator.normal(size=seeds)
     shifts[0] += difference
     latent = hardness + taste[:, None] + noise + shifts[:, :, None] / slope
-    return (latent > 0).astype(np.float32)
+    return np.asarray(latent > 0, dtype=np.float32)
 
 
 def at_looks(scores: NDArray[np.float32]) -> Iterator[tuple[Estimate, Design]]:
@@ -74,7 +74,7 @@ def sequence(claim: Claim, looks: list[tuple[Estimate, Design]]) -> tuple[str, i
 
 
 def case(difference: float, *, is_equality: bool, repetitions: int = REPETITIONS) -> dict[str, object]:
-    """The shares of verdicts of the design, its mean number of seeds, and the shares that simpler rules call different."""
+    """The shares of the design's verdicts, its mean number of seeds, and what simpler rules call different."""
     generator = np.random.default_rng(SEED)
     claim = Claim("", "", {}, {}, EQUAL if is_equality else GREATER, MARGIN if is_equality else 0.0)
     verdicts, seeds, below = Counter[str](), [], []

@@ -3,7 +3,7 @@
     python -m src.decide experiment=rank_vs_accuracy max_runs=30
     python -m src.decide experiment=rank_vs_accuracy max_hours=1.5 plan=true
 
-takes what `python -m src.run -m` takes. Claims are looked at with 3, 5, 8 and 12 seeds, early looks with stricter bounds
+takes what `python -m src.run -m` takes. Claims are looked at with 3, 5, 8 and 12 seeds, at first with stricter bounds,
 so that looking often makes no more false verdicts (docs/statistics.md). The study's own seeds come first, then the next
 ones. A tuned cell keeps its rate. Runs are stored and skipped as all others are: the same command continues where it
 stopped. max_runs and max_hours bound what this start does; plan=true prints where each claim stands and does nothing.
@@ -35,7 +35,7 @@ from src.running.launch import study_of
 from src.running.lifecycle import run
 from src.running.sweep import UNRECORDED, Plan, print_warnings
 from src.running.tuning import annotate, settled, tuning_seeds
-from src.studies.claims import EXPERIMENTS, Claim, claims, named
+from src.studies.claims import EXPERIMENTS, Claim, claims, selector_text
 from src.studies.deciding import STAGES, Position, positions, runs_of, seeds_in_order
 from src.studies.verdicts import UNDECIDED, Verdict
 
@@ -43,7 +43,7 @@ OWN_OPTIONS = {"max_runs": "", "max_hours": "", "plan": "false"}
 
 
 @dataclass
-class Budget:
+class Spending:
     """What this start may do: so many runs, and so many hours, None where there is no bound; and what it has done."""
 
     max_runs: int | None = None
@@ -103,7 +103,7 @@ def study_named(overrides: list[str]) -> Study:
     return Study(claims(name), configs, seeds_in_order([config.seed for config in configs], of_tuning))
 
 
-def decide(study: Study, budget: Budget) -> bool:
+def decide(study: Study, budget: Spending) -> bool:
     """Add seeds until every claim is decided or given up, or the budget is spent; say whether every run is done.
 
     Raises:
@@ -130,7 +130,7 @@ def decide(study: Study, budget: Budget) -> bool:
     return all(is_done(folder) for folder in made)
 
 
-def _run_all(wanted: list[Config], plan: Plan, budget: Budget, made: dict[Path, str]) -> bool:
+def _run_all(wanted: list[Config], plan: Plan, budget: Spending, made: dict[Path, str]) -> bool:
     """Do the runs as far as the budget allows; False where it is spent."""
     for config in wanted:
         if budget.is_spent:
@@ -234,7 +234,7 @@ def _planned(selector: dict[str, Any], study: Study, records: pd.DataFrame) -> C
         UserError: none or several fit, or the study's other cells are tuned, as this one isn't yet.
     """
     found = {repr(replace(config, seed=0)): config for config in study.configs if _fits(config, selector)}
-    shown = named(selector)
+    shown = selector_text(selector)
     if len(found) != 1:
         raise UserError(f"{shown} fits {len(found)} of the study's cells.\nName one in claims.yaml.")
     if not records.empty and records["tuning"].notna().any():
@@ -266,7 +266,7 @@ def main() -> None:
         overrides, _ = split_sweep(sys.argv[1:])
         own = [override for override in overrides if override.partition("=")[0] in OWN_OPTIONS]
         values = options(own, **OWN_OPTIONS)
-        budget = Budget(
+        budget = Spending(
             positive_count("max_runs", values["max_runs"]) if values["max_runs"] else None,
             positive_number("max_hours", values["max_hours"]) if values["max_hours"] else None,
         )

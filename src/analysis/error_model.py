@@ -318,17 +318,18 @@ class _Squares:
 def _beside_the_others(cells: Sequence[CellScores], quiet: NDArray[np.bool_]) -> _Squares:
     """Each cell's mean squares once the mean of the quiet others is taken away, which have the same seeds and items.
 
+    Of the others only what a seed changes is taken away, so that it doesn't matter where cells have unequal seeds.
     Seeds that no other cell has are left as they are, with what they do to all cells alike.
     """
     sums, counts = defaultdict[int, NDArray[np.float64] | float](float), defaultdict[int, int](int)
     for cell, is_quiet in zip(cells, quiet, strict=True):
         for seed, scores in zip(cell.seeds, cell.values, strict=True):
-            sums[seed] = sums[seed] + scores.astype(np.float64) * is_quiet
+            sums[seed] = sums[seed] + (scores.astype(np.float64) - cell.by_item) * is_quiet
             counts[seed] += int(is_quiet)
     rows = []
     for cell, is_quiet in zip(cells, quiet, strict=True):
         own = cell.values.astype(np.float64)
-        others = [(sums[seed] - scores * is_quiet) / max(counts[seed] - is_quiet, 1)
+        others = [(sums[seed] - (scores - cell.by_item) * is_quiet) / max(counts[seed] - is_quiet, 1)
                   for seed, scores in zip(cell.seeds, own, strict=True)]  # fmt: skip
         squares = two_way(own - np.stack([np.broadcast_to(other, own.shape[1:]) for other in others]))
         residual = max(squares.residual, ROUNDING**2)

@@ -97,10 +97,8 @@ def _what_is_wrong(entry: Any) -> tuple[str, str] | None:
             return f"{key} is {entry.get(key)!r}", f"Give {key}, a {'mapping' if kind is dict else 'text'}"
     unknown = [key for key in (*entry["left"], *entry["right"]) if key not in SELECTABLE]
     if unknown:
-        return (
-            f"a cell has no '{unknown[0]}'",
-            f"Cells are named by {', '.join(nearest_first(str(unknown[0]), SELECTABLE))}",
-        )
+        known = ", ".join(nearest_first(str(unknown[0]), SELECTABLE))
+        return f"cells aren't named by '{unknown[0]}'", f"Allowed: {known}"
     sizes = {key: entry.get(key) for key in OPTIONAL if key in entry}
     allowed = {GREATER: [set(), {"claimed"}], EQUAL: [{"margin"}]}.get(entry["expected"], [])
     if set(sizes) not in allowed or not all(map(_is_positive, sizes.values())):
@@ -130,6 +128,6 @@ def _differing(cells: pd.DataFrame) -> str:
     return ", ".join(key for key in CELL if cells[key].nunique(dropna=False) > 1)
 
 
-def named(selector: Mapping[str, Any]) -> str:
+def selector_text(selector: Mapping[str, Any]) -> str:
     """A selector in words, as in "lora r 8 qv"."""
     return " ".join(f"r {value}" if key == "rank" else str(value) for key, value in selector.items())

@@ -16,7 +16,7 @@ from src.analysis.differences import signed
 from src.analysis.power import Noise
 from src.analysis.statistics import LEVEL, Estimate, PairedTest, holm
 from src.analysis.texts import is_missing, p_value, score_text, unit_of
-from src.studies.claims import EQUAL, Claim, Match, cells_of, claims, named
+from src.studies.claims import EQUAL, Claim, Match, cells_of, claims, selector_text
 from src.studies.verdicts import (
     NOT_COMPARABLE,
     NOT_RUN,
@@ -69,10 +69,10 @@ def pair_of(claim: Claim, comparison: Comparison) -> Pair:
 def obstacle(pair: Pair, comparison: Comparison) -> Verdict | None:
     """Why a claim can't be tested by these runs, None where it can."""
     sides = {"left": (pair.left, pair.claim.left), "right": (pair.right, pair.claim.right)}
-    missing = [named(selector) for match, selector in sides.values() if not match.indices]
+    missing = [selector_text(selector) for match, selector in sides.values() if not match.indices]
     if missing:
         return Verdict(NOT_RUN, f"no finished run: {' and '.join(missing)}")
-    several = [f"{named(selector)} fits {len(match.indices)} cells, which differ in {match.differing}"
+    several = [f"{selector_text(selector)} fits {len(match.indices)} cells, which differ in {match.differing}"
                for match, selector in sides.values() if len(match.indices) > 1]  # fmt: skip
     if several or pair.indices is None:
         return Verdict(NOT_COMPARABLE, "; ".join(several))
@@ -161,8 +161,8 @@ def _row(pair: Pair, comparison: Comparison, hindered: Verdict | None, tested: _
     return {
         "claim": claim.claim,
         "source": claim.source,
-        "left": named(claim.left),
-        "right": named(claim.right),
+        "left": selector_text(claim.left),
+        "right": selector_text(claim.right),
         "expected": f"{EQUAL} within {claim.margin:g}" if claim.expected == EQUAL else claim.expected,
         "claimed": claim.claimed or None,
         **{f"{side}_{key}": None if cell is None else cell[key]
