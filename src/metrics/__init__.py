@@ -11,9 +11,6 @@ from src.errors import UserError, nearest_first
 
 FOLDER = Path(__file__).parent
 RUNS_CODE = ("pass_at_k",)
-# An item is right or wrong, and the value is the share of right ones.
-RIGHT_OR_WRONG = ("accuracy", "choice", "exact_match", "last_number", "logical_form", "math_equivalence", "math_verify",
-                  "metamath")  # fmt: skip
 ASKS_A_JUDGE = ("judge_rating",)
 TIMED_OUT = "timed_out"  # the part of a score that is a number of programs which were stopped
 # What metrics take, by name, so that it is known without importing them; all others take texts.

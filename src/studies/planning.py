@@ -18,12 +18,14 @@ from src.analysis.power import Question, binomial_noise, noise_of, seeds_needed
 from src.analysis.statistics import LEVEL
 from src.analysis.texts import unit_of
 from src.config.schema import Config
-from src.metrics import RIGHT_OR_WRONG
 from src.studies.claims import EQUAL, Claim, claims
 from src.studies.claims_table import design_of, pair_of
 from src.studies.item_texts import scored_rows
 from src.tasks.base import load_task
 
+# Metrics that are the share of right items.
+RIGHT_OR_WRONG = ("accuracy", "choice", "exact_match", "last_number", "logical_form", "math_equivalence", "math_verify",
+                  "metamath")  # fmt: skip
 GUESSED_ACCURACY = 0.5  # where nothing is known: the noisiest
 
 
