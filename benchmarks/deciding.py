@@ -25,17 +25,17 @@ from src.studies.deciding import STAGES, after_look
 from src.studies.verdicts import Design
 
 RESULT = Path(__file__).with_suffix(".json")
-REPETITIONS, SEED = 600, 0
+REPETITIONS, SEED = 600, 0  # of predictions
 CELLS, ITEMS = 12, 3000
 SEED_SD, SHARED_SD = 0.0044, 0.003  # of a cell's score over seeds, and of what a seed does to all cells
 MARGIN = 0.01
-# By name: the true difference, and whether equality is asked.
+# By name: the true difference, whether equality is asked, and how often it is simulated: false verdicts are rare.
 CASES = {
-    "no difference": (0.0, False),
-    "1 point": (0.01, False),
-    "1.5 points": (0.015, False),
-    "equal": (0.0, True),
-    "equal, at the margin": (MARGIN, True),
+    "no difference": (0.0, False, 2000),
+    "1 point": (0.01, False, 600),
+    "1.5 points": (0.015, False, 600),
+    "equal": (0.0, True, 600),
+    "equal, at the margin": (MARGIN, True, 2000),
 }
 
 
@@ -73,7 +73,7 @@ def sequence(claim: Claim, looks: list[tuple[Estimate, Design]]) -> tuple[str, i
     raise AssertionError("the last look always has a verdict")
 
 
-def case(difference: float, *, is_equality: bool, repetitions: int = REPETITIONS) -> dict[str, object]:
+def case(difference: float, *, is_equality: bool, repetitions: int) -> dict[str, object]:
     """The shares of the design's verdicts, its mean number of seeds, and what simpler rules call different."""
     generator = np.random.default_rng(SEED)
     claim = Claim("", "", {}, {}, EQUAL if is_equality else GREATER, MARGIN if is_equality else 0.0)
@@ -86,6 +86,7 @@ def case(difference: float, *, is_equality: bool, repetitions: int = REPETITIONS
         below.append([estimate.p_value() < LEVEL for estimate, _ in looks])
     different = np.array(below)
     return {
+        "repetitions": repetitions,
         "verdicts": {text: round(count / repetitions, 4) for text, count in sorted(verdicts.items())},
         "mean_seeds": round(float(np.mean(seeds)), 2),
         "different_at_5_percent": {
@@ -116,7 +117,7 @@ def _model(scores: NDArray[np.float32]) -> ErrorModel:
     return ErrorModel([CellScores(list(range(scores.shape[1])), cell, "simulated", "r") for cell in scores])
 
 
-def prediction(seeds: int, repetitions: int = REPETITIONS) -> dict[str, object]:
+def prediction(seeds: int, repetitions: int) -> dict[str, object]:
     """The predicted smallest difference, and how often it, 15 % less and 15 % more are found."""
     generator = np.random.default_rng(SEED)
     predicted = detectable(seeds, repetitions // 5, generator)
@@ -127,15 +128,15 @@ def prediction(seeds: int, repetitions: int = REPETITIONS) -> dict[str, object]:
 def main() -> None:
     """Simulate the cases that aren't in the result file yet, write each as it is done, and print all."""
     done = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    for name, (difference, is_equality) in CASES.items():
+    for name, (difference, is_equality, repetitions) in CASES.items():
         if name not in done:
-            done[name] = case(difference, is_equality=is_equality)
+            done[name] = case(difference, is_equality=is_equality, repetitions=repetitions)
             write_json(RESULT, done)
         print(f"{name}: {done[name]}", flush=True)
     for seeds in (3, 5):
         name = f"prediction with {seeds} seeds"
         if name not in done:
-            done[name] = prediction(seeds)
+            done[name] = prediction(seeds, REPETITIONS)
             write_json(RESULT, done)
         print(f"{name}: {done[name]}", flush=True)
 
