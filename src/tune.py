@@ -2,10 +2,12 @@
 
     python -m src.tune adapter=lora,lora_fa rank=4,8 seed=0,1,2
     python -m src.tune experiment=rank_vs_accuracy tuning.trials=3 tuning.extensions=1
+    python -m src.tune experiment=rank_vs_accuracy plan=true detect=0.01
 
 takes what `python -m src.run -m` takes. Every method at every rank and target set gets as many sound trials around its
 own rate: half a decade apart, then a quarter of a decade beside the best, and the two best with a second seed. The test
-split isn't scored in them. Several copies of the same command, side by side, share the runs.
+split isn't scored in them. Several copies of the same command, side by side, share the runs. plan=true runs and writes
+nothing: it prints what is to run, and what the sweep can find (see src.run).
 
 Exit status: as `python -m src.run`.
 """
@@ -17,22 +19,21 @@ from pathlib import Path
 from textwrap import fill
 
 from src.analysis.terminal import print_runs
-from src.config.arguments import answer_help, split_sweep
+from src.config.arguments import answer_help, split_plan, split_sweep
 from src.config.composer import composer
 from src.config.composition import user_errors
 from src.config.schema import Config
 from src.config.sweeps import sweep_jobs
 from src.console import steady_output
 from src.errors import UserError
-from src.files import write_json
 from src.interrupts import RESUMES, interruptible, note_end
-from src.results.schema import Tuning
-from src.results.store import RESULT, is_done, is_held
+from src.results.store import is_done, is_held
 from src.running.inputs import folder_of, with_steps
+from src.running.launch import print_findings, print_undetectable, study_of
 from src.running.lifecycle import run
-from src.running.search import Trial
+from src.running.search import FINALISTS, Trial
 from src.running.sweep import UNRECORDED, Plan, print_warnings
-from src.running.tuning import AtRate, Search, at_rate, axis, cells, pooled_variances, record_of
+from src.running.tuning import AtRate, Search, annotate, at_rate, axis, cells, pooled_variances, settled
 
 POLL_SECONDS = 2.0
 SHOWN = 10  # reasons in a message
@@ -64,7 +65,7 @@ def tune(configs: list[Config], at: AtRate = at_rate) -> bool:
     pooled = pooled_variances(searches)
     for search, variance in zip(searches, pooled, strict=True):
         for config in search.chosen():
-            _annotate(config, search.summary(variance))
+            annotate(folder_of(config), search.summary(variance))
     folders = [folder_of(config) for config in tuned]
     print_runs(folders, UNRECORDED)
     return all(search.rate for search in searches) and all(map(is_done, folders))
@@ -77,7 +78,7 @@ def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
         attempted: folders of the runs that this command has tried, to which it adds: a failed run isn't repeated.
     """
     plan = Plan.of(configs)
-    left = [config for config in configs if not (_settled(config) or folder_of(config) in attempted)]
+    left = [config for config in configs if not (settled(config) or folder_of(config) in attempted)]
     print(f"{len(configs)} {what}: {len(configs) - len(left)} done already, {len(left)} to run", flush=True)
     try:
         while left:
@@ -97,23 +98,10 @@ def _run_free(left: list[Config], plan: Plan, attempted: set[Path]) -> list[Conf
         # A run that another worker holds is asked for again: it may fail there, or be left unfinished.
         if is_held(folder_of(config)):
             waiting.append(config)
-        elif not _settled(config):
+        elif not settled(config):
             run(config, plan)
             attempted.add(folder_of(config))
     return waiting
-
-
-def _settled(config: Config) -> bool:
-    """Say whether another attempt would change nothing: the run is done, or diverged as it would again."""
-    record = record_of(config)
-    return record is not None and record["state"] in ("done", "diverged")
-
-
-def _annotate(config: Config, tuning: Tuning) -> None:
-    """Store with a finished run how its rate was chosen."""
-    record = record_of(config)
-    if record is not None and record["state"] == "done" and record.get("tuning") != tuning:
-        write_json(folder_of(config) / RESULT, record | {"tuning": tuning})
 
 
 def _print_rates(searches: list[Search]) -> None:
@@ -180,6 +168,31 @@ def _shown(trials: tuple[Trial, ...], *, chosen: bool) -> str:
     return f"{trials[0].value:g} {'/'.join(scores)}{' <-' if chosen else ''}"
 
 
+def print_tuning_plan(configs: list[Config], at: AtRate = at_rate) -> None:
+    """Print how many trials and runs are done and are to be run, as far as is known before they are.
+
+    Raises:
+        UserError: a run can't be done, or the sweep isn't one to tune.
+    """
+    searches = [Search(cell) for cell in cells(configs, at)]
+    Plan.of(configs, is_to_be_run=False)
+    trials = [_trials_left(search) for search in searches]
+    chosen = [[folder_of(config) for config in search.chosen()] for search in searches if not search.unsettled]
+    done = sum(is_done(folder) for folders in chosen for folder in folders)
+    print(f"trials of {len(searches)} cells: {sum(settled for settled, _ in trials)} done already, "
+          f"at least {sum(left for _, left in trials)} to run")  # fmt: skip
+    print(f"runs at the chosen rates: {done} done already, {len(configs) - done} to run")
+
+
+def _trials_left(search: Search) -> tuple[int, int]:
+    """How many trials of a search are settled, and how many are to come at least: edges and broken ones take more."""
+    while search.advance() and not search.unsettled:
+        pass
+    settled = len(search.runs) - len(search.unsettled)
+    expected = search.cell.budget.useful + FINALISTS
+    return settled, max(len(search.unsettled), expected - settled) if search.unsettled else 0
+
+
 def jobs_to_tune(overrides: list[str]) -> tuple[list[Config], AtRate]:
     """The runs of a sweep, and what gives each at another rate: composed anew, for other settings may follow the rate.
 
@@ -202,8 +215,14 @@ def main() -> None:
     answer_help(__doc__)
     with user_errors():
         overrides, _ = split_sweep(sys.argv[1:])
+        plan, overrides = split_plan(overrides)
         configs, at = jobs_to_tune(overrides)
+        if plan:
+            print_tuning_plan(configs, at)
+            print_findings(configs, study_of(overrides), plan.detect)
+            return
         print_warnings(configs)
+        print_undetectable(configs, study_of(overrides))
         done = tune(configs, at)
     sys.exit(0 if done else 1)
 

@@ -1,49 +1,25 @@
-"""A claim's verdict follows from the difference, its interval and what is expected; claims name what exists."""
+"""Claims name what exists, and each has a row that says what the runs show or why they show nothing."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from src.analysis.collect import collect
-from src.analysis.comparison import compare
-from src.analysis.statistics import PairedTest
+from src.analysis.comparison import uncompared
 from src.config.composer import CONF
 from src.config.sweeps import run_configs
 from src.errors import UserError
 from src.studies import claims as module
-from src.studies.claims import Claim, claims, claims_table, readable_claims, verdict
+from src.studies.claims import claims
+from src.studies.claims_table import claims_table, readable_claims
 from tests.conftest import ROOT
 
 STUDIES = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/claims.yaml"))
-
-
-def test(difference: float, half: float) -> PairedTest:
-    return PairedTest(difference, difference - half, difference + half, 0.0, "seeds and items")
-
-
-test.__test__ = False  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("expected", "difference", "half", "p_value", "expected_verdict"),
-    [
-        ("greater", 0.02, 0.01, 0.01, "reproduced"),
-        ("greater", -0.02, 0.01, 0.01, "not reproduced"),
-        ("greater", 0.02, 0.03, 0.2, "undecided"),
-        ("equal", 0.002, 0.005, 0.9, "reproduced"),
-        ("equal", 0.002, 0.02, 0.9, "undecided"),
-        ("equal", 0.03, 0.01, 0.001, "not reproduced"),
-        ("equal", -0.03, 0.01, 0.001, "not reproduced"),
-    ],
-)
-def test_a_verdict(expected: str, difference: float, half: float, p_value: float, expected_verdict: str) -> None:
-    claim = Claim("", "", {}, {}, expected, margin=0.01 if expected == "equal" else 0.0)
-    assert verdict(claim, test(difference, half), p_value) == expected_verdict
-    mirrored = verdict(claim, test(-difference, half), p_value, higher_is_better=False)
-    assert mirrored == expected_verdict
-    assert verdict(claim, None, float("nan")) == "not run"
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -61,55 +37,137 @@ def test_every_claim_names_cells_of_its_study(study: str) -> None:
             assert fits, (claim.claim, selector)
 
 
-def test_claims_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = [
-        {"claim": "a", "source": "s", "left": {"adapter": "lora", "rank": 8}, "right": {"adapter": "head_only"},
-         "expected": "greater"},
-        {"claim": "b", "source": "s", "left": {"adapter": "lora_fa", "rank": 16},
-         "right": {"adapter": "lora", "rank": 8}, "expected": "equal", "margin": 0.2},
-        {"claim": "c", "source": "s", "left": {"adapter": "dora"}, "right": {"adapter": "full"}, "expected": "greater"},
-    ]  # fmt: skip
+def claim_of(left: dict[str, Any], right: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"claim": "a", "source": "s", "left": left, "right": right, "expected": "greater", **more}
+
+
+def study_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *written: dict[str, Any]) -> None:
+    """Let the study x have these claims."""
     (tmp_path / "x").mkdir()
-    (tmp_path / "x/claims.yaml").write_text(yaml.safe_dump(written))
+    (tmp_path / "x/claims.yaml").write_text(yaml.safe_dump(list(written)))
     monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
-    runs = collect(ROOT / "results/nine_runs")
-    table = claims_table("x", compare(runs))
-    assert table["verdict"].tolist() == ["reproduced", "reproduced", "not run"]
-    means = runs.assign(rank=runs["rank"].fillna(0)).groupby(["adapter", "rank"])["test"].mean()
+
+
+@pytest.fixture(scope="module")
+def nine_runs() -> pd.DataFrame:
+    return collect(ROOT / "results/nine_runs")
+
+
+LORA, FULL, HEAD = {"adapter": "lora", "rank": 8}, {"adapter": "full"}, {"adapter": "head_only"}
+
+
+def test_claims_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine_runs: pd.DataFrame) -> None:
+    equal = {"expected": "equal", "margin": 0.2}
+    study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD), claim_of({"adapter": "lora_fa", "rank": 16}, LORA, **equal),
+             claim_of({"adapter": "dora"}, FULL), claim_of({"adapter": "lora"}, FULL),
+             claim_of(LORA, HEAD, claimed=0.5))  # fmt: skip
+    table = claims_table("x", uncompared(nine_runs))
+    assert table["verdict"].tolist() == [
+        "reproduced", "equal within the margin", "not run", "not comparable", "smaller than claimed",
+    ]  # fmt: skip
+    means = nine_runs.assign(rank=nine_runs["rank"].fillna(0)).groupby(["adapter", "rank"])["test"].mean()
     assert table["difference"][0] == pytest.approx(means["lora", 8] - means["head_only", 0])
+    assert table["why"][2] == "no finished run: dora"
+    assert table["why"][3] == "lora fits 3 cells, which differ in rank, alpha"
+    assert (table[["left_n", "right_n"]].iloc[0] == 3).all()
+    assert table["coverage"].tolist()[:2] == [pytest.approx(0.975), pytest.approx(0.9)]
+    assert table["p_holm"].isna().tolist() == [False, False, True, True, False]
     text = readable_claims(table)
     assert text["scores"][0] == f"{100 * means['lora', 8]:.1f} against {100 * means['head_only', 0]:.1f}"
-    assert text["parameters"][1] == "331,776 against 331,776"
+    assert text["n"][0] == "3, 3"
+    assert text["tuning"][0] == "untuned"
     assert text["difference"][2] == "-"
-    assert np.isnan(table["p_value"][2])
 
 
-def test_a_selector_that_fits_several_cells_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = [
-        {"claim": "a", "source": "s", "left": {"adapter": "lora"}, "right": {"adapter": "full"}, "expected": "greater"}
-    ]
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x/claims.yaml").write_text(yaml.safe_dump(written))
-    monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
-    with pytest.raises(UserError, match="fits 3 cells of these runs, which differ in rank"):
-        claims_table("x", compare(collect(ROOT / "results/nine_runs")))
+def test_two_seeds_are_too_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine_runs: pd.DataFrame) -> None:
+    study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD))
+    fewer = nine_runs[(nine_runs["adapter"] != "lora") | nine_runs["seed"].isin([0, 1])].reset_index(drop=True)
+    table = claims_table("x", uncompared(fewer))
+    assert table[["verdict", "why"]].iloc[0].tolist() == ["too few seeds", "2 of 3"]
+    assert np.isnan(float(table["p_holm"][0] or np.nan))
+    one = nine_runs[nine_runs["seed"] == 0].reset_index(drop=True)
+    assert claims_table("x", uncompared(one))["verdict"].tolist() == ["too few seeds"]
 
 
-@pytest.mark.parametrize("change", [{"expected": "better"}, {"expected": "equal"}, {"left": {"adaptor": "lora"}}])
-def test_a_claim_written_wrongly_is_refused(
-    change: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_cells_without_a_shared_seed_are_tested_unpaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine_runs: pd.DataFrame
 ) -> None:
-    claim = {
-        "claim": "a",
-        "source": "s",
-        "left": {"adapter": "lora"},
-        "right": {"adapter": "full"},
-        "expected": "greater",
-    }
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x/claims.yaml").write_text(yaml.safe_dump([claim | change]))
-    monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
-    with pytest.raises(UserError, match="the claim 'a' can't be read"):
+    study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD))
+    apart = nine_runs.assign(seed=nine_runs["seed"] + 10 * (nine_runs["adapter"] == "lora"))
+    (row,) = claims_table("x", uncompared(apart)).to_dict("records")
+    (paired,) = claims_table("x", uncompared(nine_runs)).to_dict("records")
+    assert row["difference"] == pytest.approx(paired["difference"])
+    assert row["low"] < row["difference"] < row["high"]
+    assert row["low"] != paired["low"]
+    assert row["over"] == "seeds and items"
+
+
+def test_other_data_and_a_missing_score_are_not_comparable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine_runs: pd.DataFrame
+) -> None:
+    study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD))
+    of_lora = nine_runs["adapter"] == "lora"
+    other = nine_runs.assign(fingerprint=nine_runs["fingerprint"].where(~of_lora, "another"))
+    assert claims_table("x", uncompared(other))["why"].tolist() == ["other data"]
+    other = nine_runs.assign(metric=nine_runs["metric"].where(~of_lora, "f1"))
+    assert claims_table("x", uncompared(other))["why"].tolist() == ["other metric"]
+    unscored = nine_runs.assign(test=nine_runs["test"].where(~of_lora))
+    assert claims_table("x", uncompared(unscored))["verdict"].tolist() == ["not comparable"]
+
+
+def test_a_loss_that_is_lower_is_the_better_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine_runs: pd.DataFrame
+) -> None:
+    study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD))
+    lower = nine_runs.assign(higher_is_better=False)
+    assert claims_table("x", uncompared(lower))["verdict"].tolist() == ["not reproduced"]
+
+
+def test_what_two_cells_differ_in_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine_runs: pd.DataFrame
+) -> None:
+    study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD))
+    of_lora = nine_runs["adapter"] == "lora"
+    longer = [{**one, "trainer.max_steps": "7"} if lora else one
+              for one, lora in zip(nine_runs["settings"], of_lora, strict=True)]  # fmt: skip
+    trials = {"axis": "lr", "seed": 100, "chosen": 0.1, "at_edge": False,
+              "trials": [{"value": 0.1, "state": "done", "validation": 0.5}]}  # fmt: skip
+    tuning = pd.Series([trials if lora else None for lora in of_lora])
+    other = nine_runs.assign(settings=longer, tuning=tuning, hardware=nine_runs["hardware"].where(~of_lora, "a GPU"))
+    (row,) = claims_table("x", uncompared(other)).to_dict("records")
+    assert row["differs_in"] == "trainer.max_steps (7 against 200), tuning (1 seed against untuned), hardware"
+    assert (row["left_tuning"], row["right_tuning"]) == ("1 trials", "untuned")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"expected": "better"}, "expected: better"),
+        ({"expected": "equal"}, "expected: equal"),
+        ({"margin": 0.1}, "expected: greater margin: 0.1"),
+        ({"expected": "equal", "margin": -0.1}, "margin: -0.1"),
+        ({"claimed": "much"}, "claimed: much"),
+        ({"claimed": float("nan")}, "claimed: nan"),
+        ({"left": {"adaptor": "lora"}}, "cells aren't named by 'adaptor'.\nAllowed: "),
+        ({"left": "lora"}, "left is 'lora'"),
+        ({"merit": 1}, "it has 'merit'.\nAllowed: "),
+    ],
+)
+def test_a_claim_written_wrongly_is_refused(
+    change: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_of(tmp_path, monkeypatch, claim_of({"adapter": "lora"}, FULL) | change)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        claims("x")
+    assert "the claim 'a' can't be read" in str(error.value)
+    assert len(str(error.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "claim: a", "- a", "\xff"])
+def test_a_file_that_holds_no_claims_is_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study_of(tmp_path, monkeypatch)
+    (tmp_path / "x/claims.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"claims\.yaml"):
         claims("x")
 
 

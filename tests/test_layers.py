@@ -12,7 +12,7 @@ import src
 from tests.conftest import ROOT
 
 PURE = ["src.adapters", "src.metrics", "src.analysis"]  # the statistics are part of the analysis
-COMMANDS = {"run", "tune", "verify", "tables", "figures", "report", "params", "inspect", "export"}
+COMMANDS = {"run", "tune", "decide", "verify", "tables", "figures", "report", "params", "inspect", "export"}
 LEAVES = {"caches", "console", "credentials", "errors", "files", "hub", "interrupts", "quiet", "quoting", "streams"}
 
 

@@ -14,7 +14,7 @@ from src.analysis.tables.comparison_table import readable
 from src.analysis.tables.rank_versus_accuracy import rank_versus_accuracy
 from src.results.store import PREDICTIONS, read_all
 from src.running.inputs import folder_of
-from src.studies.claims import claims_table, readable_claims
+from src.studies.claims_table import claims_table, readable_claims
 from tests.conftest import ROOT, composed, run_program
 
 NINE_RUNS = ROOT / "results/nine_runs"

@@ -139,15 +139,7 @@ def compare(runs: pd.DataFrame) -> Comparison:
     Args:
         runs: the rows of `collect`, at least one.
     """
-    groups = grouped(reported_runs(runs))
-    scored_groups = [_scores_by_split(group) for group in groups]
-    cells = pd.DataFrame(
-        [
-            _facts(group) | _secondary_facts(scored.secondary) | {"notes": scored.problems}
-            for group, scored in zip(groups, scored_groups, strict=True)
-        ]
-    )
-    cells = cells.astype({"rank": "Int64", "trained_rank": "Int64"})
+    cells, scored_groups = _scored(runs)
     for split in SPLITS:
         of_split = Measured.of(cells, [scored.splits.get(split) for scored in scored_groups])
         cells = cells.assign(**_intervals(split, cells, of_split))
@@ -159,6 +151,27 @@ def compare(runs: pd.DataFrame) -> Comparison:
     cells = cells.assign(**_intervals("secondary", cells, secondary))
     compared = _with_verdicts(Comparison(cells, Measured.of(cells, scores), secondary))
     return replace(compared, cells=compared.cells.assign(notes=notes(compared.cells)))
+
+
+def uncompared(runs: pd.DataFrame) -> Comparison:
+    """The cells of `compare` with their scores, but without the columns of intervals and verdicts, which take long."""
+    cells, scored_groups = _scored(runs)
+    scores = [scored.splits.get(split) for scored, split in zip(scored_groups, cells["split"], strict=True)]
+    secondary = [_cell_scores(scored.secondary) for scored in scored_groups]
+    return Comparison(cells, Measured.of(cells, scores), Measured.of(cells, secondary))
+
+
+def _scored(runs: pd.DataFrame) -> "tuple[pd.DataFrame, list[_SplitScores]]":
+    """A row for each cell, and its scores."""
+    groups = grouped(reported_runs(runs))
+    scored_groups = [_scores_by_split(group) for group in groups]
+    cells = pd.DataFrame(
+        [
+            _facts(group) | _secondary_facts(scored.secondary) | {"notes": scored.problems}
+            for group, scored in zip(groups, scored_groups, strict=True)
+        ]
+    )
+    return cells.astype({"rank": "Int64", "trained_rank": "Int64"}), scored_groups
 
 
 def reported_runs(runs: pd.DataFrame) -> pd.DataFrame:

@@ -368,17 +368,20 @@ class _Squares:
 
 
 def _beside_the_others(cells: Sequence[CellScores], quiet: NDArray[np.bool_]) -> _Squares:
-    """Each cell's mean squares once the mean of the quiet others is taken away, over the seeds that it shares."""
+    """Each cell's mean squares once what its seeds do to the quiet others is taken away, over the seeds that it shares.
+
+    Of the others only what a seed changes: where cells have unequal seeds, their means are no part of it.
+    """
     sums, counts = defaultdict[int, NDArray[np.float64] | float](float), defaultdict[int, int](int)
     for cell, is_quiet in zip(cells, quiet, strict=True):
         for seed, scores in zip(cell.seeds, cell.values, strict=True):
-            sums[seed] = sums[seed] + scores.astype(np.float64) * is_quiet
+            sums[seed] = sums[seed] + (scores.astype(np.float64) - cell.by_item) * is_quiet
             counts[seed] += int(is_quiet)
     rows = []
     for cell, is_quiet in zip(cells, quiet, strict=True):
         shared = [seed for seed in cell.seeds if counts[seed] > is_quiet]
         known = cell.of(shared if len(shared) > 1 else cell.seeds)
-        others = [(sums[seed] - scores * is_quiet) / (counts[seed] - is_quiet)
+        others = [(sums[seed] - (scores - cell.by_item) * is_quiet) / (counts[seed] - is_quiet)
                   for seed, scores in zip(shared, known, strict=True)] if len(shared) > 1 else 0.0  # fmt: skip
         squares = two_way(known - np.asarray(others))
         residual = max(squares.residual, ROUNDING**2)

@@ -1,8 +1,10 @@
 """The parts of a command line that all programs share: help, `-m`, and options as `key=value`."""
 
+import math
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from src.config.grammar import parsed, text_of, values_of
 from src.config.ranges import shown
@@ -10,6 +12,7 @@ from src.errors import UserError, nearest_first
 
 SWEEP_FLAGS = ("-m", "--multirun")
 HELP_FLAGS = ("-h", "--help")
+PLAN_OPTIONS = {"plan": "false", "detect": ""}  # with their defaults
 
 
 def answer_help(text: str | None, arguments: Sequence[str] | None = None) -> None:
@@ -49,6 +52,68 @@ def split_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     if flags:
         raise UserError(f"{flags[0]} is not a flag here.\nAllowed: --help; options are written key=value.")
     return [argument for argument in arguments if argument not in given], given
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """A sweep's plan is asked for in place of its runs; `detect` is a difference to find, 0 where none is named."""
+
+    detect: float
+
+
+def split_plan(overrides: Sequence[str]) -> tuple[PlanRequest | None, list[str]]:
+    """What the command line asks of the plan, None where it asks for the runs, and the other overrides.
+
+    `plan=true` and `detect=<difference>` are the command's own: they are no part of a run's config.
+
+    Raises:
+        UserError: a value that isn't allowed, or a difference without a plan.
+    """
+    own = [override for override in overrides if override.partition("=")[0] in PLAN_OPTIONS]
+    values = options(own, **PLAN_OPTIONS)
+    rest = [override for override in overrides if override not in own]
+    if not is_true("plan", values["plan"]):
+        if values["detect"]:
+            raise UserError(f"detect={shown(values['detect'])} is asked of a plan.\nAdd plan=true, or leave it out.")
+        return None, rest
+    return PlanRequest(positive_number("detect", values["detect"]) if values["detect"] else 0.0), rest
+
+
+def is_true(key: str, text: str) -> bool:
+    """An option's value as true or false.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text not in ("true", "false"):
+        raise UserError(f"{key}={shown(text)} is not a choice.\nAllowed: {key}=true, or leave it out.")
+    return text == "true"
+
+
+def positive_number(key: str, text: str) -> float:
+    """An option's value as a number above 0.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise UserError(f"{key}={shown(text)} is not a number above 0.\nGive one, or leave it out.")
+    return value
+
+
+def positive_count(key: str, text: str) -> int:
+    """An option's value as a whole number above 0.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UserError(f"{key}={shown(text)} is not a whole number above 0.\nGive one, or leave it out.")
+    return int(text)
 
 
 def _without_references(argument: str, text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from src.config.composer import composer
 from src.config.grammar import parsed
 from src.config.schema import Config
-from src.config.sweeps import check_hydra_keys, single_job, sweep_jobs
+from src.config.sweeps import EXPERIMENT, check_hydra_keys, single_job, sweep_jobs
 from src.quoting import written
 from src.results.store import is_done
 from src.running.lifecycle import run
@@ -42,7 +42,7 @@ def run_sweep(overrides: Sequence[str]) -> bool:
     Raises:
         UserError: one of them can't be done; none is begun.
     """
-    launch = [override for override in overrides if _key(override).startswith(("hydra.", "hydra/"))]
+    launch = [override for override in overrides if _is_launch(override)]
     check_hydra_keys(map(_key, launch), [SWEEP_DIR, "hydra.launcher", LAUNCHER])
     with composer() as reader:
         for override in launch:
@@ -54,8 +54,9 @@ def run_sweep(overrides: Sequence[str]) -> bool:
         sweep_dir = _sweep_dir(launch, configs[0])
         plan.write(sweep_dir)
         print_warnings(configs)
-        done = len(plan.folders) - len(plan.to_run)
-        print(f"sweep of {len(plan.folders)} runs: {done} done already, {len(plan.to_run)} to run", flush=True)
+        print(_counts(plan), flush=True)
+        if plan.to_run:
+            print_undetectable(configs, study_of(overrides))
         with closing_table(plan):
             if launcher := [override for override in launch if _key(override) != SWEEP_DIR]:
                 _launch(launcher, jobs, sweep_dir)
@@ -63,6 +64,59 @@ def run_sweep(overrides: Sequence[str]) -> bool:
                 for config in configs:
                     run(config, plan)
     return all(is_done(Path(folder)) for folder in plan.folders)
+
+
+def planned(overrides: Sequence[str], *, is_sweep: bool) -> list[Config]:
+    """The runs that a command line asks for, without doing any.
+
+    Raises:
+        UserError: one of them can't be done.
+    """
+    with composer() as reader:
+        if not is_sweep:
+            return [reader.config(single_job(reader, overrides))]
+        return [reader.config(job) for job in sweep_jobs(reader, [o for o in overrides if not _is_launch(o)])]
+
+
+def study_of(overrides: Sequence[str]) -> str:
+    """The experiment that a command line names; empty where it names none, or several."""
+    named = [override for override in overrides if _key(override) == EXPERIMENT]
+    return str(parsed(named[0]).value()) if len(named) == 1 and "," not in named[0] else ""
+
+
+def print_plan(configs: list[Config], study: str, detect: float) -> None:
+    """Print what a sweep has to do and what it can find, and do nothing.
+
+    Raises:
+        UserError: one of the runs can't be done.
+    """
+    print(_counts(Plan.of(configs, is_to_be_run=False)))
+    print_findings(configs, study, detect)
+
+
+def print_findings(configs: list[Config], study: str, detect: float) -> None:
+    """Print which differences a sweep can find; see `src.studies.planning.plan_lines`."""
+    from src.studies.planning import plan_lines  # heavy, as is all that looks at results
+
+    print("\n".join(plan_lines(configs, study, detect)))
+
+
+def _counts(plan: Plan) -> str:
+    done = len(plan.folders) - len(plan.to_run)
+    return f"sweep of {len(plan.folders)} runs: {done} done already, {len(plan.to_run)} to run"
+
+
+def print_undetectable(configs: Sequence[Config], study: str) -> None:
+    """Print the claims of a study that state less than its sweep can find, before anything is spent."""
+    if study:
+        from src.studies.planning import told_before  # heavy
+
+        for line in told_before(configs, study):
+            print(line, flush=True)
+
+
+def _is_launch(override: str) -> bool:
+    return _key(override).startswith(("hydra.", "hydra/"))
 
 
 def _key(override: str) -> str:

@@ -39,8 +39,11 @@ class Plan:
     to_run: list[str]
 
     @classmethod
-    def of(cls, configs: list[Config]) -> "Plan":
+    def of(cls, configs: list[Config], *, is_to_be_run: bool = True) -> "Plan":
         """Find the runs' folders, and check all that can be checked without loading a model.
+
+        Args:
+            is_to_be_run: whether results will be written, for which the results folder is tried.
 
         Raises:
             UserError: a run can't be done: its data, its weights or the results folder stand in the way.
@@ -73,7 +76,7 @@ class Plan:
             method_of(config).check(config)
         # Two jobs may ask for the same run; the keys of a dict are in order and each there once.
         folders = {folder_of(config): config for config in configs}
-        for results_dir in {config.results_dir for config in configs}:
+        for results_dir in {config.results_dir for config in configs if is_to_be_run}:
             check_writable(Path(results_dir))
         # The group comes from the runs alone: every start of the same sweep has the same one.
         names = [str(folder) for folder in folders]

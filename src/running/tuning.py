@@ -14,9 +14,10 @@ from statistics import fmean
 
 from src.config.schema import Config
 from src.errors import UserError
+from src.files import write_json
 from src.results.identity import decisive
 from src.results.schema import Record, Tuning
-from src.results.store import read_record, readable_record
+from src.results.store import RESULT, read_record, readable_record
 from src.running.inputs import folder_of
 from src.running.search import Attempt, Budget, Curve, Trial, rate_at
 from src.running.tuning_noise import expected_regret, pairs_of, pooled_variance, trial_sd
@@ -159,6 +160,11 @@ class Search:
         return bool(wanted)
 
     @property
+    def unsettled(self) -> list[Config]:
+        """The trials that were asked for and have to be run."""
+        return [config for config in self.runs.values() if not settled(config)]
+
+    @property
     def trials(self) -> list[Trial]:
         """All trials, in the order of their rates and seeds."""
         return [trial for position in sorted(self.curve.tried) for trial in self.curve.tried[position]]
@@ -247,3 +253,16 @@ def validation_of(record: Record) -> float:
 def record_of(config: Config) -> Record | None:
     """The run's record, None where it has none yet or one that can't be read."""
     return readable_record(folder_of(config))
+
+
+def settled(config: Config) -> bool:
+    """Say whether another attempt would change nothing: the run is done, or diverged as it would again."""
+    record = record_of(config)
+    return record is not None and record["state"] in ("done", "diverged")
+
+
+def annotate(folder: Path, tuning: Tuning) -> None:
+    """Store with a finished run how its rate was chosen."""
+    record = readable_record(folder)
+    if record is not None and record["state"] == "done" and record.get("tuning") != tuning:
+        write_json(folder / RESULT, record | {"tuning": tuning})

@@ -34,11 +34,11 @@ def item_texts(folder: Path) -> Texts:
             f"({scored_on}).\nLoad the sweep without texts, or make the runs again."
         )
     splits, limit = loaded.data.splits, config.trainer.eval_limit
-    texts = {split: [input_text(row) for row in _scored(splits[split], limit)] for split in ("validation", "test")}
+    texts = {split: [input_text(row) for row in scored_rows(splits[split], limit)] for split in ("validation", "test")}
     return Texts(texts, loaded.data.label_names)
 
 
-def _scored(rows: list[Row], limit: int | None) -> list[Row]:
+def scored_rows(rows: list[Row], limit: int | None) -> list[Row]:
     """The rows that are scored: of each set of a split the first so many, all where there is no limit."""
     if limit is None:
         return rows

@@ -11,12 +11,17 @@ from src.analysis.formats import Table
 from src.analysis.older_rows import older_rows
 from src.analysis.tables import TABLES, MakeTable
 from src.quiet import quiet_libraries
-from src.studies.claims import claims_table, readable_claims
+from src.studies.claims_table import claims_table, readable_claims
 from src.studies.counting import count_configs, layer_sum, ledger_of, missing_axis
 from src.studies.paper_tables import paper_table, readable_paper_table
 from src.studies.parameter_counts import Counted
 
 CLAIMS, PAPER = "claims", "paper"
+NOTE = (
+    "On this model and data. p is corrected (Holm) over the claims of a kind, greater or equal. The interval leaves "
+    "out 0, or lies within or beyond the margin, exactly where p is below 0.05. Detectable is the smallest difference, "
+    "or margin of equality, that is found in 80 % of cases with such noise at the strictest level of the correction."
+)
 
 
 def tables_of(study: str) -> dict[str, MakeTable]:
@@ -47,10 +52,7 @@ def counted(overrides: list[str]) -> Counted:
 def _claims(study: str, runs: pd.DataFrame, comparison: Comparison) -> Table | None:
     """The study's claims with their verdicts, None where it has no claims."""
     table = claims_table(study, comparison)
-    note = (
-        "Differences of scores with their 95 % interval; p after Holm over the study's claims. On this model and data."
-    )
-    return None if table.empty else Table(readable_claims(table), table, [note])
+    return None if table.empty else Table(readable_claims(table), table, [NOTE])
 
 
 def _paper(study: str, runs: pd.DataFrame, comparison: Comparison) -> Table | None:
