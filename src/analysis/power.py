@@ -86,7 +86,7 @@ def noise_of(components: Components, seeds: float, items: int, cells: int = 2) -
     return Noise(sqrt(total), min(df, ENDLESS))
 
 
-def _df_of_seeds(seeds: int, cells: int) -> int:
+def _df_of_seeds(seeds: int, cells: int) -> float:
     """The degrees of freedom with which a pair's noise over seeds is known."""
     if cells < FEWEST_CELLS:
         return seeds - 1
