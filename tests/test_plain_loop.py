@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from src.adapters.inject import inject
 from src.models.base_model import load_base
@@ -119,9 +121,8 @@ def plain_loop(
 
 def peft_model(seen: Seen, base: Any = None, **arguments: Any) -> Any:
     """PEFT's LoRA on the model, started from our values."""
-    peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": TARGETS, **arguments})
-    model = peft.get_peft_model(seen.base if base is None else base, config)
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": TARGETS, **arguments})
+    model: Any = get_peft_model(seen.base if base is None else base, config)
     with torch.no_grad():
         for name, module in model.named_modules():
             ours = name.removeprefix("base_model.model.")
@@ -194,15 +195,12 @@ def test_full_fine_tuning(decay_all: bool, seen_by: Any) -> None:
 @pytest.mark.slow
 def test_qlora(seen_by: Any, tmp_path: Path) -> None:
     """The base is quantized by transformers as it is loaded, and PEFT's 4-bit layers are trained on it."""
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes isn't installed: pip install -e '.[quantization]'")
     seen = seen_by("adapter=lora", "quantization=nf4", "adapter.options.dropout=0.25")
     config = composed(*GIVEN)
     load_base(config.model, num_labels=0, attention="eager", quantization="none").module.save_pretrained(tmp_path)
-    four_bits = transformers.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
-    )
-    base = transformers.AutoModelForCausalLM.from_pretrained(
+    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(
         tmp_path,
         quantization_config=four_bits,
         device_map={"": "cpu"},

@@ -138,3 +138,10 @@ def test_a_head_of_one_number_is_tried_as_well() -> None:
     model = tiny_model("bert", "classifier", num_labels=1)
     nn.init.normal_(model.classifier.weight)
     assert try_bf16(BaseModel(model, tiny_tokenizer()), [], FAST).is_finite
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_cache_that_can_not_be_written_is_done_without(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("")
+    config = tiny("trainer.precision=auto", "model.init_seed=8", f"cache_dir='{tmp_path}/a file'")
+    assert precision.bf16_trial(config, FAST).reason == ""

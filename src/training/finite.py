@@ -44,9 +44,8 @@ def check_weights(state: Mapping[str, Tensor], step: int) -> None:
     """
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
-        raise Diverged(
-            f"{len(broken)} of {len(state)} trained tensors aren't finite after step {step}: {broken[0]}, ..."
-        )
+        named = broken[0] + (", ..." if len(broken) > 1 else "")
+        raise Diverged(f"{len(broken)} of {len(state)} trained tensors aren't finite after step {step}: {named}")
 
 
 def check_rows(what: str, values: Tensor) -> None:

@@ -10,7 +10,7 @@ for the weights' own. Nothing here draws from the global random state.
 import hashlib
 import json
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from src.config.memo import kept
 from src.config.schema import Config
 from src.errors import UserError, first_line
-from src.files import write_json
+from src.files import cached
 from src.models.base_model import BaseModel, load_base
 from src.quiet import quiet_libraries
 from src.tasks.base import load_task
@@ -83,19 +83,17 @@ def bf16_trial(config: Config, device: Device) -> Bf16Trial:
     """Try a model in bfloat16, once for a model, a device and versions: what was found is kept in the cache."""
     libraries = {name: version(name) for name in ("torch", "transformers")}
     decisive = [asdict(config.model), config.quantization, device.type, device.name, device.attention, libraries]
-    digest = hashlib.sha256(json.dumps([*decisive, LARGEST_DIFFERENCE], sort_keys=True).encode()).hexdigest()[:16]
-    path = Path(config.cache_dir) / "precision" / f"{digest}.json"
-    try:
-        return Bf16Trial(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # not there yet, or damaged
-        pass
+    facts = [field.name for field in fields(Bf16Trial)]
+    digest = hashlib.sha256(json.dumps([*decisive, LARGEST_DIFFERENCE, facts], sort_keys=True).encode()).hexdigest()
+    path = Path(config.cache_dir) / "precision" / f"{digest[:16]}.json.gz"
+    return Bf16Trial(**cached(path, lambda: asdict(_trial_of(config, device))))
+
+
+def _trial_of(config: Config, device: Device) -> Bf16Trial:
     quiet_libraries()  # this may be the first model that the process loads
     labels = len(load_task(config).data.label_names)
     base = load_base(config.model, num_labels=labels, attention=device.attention, quantization=config.quantization)
-    trial = try_bf16(base, config.model.head, device, exact=config.model.dtype == "float32")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, asdict(trial))
-    return trial
+    return try_bf16(base, config.model.head, device, exact=config.model.dtype == "float32")
 
 
 def try_bf16(base: BaseModel, head: list[str], device: Device, *, exact: bool = True) -> Bf16Trial:
