@@ -133,7 +133,7 @@ def general_text(config: Config, base: BaseModel) -> GeneralText:
 
 def _predicted_bytes(text: str, starts: list[int], room: int, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The bytes of all blocks' text but for what a block's first token stands for, which isn't predicted."""
-    if not tokenizer.is_fast:
+    if not tokenizer.is_fast or room < 1:
         return None
     told: Any = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
     if unknown_token(tokenizer) in told["input_ids"]:
