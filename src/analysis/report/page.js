@@ -215,6 +215,15 @@ const forests = data.forests.map((forest) => {
   return { ...forest, area };
 });
 
+// The range of most values, where a few far off would press all others together; undefined where none do.
+function focus(values) {
+  const sorted = [...values, 0].sort((one, other) => one - other), middle = sorted[Math.floor(sorted.length / 2)];
+  const lowest = sorted[0], highest = sorted[sorted.length - 1];
+  const low = Math.max(lowest, highest - 3 * (highest - middle)), high = Math.min(highest, lowest + 3 * (middle - lowest));
+  if (!(high > low) || highest - lowest < 1.5 * (high - low)) return undefined;
+  return [low - 0.12 * (high - low), high + 0.12 * (high - low)];
+}
+
 function drawForest(cells) {
   const shown = new Set(cells);
   for (const forest of forests) {
@@ -232,8 +241,10 @@ function drawForest(cells) {
         hoverinfo: "text",
       };
     }).filter((trace) => trace.x.length);
+    const range = focus(rows.map((row) => row.difference)), direction = forest.higher_is_better ? "right" : "left";
     plot(forest.area, traces, { height: 130 + 22 * rows.length,
-      xaxis: axis(`${forest.unit}, ${forest.higher_is_better ? "right" : "left"} is better`, { zeroline: true, zerolinecolor: "#000" }),
+      xaxis: axis(`${forest.unit}, ${direction} is better${range ? "; some rows lie outside: click twice to see all" : ""}`,
+        { zeroline: true, zerolinecolor: "#000", range }),
       yaxis: axis("", { type: "category", automargin: true, categoryorder: "array",
         categoryarray: rows.map((row) => row.cell).reverse(), range: [-0.6, rows.length - 0.4] }) });
   }
