@@ -6,6 +6,7 @@ from math import inf, sqrt
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from src.analysis.statistics import (
     ITEMS,
@@ -83,6 +84,8 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_keeps_the_order
     assert all(before <= after for before, after in pairwise(ordered))
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
+    many = generator().random(50).round(2)  # with ties
+    assert holm(many.tolist()) == pytest.approx(multipletests(many, method="holm")[1])
 
 
 def differences(scores: list[float], errors: dict[tuple[int, int], float] | float, df: float = inf) -> Differences:
