@@ -160,7 +160,7 @@ def scenarios() -> dict[str, Callable[[int], float]]:
 def main() -> None:
     """Simulate what isn't in the file yet, and print all of it."""
     options = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    repetitions = int(options.get("repetitions", 400))
+    repetitions = int(options.get("repetitions", 200))
     results: dict[str, dict[str, float]] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name, simulate in scenarios().items():
         if results.get(name, {}).get("repetitions", 0) < repetitions:

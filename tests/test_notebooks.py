@@ -46,6 +46,14 @@ def test_a_notebook_shows_what_a_fresh_execution_gives(path: Path) -> None:
     assert shown(notebook) == committed
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_shows_no_warning_and_no_path_of_the_machine_it_was_made_on(path: Path) -> None:
+    outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    assert str(ROOT) not in str(outputs)
+    assert "site-packages" not in str(outputs)
+
+
 def test_there_are_the_notebooks_that_the_documentation_names() -> None:
     page = (ROOT / "docs/compare.md").read_text()
     assert all(f"notebooks/{path.name}" in page for path in NOTEBOOKS)

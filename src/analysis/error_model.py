@@ -24,6 +24,7 @@ from src.analysis.statistics import (
     SEEDS,
     SEEDS_AND_ITEMS,
     Estimate,
+    MeanSquares,
     PairedTest,
     Scores,
     holm,
@@ -37,9 +38,8 @@ from src.analysis.statistics import (
 # freedom; from five on it is its own. Four are between the two, so that another seed never makes intervals wider.
 MODERATED_BY = {2: inf, 3: inf, 4: 3.0}
 FEWEST_CELLS = 5  # with fewer, they say too little of each other
-OUTLYING = (
-    0.05  # a cell that is noisier than the others at this level keeps its noise, and spoils no other's after Holm
-)
+# A cell that is noisier than the others at this level keeps its noise, and after Holm it has no part in theirs.
+OUTLYING = 0.05
 PLAINLY_OUTLYING = 1e-3  # the level while it isn't known yet how much cells differ
 ENDLESS = 1e9  # degrees of freedom, where scipy takes no infinity
 ROUNDS, ROUNDS_BY_MEDIAN = 12, 3  # of finding such cells
@@ -184,7 +184,7 @@ class ErrorModel:
             return None
         differences = a.of(shared) - b.of(shared)
         squares = two_way(differences)
-        mean_square, _ = self._mean_square_of_seeds(first, second, differences)
+        mean_square, _ = self._mean_square_of_seeds(first, second, squares, len(shared))
         seed = (mean_square - squares.residual) / differences.shape[1]
         return Components(seed, max(squares.items - squares.residual, 0.0) / len(shared), squares.residual)
 
@@ -221,20 +221,19 @@ class ErrorModel:
         """The difference over the seeds that both cells have."""
         differences = self.cells[first].of(shared) - self.cells[second].of(shared)
         seeds, items = differences.shape
-        residual = two_way(differences).residual
-        mean_square, df = self._mean_square_of_seeds(first, second, differences)
-        of_seeds = (mean_square / (seeds * items), df)
-        return _over_seeds_and_items(differences.mean(axis=0), [of_seeds], residual / seeds, self._least(first, second))
+        squares = two_way(differences)
+        mean_square, df = self._mean_square_of_seeds(first, second, squares, seeds)
+        of_seeds, left = (mean_square / (seeds * items), df), squares.residual / seeds
+        return _over_seeds_and_items(differences.mean(axis=0), [of_seeds], left, self._least(first, second))
 
-    def _mean_square_of_seeds(self, first: int, second: int, differences: Scores) -> Variance:
-        """How much the differences (seeds, items) of two cells vary over seeds, times the number of items.
+    def _mean_square_of_seeds(self, first: int, second: int, squares: MeanSquares, seeds: int) -> Variance:
+        """How much the differences of two cells vary over so many seeds, times the number of items.
 
         It is no less than the noise of their answers, which is part of it: three seeds that happen to agree would else
         prove too much.
         """
-        squares = two_way(differences)
         if not {first, second} <= set(self._pool):
-            return max(squares.seeds, squares.residual), len(differences) - 1
+            return max(squares.seeds, squares.residual), seeds - 1
         noises = [self.noise[index] for index in (first, second)]
         whole = sum(noise.residual for noise in noises)
         parts = [(noise.residual / whole * noise.overdispersion, noise.df) for noise in noises]
@@ -253,12 +252,11 @@ class ErrorModel:
         residual = noises[0].residual / n_a + noises[1].residual / n_b
         if len(shared) > 1:
             # What two runs of a seed have in common beside its effect counts twice as often as seeds are shared.
-            differences = a.of(shared) - b.of(shared)
-            weight = len(shared) / (n_a * n_b)
-            mean_square, _ = self._mean_square_of_seeds(first, second, differences)
+            squares, weight = two_way(a.of(shared) - b.of(shared)), len(shared) / (n_a * n_b)
+            mean_square, _ = self._mean_square_of_seeds(first, second, squares, len(shared))
             both = max(sum(noise.residual * noise.overdispersion for noise in noises) - mean_square, 0.0)
             parts.append((-both * weight / items, inf))
-            residual -= max(sum(noise.residual for noise in noises) - two_way(differences).residual, 0.0) * weight
+            residual -= max(sum(noise.residual for noise in noises) - squares.residual, 0.0) * weight
         return _over_seeds_and_items(a.by_item - b.by_item, parts, residual, self._least(first, second))
 
     def _least(self, first: int, second: int) -> float:
