@@ -123,7 +123,7 @@ def answer_tokens(example: Example) -> list[int]:
 def is_whole(example: Example, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether an example's tokens are all of its answer: none is cut off, and none stands for what isn't known."""
     tokens = answer_tokens(example)
-    return tokens[-1] == tokenizer.eos_token_id and unknown_token(tokenizer) not in tokens
+    return tokens[-1:] == [tokenizer.eos_token_id] and unknown_token(tokenizer) not in tokens
 
 
 def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
