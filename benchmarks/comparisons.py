@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from src.analysis.error_model import CellScores, ErrorModel
 from src.analysis.statistics import best_set
@@ -84,6 +85,15 @@ def rejections(
     return 100 * count / repetitions
 
 
+def rejections_over_items(repetitions: int, seeds: int) -> float:
+    """The same for two equal rows by the usual test over items alone, which takes the trained models as fixed."""
+    generator, count = np.random.default_rng([SEED, seeds]), 0
+    for _ in range(repetitions):
+        first, second = scores(generator, [QUIET] * 2, seeds)
+        count += stats.ttest_1samp((first - second).mean(axis=0), 0.0).pvalue < 0.05
+    return 100 * count / repetitions
+
+
 def left_out(repetitions: int, rows: int, seeds: int = 3) -> float:
     """The percentage of repetitions in which one of equal rows is said to be worse than the best."""
     generator, count = np.random.default_rng([SEED, rows]), 0
@@ -139,6 +149,8 @@ def scenarios() -> dict[str, Callable[[int], float]]:
         for seeds in (3, 5, 10):
             by_seeds[f"{name}, {seeds} seeds"] = lambda n, noise=noise, seeds=seeds: rejections(n, seeds, noise)  # type: ignore[misc]
     return by_seeds | {
+        **{f"false positives, over items alone, {seeds} seeds": lambda n, seeds=seeds: rejections_over_items(n, seeds)  # type: ignore[misc]
+           for seeds in (3, 10)},
         "power at 1.5 points, equal rows, 3 seeds": lambda n: rejections(n, 3, _with(0, QUIET), gain=1.5),
         "power at 1.5 points, quiet pair beside a 10-point row, 3 seeds": lambda n: rejections(
             n, 3, _with(5, 10.0), gain=1.5

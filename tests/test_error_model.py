@@ -272,3 +272,8 @@ def test_what_is_there_is_seen(name: str, percent: float) -> None:
 @pytest.mark.parametrize("rows", [10, 35])
 def test_no_row_of_equal_ones_is_left_out_of_the_best_too_often(rows: int) -> None:
     assert share(f"some of {rows} equal rows out of bold, 3 seeds") <= at_most(6)
+
+
+@pytest.mark.slow
+def test_a_test_over_items_alone_would_call_equal_methods_different_too_often() -> None:
+    assert share("false positives, over items alone, 3 seeds") > 7
