@@ -110,7 +110,7 @@ class Sweep:
         Raises:
             UserError: there is no such task or model.
         """
-        records = self.records
+        records, comparison = self.records, self.comparison
         for key, value in which.items():
             allowed = sorted(set(records[key])) if key in ("task", "model") else []
             if value not in allowed:
@@ -119,8 +119,8 @@ class Sweep:
                 )
                 raise UserError(f"No runs have {key}={value}.\nAllowed: {shown}.")
             records = records[records[key] == value]
-        records = records.reset_index(drop=True)
-        return replace(self, records=records, comparison=compare(records))
+            comparison = comparison.where(comparison.cells[key] == value)  # cells are compared within task and model
+        return replace(self, records=records.reset_index(drop=True), comparison=comparison)
 
     def parts(self) -> "list[Sweep]":
         """A sweep for each pair of task and model, in their order; itself where there is one."""
