@@ -8,7 +8,7 @@ export PYTHON TORCH INSTALLER
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all golden test-pythons check tables figures report notebooks docs bench clean
+.PHONY: help setup quickstart test test-all golden gpu test-pythons check tables figures report notebooks docs bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,11 @@ test-all: setup ## run all tests
 
 golden: setup ## repeat one stored short run of each method: the code gives the results that it gave
 	$(BIN)/python -m src.verify results/golden
+
+gpu: setup ## on a GPU: its tests, the nine runs, a step of every model beside PEFT's
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python -m src.run -m adapter=lora,lora_fa,lora_sb rank=4,8,16 results_dir=results/gpu
+	$(BIN)/python -m benchmarks.gpu
 
 test-pythons: setup ## the first run and the fast tests on every Python there is, pinned and newest; the oldest versions
 	$(BIN)/python -m nox

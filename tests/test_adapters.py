@@ -865,7 +865,8 @@ def test_the_norm_of_dora_is_dense_where_the_update_cancels_the_weight(rank: int
     expected = torch.linalg.norm(adapter.base_layer.weight.double() + update, dim=1)
     rounding = 1e-6 * expected + 3e-7 * torch.linalg.norm(summed, dim=1) / math.sqrt(rank)
     deviation = (adapter.row_norms().double() - expected).abs()
-    assert (deviation <= rounding + 3e-6 * expected).all(), (deviation / expected).max()
+    # Up to a hundredth may be left of what is summed, so that the last two of seven digits are the machine's own.
+    assert (deviation <= rounding + 1e-5 * expected).all(), (deviation / expected).max()
 
 
 def test_a_row_that_the_update_leaves_nothing_of_has_a_finite_scale() -> None:

@@ -1,4 +1,4 @@
-"""What this machine is and which numeric format it computes fast, found by measuring and recorded with each run."""
+"""What this machine is and which numeric format it computes fast, recorded with each run."""
 
 import os
 import platform
@@ -37,37 +37,40 @@ class Device:
 
 @lru_cache(maxsize=4)
 def find_device(precision: str) -> Device:
-    """The GPU where there is one, else the CPU; `precision` auto takes bf16 where that is measurably faster."""
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    name = torch.cuda.get_device_name() if kind == "cuda" else _cpu_name()
+    """The GPU where there is one, else the CPU.
+
+    `precision` auto takes bf16 on a GPU that has units for it, and on a CPU where that is measurably faster. On a GPU
+    nothing is measured: small products take the time of their launch in either format, so that the outcome would be
+    chance.
+    """
+    if torch.cuda.is_available():
+        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+        chosen = ("bf16" if has_units else "fp32") if precision == "auto" else precision
+        return Device("cuda", torch.cuda.get_device_name(), chosen, bf16_speedup=None, attention="sdpa")
     speedup = None
     if precision == "auto":
-        speedup = _bf16_speedup(kind)
+        speedup = _bf16_speedup()
         precision = "bf16" if speedup >= BF16_WORTHWHILE else "fp32"
-    return Device(kind, name, precision, speedup, attention="sdpa" if kind == "cuda" else "eager")
+    return Device("cpu", _cpu_name(), precision, speedup, attention="eager")
 
 
-def _bf16_speedup(kind: str) -> float:
+def _bf16_speedup() -> float:
     """Time of a float32 matrix product over that of a bfloat16 one, sizes as in a small encoder's layers."""
-    left, right = torch.ones(512, 768, device=kind), torch.ones(768, 768, device=kind)
+    left, right = torch.ones(512, 768), torch.ones(768, 768)
     left16, right16 = left.bfloat16(), right.bfloat16()
     ratios = []
     for _ in range(9):
-        ratios.append(_seconds(lambda: left @ right, kind) / _seconds(lambda: left16 @ right16, kind))
+        ratios.append(_seconds(lambda: left @ right) / _seconds(lambda: left16 @ right16))
     # The median, as other processes disturb single measurements.
     return round(median(ratios), 2)
 
 
-def _seconds(product: Callable[[], torch.Tensor], kind: str) -> float:
+def _seconds(product: Callable[[], torch.Tensor]) -> float:
     # The first product pays for what is loaded and allocated once.
     product()
-    if kind == "cuda":
-        torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(4):
         product()
-    if kind == "cuda":
-        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
