@@ -6,7 +6,8 @@
 takes what `python -m src.run -m` takes. Claims are looked at with 3, 5, 8 and 12 seeds, at first with stricter bounds,
 so that looking often makes no more false verdicts (docs/statistics.md). The study's own seeds come first, then the next
 ones. A tuned cell keeps its rate. Runs are stored and skipped as all others are: the same command continues where it
-stopped. max_runs and max_hours bound what this start does; plan=true prints where each claim stands and does nothing.
+stopped, and several copies of it, side by side, share the runs. max_runs and max_hours bound what this start does;
+plan=true prints where each claim stands and does nothing.
 
 Exit status: as `python -m src.run`.
 """
@@ -32,7 +33,7 @@ from src.results.store import is_done, readable_record
 from src.results.stored_run import config_of
 from src.running.inputs import folder_of, with_steps
 from src.running.launch import study_of
-from src.running.lifecycle import run
+from src.running.shared_runs import do_shared
 from src.running.sweep import UNRECORDED, Plan, print_warnings
 from src.running.tuning import annotate, settled, tuning_seeds
 from src.studies.claims import EXPERIMENTS, Claim, claims, selector_text
@@ -131,13 +132,18 @@ def decide(study: Study, budget: Spending) -> bool:
 
 
 def _run_all(wanted: list[Config], plan: Plan, budget: Spending, made: dict[Path, str]) -> bool:
-    """Do the runs as far as the budget allows; False where it is spent."""
-    for config in wanted:
+    """Do the runs as far as the budget allows, sharing them with other copies of the command; False where it is spent.
+
+    Args:
+        made: gets the runs of this process with their states.
+    """
+    if budget.is_spent:
+        return False
+    for folder, state, seconds in do_shared(wanted, plan):
+        made[folder] = state
+        budget.seconds.append(seconds)
         if budget.is_spent:
             return False
-        begun = time.monotonic()
-        made[folder_of(config)] = run(config, plan)
-        budget.seconds.append(time.monotonic() - begun)
     return True
 
 
@@ -149,6 +155,7 @@ def _wanted(study: Study, stuck: dict[str, str], made: dict[Path, str]) -> list[
     """
     wanted: dict[Path, Config] = {}
     records = collect(study.results_dir)
+    seen = set(map(Path, records["folder"])) if len(records) else set()
     for position in study.positions(records):
         if not position.needs or position.claim.claim in stuck:
             continue
@@ -157,7 +164,9 @@ def _wanted(study: Study, stuck: dict[str, str], made: dict[Path, str]) -> list[
         except UserError as error:
             stuck[position.claim.claim] = str(error).replace("\n", " ")
             continue
-        lost = [folder for folder, config in needed.items() if folder in made or settled(config)]
+        # What another copy of this command has done since the records were read is no loss.
+        lost = [folder for folder, config in needed.items()
+                if folder in made or (folder in seen and settled(config))]  # fmt: skip
         if lost:
             stuck[position.claim.claim] = f"{lost[0].name} is {_state(lost[0], made)}"
         else:

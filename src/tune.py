@@ -13,7 +13,6 @@ Exit status: as `python -m src.run`.
 """
 
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
 from textwrap import fill
@@ -27,15 +26,14 @@ from src.config.sweeps import sweep_jobs
 from src.console import steady_output
 from src.errors import UserError
 from src.interrupts import RESUMES, interruptible, note_end
-from src.results.store import is_done, is_held
+from src.results.store import is_done
 from src.running.inputs import folder_of, with_steps
 from src.running.launch import print_findings, print_undetectable, study_of
-from src.running.lifecycle import run
 from src.running.search import FINALISTS, Trial
+from src.running.shared_runs import do_shared
 from src.running.sweep import UNRECORDED, Plan, print_warnings
 from src.running.tuning import AtRate, Search, annotate, at_rate, axis, cells, pooled_variances, settled
 
-POLL_SECONDS = 2.0
 SHOWN = 10  # reasons in a message
 COLUMNS = 80  # of a line of rates
 
@@ -72,7 +70,7 @@ def tune(configs: list[Config], at: AtRate = at_rate) -> bool:
 
 
 def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
-    """Do all runs that aren't done; wait for those that other workers are running, and do what they leave undone.
+    """Do all runs that aren't done, sharing them with other copies of the command.
 
     Args:
         attempted: folders of the runs that this command has tried, to which it adds: a failed run isn't repeated.
@@ -81,27 +79,11 @@ def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
     left = [config for config in configs if not (settled(config) or folder_of(config) in attempted)]
     print(f"{len(configs)} {what}: {len(configs) - len(left)} done already, {len(left)} to run", flush=True)
     try:
-        while left:
-            left = _run_free(left, plan, attempted)
-            if left:
-                time.sleep(POLL_SECONDS)
+        attempted |= {folder for folder, _, _ in do_shared(left, plan)}
     except KeyboardInterrupt:
         note_end()
         print_runs([folder_of(config) for config in configs], UNRECORDED)
         raise
-
-
-def _run_free(left: list[Config], plan: Plan, attempted: set[Path]) -> list[Config]:
-    """Do the runs that no other worker holds; returns those that one does."""
-    waiting = []
-    for config in left:
-        # A run that another worker holds is asked for again: it may fail there, or be left unfinished.
-        if is_held(folder_of(config)):
-            waiting.append(config)
-        elif not settled(config):
-            run(config, plan)
-            attempted.add(folder_of(config))
-    return waiting
 
 
 def _print_rates(searches: list[Search]) -> None:
