@@ -22,7 +22,8 @@ def run(adapter: str, rank: int | None, seed: int, **facts: object) -> dict[str,
     counts = {"trained": 1000 * (rank or 1) + 50, "body_trained": 1000 * (rank or 1), "total": 10_000}
     cell = {"task": "t", "model": "m", "adapter": adapter, "rank": rank, "target": "qv", "seed": seed, "lr": 0.1}
     return {"run_id": f"{adapter}-{rank}-{seed}", "state": "done", "settings": {"trainer.steps": "5"}, "alpha": 2.0,
-            "run_seconds": 3.0, "metric": "accuracy", **cell, **scores, **counts, **facts}  # fmt: skip
+            "run_seconds": 3.0, "metric": "accuracy", "validation_metric": "accuracy", "higher_is_better": True,
+            "validation_higher_is_better": True, **cell, **scores, **counts, **facts}  # fmt: skip
 
 
 def frame(*rows: dict[str, object]) -> pd.DataFrame:
@@ -40,7 +41,7 @@ def test_a_cell_is_the_mean_and_sample_deviation_over_its_seeds() -> None:
 
 def test_one_seed_has_no_deviation() -> None:
     text = readable(comparison(frame(run("lora", 4, 0))))
-    assert text["test %"][0] == "40.0"
+    assert text["test accuracy % ↑"][0] == "40.0"
     assert text["n"][0] == "1"
 
 
@@ -67,7 +68,7 @@ def test_a_failed_run_is_shown_with_its_reason() -> None:
 def test_a_cell_whose_runs_all_failed_is_still_there() -> None:
     failed = {key: None for key in ("test", "validation", "trained", "body_trained", "total")}
     table = comparison(frame(run("lora", 4, 0), {**run("lora", 8, 0), **failed, "state": "diverged", "reason": "nan"}))
-    assert readable(table)["test %"].tolist() == ["40.0", "-"]
+    assert readable(table)["test accuracy % ↑"].tolist() == ["40.0", "-"]
 
 
 def test_the_same_runs_give_the_same_bytes_in_any_order() -> None:
@@ -93,23 +94,23 @@ def test_the_smaller_ranks_of_one_training_are_rows_that_say_so() -> None:
     runs = pd.DataFrame(rows_of_record(record), columns=COLUMNS).astype({"rank": "Int64", "trained_rank": "Int64"})
     text = readable(comparison(runs))
     assert text["rank"].tolist() == ["1 of 4", "4 of 4"]
-    assert text["test %"].tolist() == ["10.0", "40.0"]
+    assert text["test accuracy % ↑"].tolist() == ["10.0", "40.0"]
     assert text["trainable params (w/o head)"].tolist() == ["13", "43"]
     assert runs["trained"].tolist() == [18, 48]
 
 
 def test_tasks_models_and_metrics_have_columns_where_there_are_several() -> None:
     judged = run("lora", 4, 0, task="u", validation=1.25, validation_metric="loss", validation_unit="nats",
-                 metric="judge_rating", test=5.5, unit="rating")  # fmt: skip
-    plain = run("lora", 4, 0, validation_metric="accuracy")
+                 validation_higher_is_better=False, metric="judge_rating", test=5.5, unit="rating")  # fmt: skip
+    plain = run("lora", 4, 0)
     table = readable(comparison(frame(plain, judged)))
     assert table["task"].tolist() == ["t", "u"]
-    assert table["validation by"].tolist() == ["accuracy", "loss"]
-    assert table["test by"].tolist() == ["accuracy", "judge_rating"]
+    assert table["validation by"].tolist() == ["accuracy ↑", "loss ↓"]
+    assert table["test by"].tolist() == ["accuracy ↑", "judge_rating ↑"]
     assert table["validation"].tolist() == ["50.0 %", "1.250"]
-    assert table["test"].tolist() == ["40.0 %", "5.500"]
+    assert table["test ↑"].tolist() == ["40.0 %", "5.500"]
     assert "model" not in table
-    assert not {"task", "test by", "validation"} & set(readable(comparison(frame(plain))))
+    assert not {"task", "test by", "validation", "test ↑"} & set(readable(comparison(frame(plain))))
 
 
 def test_a_run_by_a_paper_s_protocol_says_so_in_its_settings() -> None:

@@ -283,3 +283,10 @@ def test_the_page_of_cases_names_tests_that_there_are() -> None:
     defined = {name for text in sources.values() for name in re.findall(r"def (test_\w+)", text)}
     assert len(names) > 100
     assert names <= defined | sources.keys()
+
+
+def test_every_test_that_the_list_of_cases_names_is_there() -> None:
+    tests, file = ROOT / "tests", ROOT
+    for module, test in re.findall(r"(test_\w+\.py)|::(test_\w+)", (tests / "README.md").read_text()):
+        file = tests / module if module else file
+        assert not test or re.search(rf"def {test}\b", file.read_text()), f"{file.name}::{test}"

@@ -98,7 +98,7 @@ def test_the_table_of_ranks_is_made_from_its_committed_runs() -> None:
 
 
 def test_the_table_of_claims_is_made_from_the_committed_runs() -> None:
-    columns = ["claim", "scores", "difference", "verdict"]
+    columns = ["claim", "test accuracy % ↑", "difference", "verdict"]
     tables = [
         readable_claims(claims_table(study, compare(collect(ROOT / "results" / study))))[columns]
         for study in ("rank_vs_accuracy", "target_sets")

@@ -19,6 +19,7 @@ from src.config.sweeps import run_configs, single_job, sweep_jobs
 from src.errors import UserError
 from src.results.store import read_all
 from src.running.launch import run_single, run_sweep
+from src.running.sweep import drifting_scales
 from src.running.tuning import cells
 from src.tune import jobs_to_tune
 from tests.conftest import TINY
@@ -251,3 +252,21 @@ def test_every_study_has_as_many_jobs_as_its_yaml_says(reader: Composer) -> None
             axes = [str(value) for value in {**(sweeper.get("params") or {}), **block}.values()]
             expected += math.prod(1 if values.startswith("[") else len(values.split(",")) for values in axes)
         assert len(sweep_jobs(reader, [f"experiment={path.stem}"])) == expected, path.stem
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["adapter=lora,lora_fa", "rank=4,8,16", "alpha=16"], ["lora", "lora_fa"]),
+        (["adapter=lora,rslora", "rank=4,8"], []),
+        (["adapter=rslora,dylora", "rank=4,8", "alpha=6"], []),  # by their own definition
+        (["adapter=lora", "rank=8", "alpha=8,16"], []),
+        (["adapter=lora", "rank=4,8", "alpha=8,16"], []),  # both scales at each rank
+    ],
+)
+def test_a_scale_that_follows_the_rank_is_said_before_the_sweep(
+    overrides: list[str], expected: list[str], reader: Composer
+) -> None:
+    said = drifting_scales(run_configs([*SMALL, *overrides]))
+    assert [warning.split("'")[0] for warning in said] == expected
+    assert all("(4 at 4, 2 at 8, 1 at 16)" in warning for warning in said)

@@ -1,5 +1,6 @@
 """Every table is a function of the stored runs, says what is wrong with them, and is good Markdown and LaTeX."""
 
+import itertools
 import json
 import re
 import shutil
@@ -119,7 +120,7 @@ def test_a_damaged_record_and_config_leave_a_row_with_their_path(store: Store, t
     (folder / CONFIG).write_text('{"adapter"')
     runs = collect(tmp_path).set_index("adapter")
     assert runs.loc["lora", ["state", "task", "model"]].tolist() == ["unreadable", "docstrings", "minilm"]
-    assert readable(comparison(collect(tmp_path)))["test %"].tolist()[1] == "-"
+    assert readable(comparison(collect(tmp_path)))["test accuracy % ↑"].tolist()[1] == "-"
 
 
 @pytest.mark.parametrize("key", ["parameters", "config", "identity", "metrics", "provenance", "state"])
@@ -282,7 +283,7 @@ def test_a_doubtful_run_stays_in_its_mean_and_every_table_says_so(store: Store, 
         kept = [column for column in numbers if column in unmarked and column != "note"]
         pd.testing.assert_frame_equal(unmarked[kept], numbers[kept])
     assert tables["rank_versus_accuracy"].text["8"].str.contains("§").tolist() == [True, False]
-    assert tables["comparison"].text["test %"].str.contains("§").sum() == 1
+    assert tables["comparison"].text["test accuracy % ↑"].str.contains("§").sum() == 1
     assert r"\S{}" in latex(tables["comparison"].text, tables["comparison"].notes)
     report = write_report(tmp_path).read_text()
     assert "Doubtful scores, at chance: dora-r8-qv-s0-0.003, dora-r8-qv-s1-0.003." in report
@@ -371,10 +372,10 @@ def test_numbers_by_a_paper_s_protocol_are_marked_and_compared_among_themselves(
         store(adapter="vera", seed=seed, share=0.3)
         store(adapter="dora", seed=seed, share=0.9, config={"protocol": "paper"}, identity={"protocol": "paper"})
     text = readable(comparison(collect(tmp_path))).set_index("adapter")
-    scores = ["validation %", "test %", "95 % interval"]
+    scores = ["validation accuracy % ↑", "test accuracy % ↑", "95 % interval"]
     assert all(score.endswith(" ‡") for score in text.loc["dora", scores])
     assert not any("‡" in score for score in text.loc["lora", scores])
-    assert "**" in text.loc["lora", "test %"]
+    assert "**" in text.loc["lora", "test accuracy % ↑"]
     assert "‡ protocol=paper" in table("comparison", tmp_path)
 
 
@@ -623,13 +624,51 @@ def test_a_table_without_content_is_refused_with_those_that_have(store: Store, t
     assert "comparison, memory_and_time" in done.stderr
 
 
+def test_a_scale_that_follows_the_rank_is_a_footnote(store: Store, tmp_path: Path) -> None:
+    for rank in (4, 8, 16):
+        store(rank=rank, scaling=16 / rank)
+        store("lora_fa", rank=rank, scaling=2.0)
+    cells = comparison(collect(tmp_path))
+    expected = "its scaling follows the rank (4 at 4, 2 at 8, 1 at 16): both change together"
+    assert [expected in text for text in cells["notes"]] == [method == "lora" for method in cells["adapter"]]
+
+
+def test_two_scales_that_are_compared_at_each_rank_need_no_footnote(store: Store, tmp_path: Path) -> None:
+    for rank, scaling in [(4, 1.0), (4, 2.0), (8, 1.0), (8, 2.0)]:
+        store(rank=rank, lr=0.001 * scaling, scaling=scaling)
+    assert not comparison(collect(tmp_path))["notes"].str.contains("scaling").any()
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_every_table_of_scores_names_its_metric_and_which_way_is_better(
+    store: Store, tmp_path: Path, higher: bool
+) -> None:
+    facts = {
+        "name": "accuracy" if higher else "loss",
+        "unit": "share" if higher else "nats",
+        "higher_is_better": higher,
+    }
+    metrics = {split: facts for split in ITEMS}
+    for seed, rank, target in itertools.product((0, 1, 2), (4, 8), ("qv", "attention")):
+        store(rank=rank, target=target, seed=seed, metrics=metrics, size=1000 * rank)
+        store("lora_fa", rank=rank, target=target, seed=seed, metrics=metrics, size=990 * rank, share=0.7)
+    tables = made_tables("mine", collect(tmp_path), compare(collect(tmp_path)))
+    scored = {name: table for name, table in tables.items() if name != "memory_and_time"}
+    assert {"comparison", "rank_versus_accuracy", "equal_parameters", "target_sets"} <= scored.keys()
+    expected = "test accuracy % ↑" if higher else "test loss ↓"
+    for name, table in scored.items():
+        assert expected in " ".join([*table.text.columns, *table.notes]), name
+    assert ("$\\uparrow$" if higher else "$\\downarrow$") in latex(tables["comparison"].text)
+
+
 def test_the_footnotes_of_a_table_are_those_of_its_cells(store: Store, tmp_path: Path) -> None:
     store()
     runs = collect(tmp_path)
     made = comparison_table(runs, compare(runs))
     assert "note" not in made.text
     assert made.notes == [
-        "Where n is 1 there is no spread over seeds, the interval is over items alone and nothing is bold."
+        "↑ higher is better.",
+        "Where n is 1 there is no spread over seeds, the interval is over items alone and nothing is bold.",
     ]
 
 

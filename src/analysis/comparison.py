@@ -41,10 +41,12 @@ MIXED = {
 }
 TOLERANCE = 1e-4  # between a score and the mean of its items, which are stored in single precision
 SPLITS = {"validation": "validation_metric", "test": "metric"}
-FACTS = ["validation_metric", "validation_unit", "metric", "unit", "higher_is_better", "protocol", "memory_kind",
-         "batch_size", "precision"]  # fmt: skip
+FACTS = ["validation_metric", "validation_unit", "validation_higher_is_better", "metric", "unit", "higher_is_better",
+         "protocol", "memory_kind", "batch_size", "precision"]  # fmt: skip
 MEDIANS = ["run_seconds", "train_seconds", "tokens_per_second", "memory_bytes"]
 SIZES = ["scaling", "trained", "body_trained"]
+SAME_BUT_FOR_RANK = ["task", "model", "adapter", "trained_rank", "target", "differs"]
+FOLLOWS_RANK = "its scaling follows the rank"
 Run = dict[str, Any]
 
 
@@ -459,11 +461,26 @@ def notes(cells: pd.DataFrame) -> list[str]:
         A text for each cell, its parts separated by "; "; empty where there is nothing to note.
     """
     mixed = {column: _where_mixed(cells, column, among) for column, (_, among) in MIXED.items()}
+    scales = _scales_that_follow_the_rank(cells)
     texts = []
     for index, cell in enumerate(cells.itertuples()):
         made = [f"{start} {getattr(cell, column)}" for column, (start, _) in MIXED.items() if mixed[column][index]]
-        texts.append("; ".join([*cell.notes, *made]))
+        texts.append("; ".join([*cell.notes, *scales.get(index, []), *made]))
     return texts
+
+
+def _scales_that_follow_the_rank(cells: pd.DataFrame) -> dict[int, list[str]]:
+    """For each cell of a method that has another scaling at another rank, what it is at each: two things change."""
+    followed: dict[int, list[str]] = {}
+    sized = cells[cells["scaling"].notna() & cells["rank"].notna()]
+    for _, group in sized.groupby(SAME_BUT_FOR_RANK, dropna=False):
+        scales = group.drop_duplicates(["rank", "scaling"]).sort_values("rank")
+        # Of several scales at one rank the scale itself is compared, and the tables show it.
+        if scales["rank"].is_unique and scales["scaling"].nunique() > 1:
+            pairs = zip(scales["scaling"], scales["rank"], strict=True)
+            text = ", ".join(f"{scaling:g} at {rank}" for scaling, rank in pairs)
+            followed |= {index: [f"{FOLLOWS_RANK} ({text}): both change together"] for index in group.index}
+    return followed
 
 
 def _where_mixed(cells: pd.DataFrame, column: str, among: list[str]) -> list[bool]:

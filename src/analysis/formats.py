@@ -23,6 +23,7 @@ LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 LATEX |= {"±": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$", "\N{MINUS SIGN}": "$-$", "≤": r"$\leq$"}
 LATEX |= {"≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\to$", "†": r"$\dagger$", "‡": r"$\ddagger$", "°": r"$^\circ$",
           "§": r"\S{}"}  # fmt: skip
+LATEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 LATEX |= {"\N{EN DASH}": "--", "—": "---", "…": r"\ldots{}", "“": "``", "”": "''", "ł": r"\l{}", "Ł": r"\L{}"}
 LATEX |= {"\N{LEFT SINGLE QUOTATION MARK}": "`", "\N{RIGHT SINGLE QUOTATION MARK}": "'", "ø": r"\o{}", "ß": r"\ss{}"}
 ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030c": "v", "\u0327": "c"}

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.analysis.collect import rows_of_folder
+from src.analysis.texts import DIRECTIONS, METRICS, WAYS
 from src.console import columns
 from src.results.store import RESULT, TRACEBACK
 
@@ -36,7 +37,7 @@ def print_runs(folders: list[Path], unrecorded: Mapping[str, str] | None = None)
         console.print(table, crop=False)
         # Heads differ with the task's number of labels.
         heads = " or ".join(f"{head:,}" for head in sorted({row["head_trained"] for row in done}))
-        print(f"{_metrics(done)}; params: trained, without the head's {heads}; s: seconds")
+        print(f"{_metrics(done)}\nparams: trained, without the head's {heads}; s: seconds")
         doubts = Counter(flag for row in done for flag in row["flags"])
         if doubts:
             shown = ", ".join(f"{flag} ({number} of {len(done)} runs)" for flag, number in sorted(doubts.items()))
@@ -62,9 +63,10 @@ def _row(folder: Path, unrecorded: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _metrics(done: list[dict[str, Any]]) -> str:
-    """What the scores are."""
+    """What the scores are, and which way they are better."""
     of_validation, of_test = (
-        " or ".join(sorted({row[key] for row in done})) for key in ("validation_metric", "metric")
+        " or ".join(sorted({f"{row[METRICS[split]]}, {WAYS[row[DIRECTIONS[split]]]} is better" for row in done}))
+        for split in ("validation", "test")
     )
     return f"val, test: {of_test}" if of_validation == of_test else f"val: {of_validation}; test: {of_test}"
 

@@ -9,6 +9,9 @@ from src.analysis.comparison import OF_CODE
 from src.analysis.doubtful import MARK, is_doubtful
 
 UNITS = {"validation": "validation_unit", "test": "unit"}
+METRICS = {"validation": "validation_metric", "test": "metric"}
+DIRECTIONS = {"validation": "validation_higher_is_better", "test": "higher_is_better"}
+WAYS, ARROWS = {True: "higher", False: "lower"}, {True: "↑", False: "↓"}  # whether higher is better
 PAPER = "‡"  # marks every number of protocol=paper
 
 
@@ -93,6 +96,15 @@ def marked(text: str, cell: Any, *, bold: bool) -> str:
     return f"{text} {PAPER}" if cell.protocol == "paper" else text
 
 
+def heading(cells: pd.DataFrame, split: str) -> str:
+    """What a split's scores are, as in "test accuracy % ↑": the metric where it is one, and the way that is better."""
+    scored = cells[cells[METRICS[split]].notna()]
+    metrics, ways = scored[METRICS[split]].unique(), scored[DIRECTIONS[split]].unique()
+    parts = [split] + ([word(metrics[0]).replace("_", " ")] if len(metrics) == 1 else [])
+    parts += ["%"] if set(units(cells, split)) <= {"share"} else []
+    return " ".join(parts + ([ARROWS[bool(ways[0])]] if len(ways) == 1 else []))
+
+
 def score_column(cells: pd.DataFrame, split: str) -> tuple[str, list[str]]:
     """A split's column: its heading, and mean ± standard deviation; in percent where all of them are shares."""
     texts, all_shares = [], set(units(cells, split)) <= {"share"}
@@ -101,14 +113,18 @@ def score_column(cells: pd.DataFrame, split: str) -> tuple[str, list[str]]:
         # Beside scores in other units each share says that it is in percent; else the heading says so once.
         text = f"{text} %" if text != "-" and unit == "share" and not all_shares else text
         texts.append(marked(text, cell, bold=split == cell.split))
-    return f"{split} %" if all_shares else split, texts
+    return heading(cells, split), texts
+
+
+def main_split(cells: pd.DataFrame) -> str:
+    """The split of the scores that count: test, or validation where no cell has a test score."""
+    # One column is one split: beside test scores, those of cells with validation alone would mislead.
+    return "test" if (cells["split"] == "test").any() else "validation"
 
 
 def main_score_column(cells: pd.DataFrame) -> tuple[str, list[str]]:
-    """The column of the score that counts: on test, or on validation where no cell has a test score."""
-    # One column is one split: beside test scores, those of cells with validation alone would mislead.
-    split = "test" if (cells["split"] == "test").any() else "validation"
-    return score_column(cells, split)
+    """The column of the score that counts."""
+    return score_column(cells, main_split(cells))
 
 
 def intervals(cells: pd.DataFrame) -> dict[str, list[str]]:
@@ -145,7 +161,7 @@ def _secondary_heading(cell: Any) -> str:
     """What a cell's secondary outcome is, in what unit, and which way is better."""
     name = cell.secondary.replace("_", " ")
     unit = "" if name == cell.secondary_unit else f", {cell.secondary_unit}"
-    return f"{name}{unit} ({'higher' if cell.secondary_higher_is_better else 'lower'} is better)"
+    return f"{name}{unit} ({WAYS[cell.secondary_higher_is_better]} is better)"
 
 
 def _secondary_text(cell: Any, name: str) -> str:
@@ -194,6 +210,9 @@ def legend(cells: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
         (PAPER, f"{PAPER} protocol=paper: trained on all data and validated on the test split, as many papers do."),
     ]
     notes = [meaning for mark, meaning in meanings if mark in shown]
+    arrows = {arrow: f"{arrow} {WAYS[way]} is better" for way, arrow in ARROWS.items()}
+    if used := [meaning for arrow, meaning in arrows.items() if any(arrow in str(name) for name in texts)]:
+        notes.append(f"{', '.join(used)}.")
     if (cells["n"] == 1).any() and "95 % interval" in texts:
         notes.append(
             "Where n is 1 there is no spread over seeds, the interval is over items alone and nothing is bold."
@@ -207,10 +226,13 @@ def legend(cells: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
 
 def scored_by(cells: pd.DataFrame) -> dict[str, list[str]]:
     """Columns that name the metrics, where the table holds several."""
-    metrics = {"validation by": cells["validation_metric"], "test by": cells["metric"]}
-    if len({name for column in metrics.values() for name in column.dropna()}) <= 1:
+    if len({name for key in METRICS.values() for name in cells[key].dropna()}) <= 1:
         return {}
-    return {heading: [word(name) for name in column] for heading, column in metrics.items()}
+    return {
+        f"{split} by": ["-" if is_missing(name) else f"{name} {ARROWS[bool(way)]}"
+                        for name, way in zip(cells[METRICS[split]], cells[DIRECTIONS[split]], strict=True)]
+        for split in METRICS
+    }  # fmt: skip
 
 
 def frame(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ The plan lies in the sweep's folder, where jobs in other processes find it.
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,6 +123,22 @@ def closing_table(plan: Plan) -> Iterator[None]:
 
 
 def print_warnings(configs: list[Config]) -> None:
-    """Say once what a reader of the scores should know of the data."""
+    """Say once what a reader of the scores should know of the data, and of scales that follow the rank."""
     for warning in dict.fromkeys(said for config in configs for said in load_task(config).warnings(config)):
         print(f"warning: {warning}", flush=True)
+    for warning in drifting_scales(configs):
+        print(f"warning: {warning}", flush=True)
+
+
+def drifting_scales(configs: list[Config]) -> list[str]:
+    """What to mind of methods whose scaling alpha / rank changes with the rank, where their own rule keeps it."""
+    scales: dict[str, dict[int, set[float]]] = defaultdict(lambda: defaultdict(set))
+    for config in configs:
+        if config.adapter.alpha_per_rank and config.rank and config.alpha:
+            scales[config.adapter.name][config.rank].add(config.alpha / config.rank)
+    return [
+        f"{name}'s scaling follows the rank ({', '.join(f'{min(at[rank]):g} at {rank}' for rank in sorted(at))}), so "
+        "that both change together; without alpha=... it is the same at every rank"
+        for name, at in scales.items()
+        if all(len(values) == 1 for values in at.values()) and len(set.union(*at.values())) > 1
+    ]

@@ -15,7 +15,7 @@ from src.analysis.comparison import SEEDS_FOR_A_VERDICT, Comparison
 from src.analysis.differences import signed
 from src.analysis.power import Noise
 from src.analysis.statistics import LEVEL, Estimate, PairedTest, holm
-from src.analysis.texts import is_missing, p_value, score_text, unit_of
+from src.analysis.texts import heading, is_missing, main_split, p_value, score_text, unit_of
 from src.studies.claims import EQUAL, Claim, Match, cells_of, claims, selector_text
 from src.studies.verdicts import (
     NOT_COMPARABLE,
@@ -169,11 +169,18 @@ def _row(pair: Pair, comparison: Comparison, hindered: Verdict | None, tested: _
            for side, cell in zip(("left", "right"), sides, strict=True)
            for key in ("mean", "body_trained", "n", "tuning")},
         "unit": next((unit_of(cell) for cell in sides if cell is not None), None),
+        "scored": _scored(cells, pair),
         **_numbers(pair, tested),
         "differs_in": _differences(cells, pair.indices) if pair.indices else None,
         "verdict": verdict.text,
         "why": verdict.why,
     }  # fmt: skip
+
+
+def _scored(cells: pd.DataFrame, pair: Pair) -> str | None:
+    """What the scores of a claim's cells are, as a table's heading has it; None where none was run."""
+    run = cells.iloc[[*pair.left.indices, *pair.right.indices]]
+    return None if run.empty else heading(run, main_split(run))
 
 
 def _numbers(pair: Pair, tested: _Tested | None) -> dict[str, Any]:
@@ -235,6 +242,8 @@ def readable_claims(table: pd.DataFrame) -> pd.DataFrame:
         table: what `claims_table` gives.
     """
     text = pd.DataFrame([_readable(row) for row in table.to_dict("records")])
+    scored = table["scored"].dropna().unique()
+    text = text.rename(columns={"scores": scored[0] if len(scored) == 1 else "scores"})
     return text.drop(columns=[column for column in IF_THERE_ARE_ANY if (text[column] == "-").all()])
 
 

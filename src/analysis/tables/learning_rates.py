@@ -8,7 +8,7 @@ import pandas as pd
 from src.analysis.comparison import Comparison
 from src.analysis.doubtful import MARK
 from src.analysis.formats import Table
-from src.analysis.texts import frame, number, score_text, several, whole, word
+from src.analysis.texts import frame, heading, number, score_text, several, whole, word
 from src.analysis.trials import CellTrials, cell_trials, trial_rows
 from src.analysis.tuned import by_rate
 
@@ -34,7 +34,8 @@ def learning_rates(runs: pd.DataFrame, comparison: Comparison) -> Table | None:
             **_reasons(tuned),
         }
     )
-    notes = ["Each trial: rate: validation score, or one a seed; bold is the chosen one."]
+    of = heading(runs[runs["trial"] & runs["validation"].notna()], "validation")
+    notes = [f"Each trial: rate: {of}, one a seed; bold is the chosen one."]
     if any(trial.get("flags") for tuning in tuned for trial in tuning.trials):
         notes.append(f"{MARK} Doubtful, and never chosen: constant predictions, at chance, or a loss that rose.")
     if "tuning regret" in text:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from src.analysis.comparison import Comparison
 from src.analysis.formats import Table
-from src.analysis.texts import frame, legend, marked, mean_and_std, number, several, unit_of, word
+from src.analysis.texts import frame, heading, legend, marked, mean_and_std, number, several, unit_of, word
 
 ROW = ["task", "model", "adapter", "trained_rank", "target", "differs"]
 VALUES = [*ROW, "lr", "alpha", "rank", "split", "mean", "std", "low", "high", "n", "tie", "reason"]
@@ -35,10 +35,8 @@ def rank_versus_accuracy(runs: pd.DataFrame, comparison: Comparison) -> Table | 
     if cells["rank"].isna().any():
         columns["no rank"] = [_at(row[row["rank"].isna()]) for row in rows]
     text = frame(columns)
-    of = " or ".join(sorted({f"{split} score" for split in cells["split"]}))
-    read = (
-        f"Each cell: mean ± standard deviation of the {of} (number of seeds); several rates are in the order of ranks."
-    )
+    of = " or ".join(heading(cells[cells["split"] == split], split) for split in sorted(set(cells["split"])))
+    read = f"Each cell: mean ± standard deviation of {of} (number of seeds); several rates are in the order of ranks."
     return Table(text, cells[VALUES], [read, *legend(cells, text)])
 
 
