@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from src.adapters.ledger import Ledger
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Count and print what the command line asks for; a user's mistake ends the program with status 2.
 
     In a sweep a method that doesn't fit a model is named after the rows that could be counted; the status is then 1.
     """
-    answer_help(__doc__, arguments)
+    answer_help(__doc__)
     quiet_warnings()
     with user_errors(CountConfig):
-        overrides, sweep = split_sweep(arguments)
+        overrides, sweep = split_sweep(sys.argv[1:])
         configs = count_configs(overrides, sweep=sweep)
         if not sweep and configs[0].format == "table":
             print(sheet(configs[0], ledger_of(configs[0], keep_model=False)))
@@ -146,4 +146,4 @@ def _size(count: float) -> str:
 
 if __name__ == "__main__":
     with steady_output(is_product=True), interruptible():
-        main(sys.argv[1:])
+        main()

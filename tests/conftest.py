@@ -1,5 +1,8 @@
 """Shared by all tests: one thread a worker, configs composed as the command line composes them, the tiny model."""
 
+import contextlib
+import importlib
+import io
 import os
 import subprocess
 import sys
@@ -74,3 +77,19 @@ def run_program(
     return subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout_seconds
     )
+
+
+def run_here(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`run_program` in this process, for commands whose imports would take most of the time."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patched.setattr(sys, "argv", [module, *arguments])
+        try:
+            importlib.import_module(module).main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return subprocess.CompletedProcess([module, *arguments], status, out.getvalue(), err.getvalue())

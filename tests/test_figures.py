@@ -28,7 +28,7 @@ from src.analysis.figures.style import (
 )
 from src.analysis.sweep import Sweep
 from src.analysis.trials import trials
-from tests.conftest import run_program
+from tests.conftest import run_here
 
 TUNING = {
     "axis": "lr", "seed": 100, "chosen": 0.1, "at_edge": False,
@@ -257,6 +257,6 @@ def test_no_markup_shows_and_the_title_is_inside_the_figure(tmp_path: Path, name
 
 
 def test_an_empty_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    done = run_program("src.figures", f"results_dir={tmp_path}")
+    done = run_here("src.figures", f"results_dir={tmp_path}")
     assert done.returncode == 2
     assert "holds no runs" in done.stderr

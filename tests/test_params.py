@@ -11,7 +11,7 @@ import torch
 from src.adapters.ledger import Ledger
 from src.models.base_model import empty_model
 from src.studies.counting import count_configs, layer_sum, ledger_of
-from tests.conftest import run_program
+from tests.conftest import run_here
 
 BOTH_HEADS = "model=distilbert"
 ONE_HEAD = "model.head=[classifier]"
@@ -123,7 +123,7 @@ def test_layer_sums_add_up_to_the_count() -> None:
 
 
 def test_json_is_a_list_of_objects_with_the_ledger_s_keys() -> None:
-    done = run_program("src.params", "-m", "model=distilbert", "rank=4,8", "target=qv", "format=json")
+    done = run_here("src.params", "-m", "model=distilbert", "rank=4,8", "target=qv", "format=json")
     rows = json.loads(done.stdout)
     assert [(row["model"], row["adapter"], row["rank"], row["target"]) for row in rows] == [
         ("distilbert", "lora", 4, "qv"),
@@ -134,13 +134,13 @@ def test_json_is_a_list_of_objects_with_the_ledger_s_keys() -> None:
 
 
 def test_a_method_without_a_rank_is_counted_once_in_a_sweep_of_ranks() -> None:
-    done = run_program("src.params", "-m", "adapter=head_only,lora", "rank=4,8", "format=csv")
+    done = run_here("src.params", "-m", "adapter=head_only,lora", "rank=4,8", "format=csv")
     rows = list(csv.DictReader(StringIO(done.stdout)))
     assert [(row["adapter"], row["rank"]) for row in rows] == [("head_only", ""), ("lora", "4"), ("lora", "8")]
 
 
 def test_what_cannot_be_counted_does_not_keep_a_sweep_from_the_rest() -> None:
-    done = run_program("src.params", "-m", "model=tiny_llama", "adapter=bitfit,lora", "rank=4,8", "format=json")
+    done = run_here("src.params", "-m", "model=tiny_llama", "adapter=bitfit,lora", "rank=4,8", "format=json")
     assert [row["rank"] for row in json.loads(done.stdout)] == [4, 8]
     assert (
         done.stderr
@@ -150,12 +150,12 @@ def test_what_cannot_be_counted_does_not_keep_a_sweep_from_the_rest() -> None:
 
 
 def test_a_sweep_in_which_nothing_can_be_counted_says_so_alone() -> None:
-    done = run_program("src.params", "-m", "model=tiny_llama", "adapter=bitfit", "format=csv")
+    done = run_here("src.params", "-m", "model=tiny_llama", "adapter=bitfit", "format=csv")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 
 
 def test_the_page_of_one_count_has_all_three_conventions() -> None:
-    done = run_program("src.params", "model=distilbert", "rank=8", "target=qv")
+    done = run_here("src.params", "model=distilbert", "rank=8", "target=qv")
     for expected in ("739,586 || 67,694,596 || 1.10%", "without the head: 147,456", "66,955,010"):
         assert expected in done.stdout
 
@@ -173,7 +173,7 @@ def test_the_page_of_one_count_has_all_three_conventions() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_answered_with_what_is_allowed(arguments: list[str], message: str) -> None:
-    done = run_program("src.params", *arguments)
+    done = run_here("src.params", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

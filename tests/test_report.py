@@ -15,7 +15,7 @@ from src.analysis.report.data import report_data
 from src.analysis.sweep import load
 from src.report import write_report
 from src.results.store import RESULT
-from tests.conftest import HANG_SECONDS, ROOT, run_program
+from tests.conftest import HANG_SECONDS, ROOT, run_here
 
 NINE_RUNS = ROOT / "results/nine_runs"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -220,7 +220,7 @@ def test_what_to_know_before_believing_a_number_is_said_first(folder: Path) -> N
 
 
 def test_a_folder_without_runs_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    done = run_program("src.report", f"results_dir={tmp_path}")
+    done = run_here("src.report", f"results_dir={tmp_path}")
     assert done.returncode == 2
     assert "holds no runs" in done.stderr
     assert "Traceback" not in done.stderr

@@ -34,7 +34,7 @@ from src.report import write_report
 from src.results.schema import SCHEMA_VERSION
 from src.results.store import CLAIM, CONFIG, PREDICTIONS, RESULT
 from src.studies.study_tables import made_tables
-from tests.conftest import HANG_SECONDS, ROOT, run_program
+from tests.conftest import HANG_SECONDS, ROOT, run_here
 
 TEMPLATE = next((ROOT / "results/nine_runs/runs").rglob(f"lora-r8-*-s0-*/{RESULT}"))
 ITEMS = {"validation": 61, "test": 101}
@@ -605,7 +605,7 @@ def test_every_table_compiles(tmp_path: Path) -> None:
 def test_the_program_writes_every_table_that_has_content_in_three_formats(store: Store, tmp_path: Path) -> None:
     for rank in (4, 8):
         store(rank=rank)
-    done = run_program("src.tables", f"results_dir={tmp_path}")
+    done = run_here("src.tables", f"results_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     names = {"comparison", "rank_versus_accuracy", "memory_and_time"}
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {
@@ -618,7 +618,7 @@ def test_the_program_writes_every_table_that_has_content_in_three_formats(store:
 
 def test_a_table_without_content_is_refused_with_those_that_have(store: Store, tmp_path: Path) -> None:
     store()
-    done = run_program("src.tables", f"results_dir={tmp_path}", "table=forgetting")
+    done = run_here("src.tables", f"results_dir={tmp_path}", "table=forgetting")
     assert done.returncode == 2
     assert "table=forgetting has nothing to show" in done.stderr
     assert "comparison, memory_and_time" in done.stderr

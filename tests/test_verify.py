@@ -25,7 +25,7 @@ from src.running.lifecycle import run
 from src.running.repeat import repeat
 from src.running.sweep import Plan
 from src.verify import runs_below, verify
-from tests.conftest import HANG_SECONDS, ROOT, run_program
+from tests.conftest import HANG_SECONDS, ROOT, run_here
 
 Make = Callable[..., Config]
 
@@ -162,7 +162,7 @@ def test_runs_are_named_by_their_folders_or_by_one_above(finished: Path) -> None
     ],
 )
 def test_a_mistake_on_the_command_line_is_answered(arguments: list[str], message: str) -> None:
-    done = run_program("src.verify", *arguments)
+    done = run_here("src.verify", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
 

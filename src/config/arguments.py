@@ -15,9 +15,9 @@ HELP_FLAGS = ("-h", "--help")
 PLAN_OPTIONS = {"plan": "false", "detect": ""}  # with their defaults
 
 
-def answer_help(text: str | None, arguments: Sequence[str] | None = None) -> None:
+def answer_help(text: str | None) -> None:
     """Print a program's docstring and end it with status 0, where its command line asks for help."""
-    if set(HELP_FLAGS) & set(sys.argv[1:] if arguments is None else arguments):
+    if set(HELP_FLAGS) & set(sys.argv[1:]):
         print((text or "").strip())
         sys.exit(0)
 
