@@ -22,7 +22,7 @@ import pandas as pd
 
 from src.analysis.collect import collect
 from src.analysis.terminal import print_runs
-from src.config.arguments import answer_help, is_true, options, positive_count, positive_number, split_sweep
+from src.config.arguments import answer_help, is_true, positive_count, positive_number, split_own, split_sweep
 from src.config.composition import user_errors
 from src.config.schema import Config
 from src.config.sweeps import run_configs
@@ -273,13 +273,12 @@ def main() -> None:
     answer_help(__doc__)
     with user_errors():
         overrides, _ = split_sweep(sys.argv[1:])
-        own = [override for override in overrides if override.partition("=")[0] in OWN_OPTIONS]
-        values = options(own, **OWN_OPTIONS)
+        values, of_runs = split_own(overrides, OWN_OPTIONS)
         budget = Spending(
             positive_count("max_runs", values["max_runs"]) if values["max_runs"] else None,
             positive_number("max_hours", values["max_hours"]) if values["max_hours"] else None,
         )
-        study = study_named([override for override in overrides if override not in own])
+        study = study_named(of_runs)
         if is_true("plan", values["plan"]):
             stuck: dict[str, str] = {}
             wanted = _wanted(study, stuck, {})

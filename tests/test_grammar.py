@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hydra.errors import HydraException
 
-from src.config.arguments import options, split_sweep
+from src.config.arguments import options, split_own, split_sweep
 from src.config.composer import Composer, composer
 from src.config.composition import explain
 from src.config.grammar import parsed
@@ -248,7 +248,7 @@ def test_every_command_reads_the_same_grammar_and_refuses_the_rest(
     module = importlib.import_module(program)
     monkeypatch.setattr(sys, "argv", [f"python -m {program}", *arguments])
     with pytest.raises(SystemExit) as ended:
-        module.main(arguments) if program == "src.params" else module.main()
+        module.main()
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert message in error
@@ -256,15 +256,28 @@ def test_every_command_reads_the_same_grammar_and_refuses_the_rest(
     assert len(error.strip().splitlines()) <= 4
 
 
-@pytest.mark.parametrize("program", ["run", "tune", "tables", "figures", "report", "params", "export", "verify"])
+@pytest.mark.parametrize(
+    "program", ["run", "tune", "tables", "figures", "report", "params", "export", "verify", "decide", "inspect"]
+)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_every_command_helps_whatever_else_it_is_asked(
     program: str, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = importlib.import_module(f"src.{program}")
-    arguments = ["nonsense", flag]
-    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    monkeypatch.setattr(sys, "argv", [program, "nonsense", flag])
     with pytest.raises(SystemExit) as ended:
-        module.main(arguments) if program == "params" else module.main()
+        module.main()
     assert ended.value.code == 0
     assert f"python -m src.{program}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("maxruns=3", "max_runs"), ("max_hour=1", "max_hours"), ("plna=true", "plan")]
+)
+def test_a_misspelled_option_of_a_command_s_own_is_answered_with_the_right_one(written: str, meant: str) -> None:
+    defaults = {"max_runs": "", "max_hours": "", "plan": "false"}
+    with pytest.raises(UserError, match=f"is not an option.\nAllowed: {meant}=..."):
+        split_own(["rank=8", written], defaults)
+    values, rest = split_own(["rank=8", f"{meant}=7", "task.max_length=9"], defaults)
+    assert values == defaults | {meant: "7"}
+    assert rest == ["rank=8", "task.max_length=9"]

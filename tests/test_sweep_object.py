@@ -212,7 +212,7 @@ def test_a_test_is_the_comparison_s_and_says_itself_in_words(nine: Sweep) -> Non
         reference.difference, reference.low, reference.high, reference.p_value, reference.over,
     ]  # fmt: skip
     assert str(test).startswith("lora_sb r16 minus lora r8: -4.0 points of test accuracy (95 % interval -4.")
-    assert str(test).endswith("p < 0.001 over seeds and items: lora_sb r16 is worse")
+    assert str(test).endswith("p < 0.001 over seeds and items: lora_sb r16 is worse, tested alone")
 
 
 def test_cells_that_cannot_be_tested_say_why(nine: Sweep) -> None:

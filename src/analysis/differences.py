@@ -46,7 +46,8 @@ class Difference:
         interval = "no interval" if math.isnan(self.low) else f"95 % interval {low} to {high}"
         few = f" with fewer than {SEEDS_FOR_A_VERDICT} seeds" if self.seeds < SEEDS_FOR_A_VERDICT else ""
         p = f"p {p_value(self.p_value)}" if self.p_value < 0.001 else f"p = {p_value(self.p_value)}"
-        relation = f"{self.first} is {self.verdict}" if self.verdict != OPEN else f"they {OPEN}{few}"
+        # Of many pairs some differ by chance: tables and figures correct for it, a pair that one asks for can't.
+        relation = f"{self.first} is {self.verdict}, tested alone" if self.verdict != OPEN else f"they {OPEN}{few}"
         return (
             f"{self.first} minus {self.second}: {middle} {unit_in_words(self.unit)} of {self.score} "
             f"({interval}), {p} over {self.over}: {relation}"

@@ -4,15 +4,18 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 
 from src.config.grammar import parsed, text_of, values_of
 from src.config.ranges import shown
+from src.config.schema import Config
 from src.errors import UserError, nearest_first
 
 SWEEP_FLAGS = ("-m", "--multirun")
 HELP_FLAGS = ("-h", "--help")
 PLAN_OPTIONS = {"plan": "false", "detect": ""}  # with their defaults
+NEAR = 0.7  # likeness from which a key that is none is taken for a misspelled one
 
 
 def answer_help(text: str | None) -> None:
@@ -69,14 +72,27 @@ def split_plan(overrides: Sequence[str]) -> tuple[PlanRequest | None, list[str]]
     Raises:
         UserError: a value that isn't allowed, or a difference without a plan.
     """
-    own = [override for override in overrides if override.partition("=")[0] in PLAN_OPTIONS]
-    values = options(own, **PLAN_OPTIONS)
-    rest = [override for override in overrides if override not in own]
+    values, rest = split_own(overrides, PLAN_OPTIONS)
     if not is_true("plan", values["plan"]):
         if values["detect"]:
             raise UserError(f"detect={shown(values['detect'])} is asked of a plan.\nAdd plan=true, or leave it out.")
         return None, rest
     return PlanRequest(positive_number("detect", values["detect"]) if values["detect"] else 0.0), rest
+
+
+def split_own(overrides: Sequence[str], defaults: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """A command's own options, which are no part of a run's config, each with its default; and the other overrides.
+
+    Raises:
+        UserError: an option of its own has no value that one takes, or is misspelled.
+    """
+    own = [override for override in overrides if override.partition("=")[0] in defaults]
+    rest = [override for override in overrides if override not in own]
+    of_runs = {field.name for field in fields(Config)} | {"experiment"}
+    for key in (override.partition("=")[0] for override in rest):
+        if key not in of_runs and (near := get_close_matches(key, defaults, n=1, cutoff=NEAR)):
+            raise UserError(f"'{shown(key)}' is not an option.\nAllowed: {near[0]}=..., or a setting of the runs.")
+    return options(own, **defaults), rest
 
 
 def is_true(key: str, text: str) -> bool:
