@@ -21,7 +21,8 @@ from src.analysis.power import Question, noise_of
 from src.analysis.statistics import LEVEL, Estimate
 from src.files import write_json
 from src.studies.claims import EQUAL, GREATER, Claim
-from src.studies.deciding import STAGES, after_look
+from src.studies.deciding import after_look
+from src.studies.looks import STAGES
 from src.studies.verdicts import Design
 
 RESULT = Path(__file__).with_suffix(".json")

@@ -37,7 +37,8 @@ from src.running.shared_runs import do_shared
 from src.running.sweep import UNRECORDED, Plan, print_warnings
 from src.running.tuning import annotate, settled, tuning_seeds
 from src.studies.claims import EXPERIMENTS, Claim, claims, selector_text
-from src.studies.deciding import STAGES, Position, positions, runs_of, seeds_in_order
+from src.studies.deciding import Position, positions, runs_of, seeds_in_order
+from src.studies.looks import STAGES, look_of
 from src.studies.verdicts import UNDECIDED, Verdict
 
 OWN_OPTIONS = {"max_runs": "", "max_hours": "", "plan": "false"}
@@ -226,14 +227,15 @@ def _stored(runs: pd.DataFrame, study: Study) -> Config:
 
 
 def _annotate(study: Study) -> None:
-    """Store with the runs that were added to tuned cells how their rate was chosen, as with the cells' other runs."""
-    records = collect(study.results_dir)
+    """Store with the runs that were added for which look, and how their cell's rate was chosen."""
+    records, planned = collect(study.results_dir), {config.seed for config in study.configs}
     for claim in study.claims if not records.empty else []:
         for runs in runs_of(claim, records, study.seeds):
             tunings = [tuning for tuning in runs["tuning"] if tuning]
-            for folder, tuning in zip(runs["folder"], runs["tuning"], strict=True):
-                if tunings and not tuning:
-                    annotate(folder, tunings[0])
+            for run in runs[~runs["seed"].isin(planned)].itertuples():
+                facts = {"tuning": tunings[0]} if tunings and not run.tuning else {}
+                look = STAGES[look_of(1 + study.seeds.index(run.seed))]
+                annotate(Path(run.folder), look_seeds=look, **facts)
 
 
 def _planned(selector: dict[str, Any], study: Study, records: pd.DataFrame) -> Config:

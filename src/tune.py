@@ -63,7 +63,7 @@ def tune(configs: list[Config], at: AtRate = at_rate) -> bool:
     pooled = pooled_variances(searches)
     for search, variance in zip(searches, pooled, strict=True):
         for config in search.chosen():
-            annotate(folder_of(config), search.summary(variance))
+            annotate(folder_of(config), tuning=search.summary(variance))
     folders = [folder_of(config) for config in tuned]
     print_runs(folders, UNRECORDED)
     return all(search.rate for search in searches) and all(map(is_done, folders))

@@ -19,16 +19,9 @@ from src.decide import Spending, Study, decide
 from src.files import write_json
 from src.results.store import RESULT, read_all, run_folders
 from src.studies.claims import EQUAL, GREATER, Claim
-from src.studies.deciding import (
-    BOUNDS,
-    EQUALITY_BOUND,
-    STAGES,
-    after_look,
-    positions,
-    predictive_power,
-    seeds_in_order,
-)
-from src.studies.verdicts import Design
+from src.studies.deciding import after_look, positions, predictive_power, seeds_in_order
+from src.studies.looks import BOUNDS, EQUALITY_BOUNDS, STAGES, look_of, widening
+from src.studies.verdicts import Design, decision, p_of
 from tests.conftest import TINY, run_program
 
 BETTER = Claim("a", "s", {"adapter": "lora"}, {"adapter": "full"}, GREATER)
@@ -47,8 +40,8 @@ def test_each_look_has_its_bound(look: int) -> None:
     below = after_look(BETTER, estimate(BOUNDS[look] - 0.01), None, look)
     assert below is None if look < 3 else below is not None and below.text == "undecided"
     equal = replace(EQUAL_TO, margin=10.0)
-    assert after_look(equal, estimate(9.99 - EQUALITY_BOUND), None, look).text == "equal within the margin"  # type: ignore[union-attr]
-    assert after_look(equal, estimate(10.01 + BOUNDS[look]), None, look).text == "not reproduced"  # type: ignore[union-attr]
+    assert after_look(equal, estimate(9.99 - EQUALITY_BOUNDS[look]), None, look).text == "equal within the margin"  # type: ignore[union-attr]
+    assert after_look(equal, estimate(10.01 + EQUALITY_BOUNDS[look]), None, look).text == "not reproduced"  # type: ignore[union-attr]
 
 
 def test_predictive_power_is_how_often_the_last_look_decides() -> None:
@@ -59,10 +52,39 @@ def test_predictive_power_is_how_often_the_last_look_decides() -> None:
         more = 1 / (1 / last**2 - 1 / now**2)  # the variance of what the seeds to come say by themselves
         added = generator.normal(truth, np.sqrt(more))
         at_last = (value / now**2 + added / more) * last**2
-        decided = np.abs(at_last) > claim.margin + BOUNDS[-1] * last
+        bound = EQUALITY_BOUNDS[-1] if claim.expected == EQUAL else BOUNDS[-1]
+        decided = np.abs(at_last) > claim.margin + bound * last
         if claim.expected == EQUAL:
-            decided |= np.abs(at_last) < claim.margin - EQUALITY_BOUND * last
+            decided |= np.abs(at_last) < claim.margin - bound * last
         assert predictive_power(claim, value, DESIGN, 5) == pytest.approx(decided.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("look", [None, 0, 1, 2, 3])
+@pytest.mark.parametrize("claim", [BETTER, EQUAL_TO], ids=["greater", "equal"])
+def test_a_look_s_p_value_is_below_a_level_where_its_interval_decides(claim: Claim, look: int | None) -> None:
+    wide, generator = widening(claim, look), np.random.default_rng(0)
+    for _ in range(40):
+        one = Estimate(generator.normal(0, 0.02), generator.uniform(0.001, 0.01), 30.0, "seeds and items")
+        for level in (0.05, 0.01):
+            assert (p_of(claim, one, wide) < level) == (decision(claim, one, level, wide) != "undecided")
+        assert p_of(claim, one) <= p_of(claim, one, wide) or p_of(claim, one) > 0.5
+
+
+def test_many_looks_at_many_claims_are_wrong_about_any_in_at_most_5_percent() -> None:
+    """Of ten true null hypotheses, each looked at four times with Holm's correction at each."""
+    generator, claims, repetitions = np.random.default_rng(0), 10, 20_000
+    errors = np.array([DESIGN.components.standard_error(seeds, 3000) for seeds in STAGES])
+    information = np.diff(1 / errors**2, prepend=0)
+    steps = generator.normal(size=(repetitions, claims, len(STAGES))) * np.sqrt(information)
+    z = np.cumsum(steps, axis=2) * errors
+    wide = np.array([widening(BETTER, look) for look in range(len(STAGES))])
+    # Where all hypotheses are true, Holm is wrong about any where the smallest p is below its first level.
+    crossed = np.abs(z) > wide * stats.norm.isf(0.05 / claims / 2)
+    assert crossed.any(axis=(1, 2)).mean() < 0.05
+
+
+def test_a_number_of_seeds_has_the_bound_of_the_first_look_that_has_it() -> None:
+    assert [look_of(seeds) for seeds in (2, 3, 4, 5, 8, 9, 12, 20)] == [0, 0, 1, 1, 2, 3, 3, 3]
 
 
 def test_a_hopeless_claim_is_given_up_and_says_why() -> None:
@@ -110,6 +132,19 @@ def test_where_a_claim_stands_follows_from_the_records_alone(monkeypatch: pytest
     monkeypatch.setattr("src.studies.deciding.uncompared", lambda runs: compared(runs, near))
     (open_claim,) = positions([BETTER], runs_with({"lora": 3, "full": 3}), range(12))
     assert (open_claim.needs, open_claim.verdict.text) == (5, "undecided")
+
+
+def test_a_claim_is_decided_at_the_level_that_holm_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = runs_with({"lora": 12, "full": 12})
+    for difference, alone, among in ((0.2, 3, 3), (0.08, 3, 5)):
+        scores = simulated(difference, 12, np.random.default_rng(5), cells=2)
+        monkeypatch.setattr("src.studies.deciding.uncompared", lambda runs, scores=scores: compared(runs, scores))
+        (first,) = positions([BETTER], runs, range(12))
+        absent = replace(BETTER, left={"adapter": "dora"})
+        looked = positions([BETTER, *[replace(BETTER, claimed=0.9)] * 5, absent], runs, range(12))
+        assert (first.verdict.text, looked[0].verdict.text) == ("reproduced", "reproduced")
+        assert looked[-1].verdict.text == "not run"
+        assert (first.seeds, looked[0].seeds) == (alone, among)
 
 
 def study(folder: Path) -> Study:

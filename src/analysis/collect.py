@@ -21,19 +21,19 @@ from src.results.store import CONFIG, read_record, run_folders
 
 COLUMNS = [
     "folder", "run_id", "state", "reason", "trial", "settings", "task", "model", "adapter", "rank",
-    "trained_rank", "target", "seed", "lr", "alpha", "scaling", "protocol", "tuning", "trained", "body_trained",
-    "head_trained", "adapter_frozen", "total", "validation", "test", "validation_metric", "validation_unit",
-    "validation_higher_is_better", "metric", "unit", "higher_is_better", "fingerprint", "evaluated_items", "train_rows",
-    "secondary", "forgetting", "forgetting_bits", "general_text", "train_seconds", "run_seconds", "tokens_per_second",
-    "memory_bytes", "memory_kind", "batch_size", "precision", "device", "torch", "python", "git_revision",
-    "method_code", "shared_code", "versions", "hardware", "history", "warnings", "flags",
+    "trained_rank", "target", "seed", "lr", "alpha", "scaling", "protocol", "tuning", "look_seeds", "trained",
+    "body_trained", "head_trained", "adapter_frozen", "total", "validation", "test", "validation_metric",
+    "validation_unit", "validation_higher_is_better", "metric", "unit", "higher_is_better", "fingerprint",
+    "evaluated_items", "train_rows", "secondary", "forgetting", "forgetting_bits", "general_text", "train_seconds",
+    "run_seconds", "tokens_per_second", "memory_bytes", "memory_kind", "batch_size", "precision", "device", "torch",
+    "python", "git_revision", "method_code", "shared_code", "versions", "hardware", "history", "warnings", "flags",
 ]  # fmt: skip
 # What the columns hold; all but the names may be missing. The others are of types that `read_record` has checked.
 NAMES = ["run_id", "state", "task", "model", "adapter"]
 TEXTS = ["reason", "target", "protocol", "validation_metric", "validation_unit", "metric", "unit", "fingerprint",
          "general_text", "memory_kind", "precision", "device", "torch", "python", "git_revision"]  # fmt: skip
 COUNTS = ["rank", "trained_rank", "seed", "trained", "body_trained", "head_trained", "adapter_frozen", "total",
-          "evaluated_items", "train_rows", "memory_bytes", "batch_size"]  # fmt: skip
+          "evaluated_items", "train_rows", "memory_bytes", "batch_size", "look_seeds"]  # fmt: skip
 NUMBERS = ["lr", "alpha", "scaling", "validation", "test", "forgetting", "forgetting_bits", "train_seconds",
            "run_seconds"]  # fmt: skip
 MEMORY_KINDS = {"peak_allocated_bytes": "peak allocated on the GPU", "saved_for_backward_bytes": "saved for backward"}
@@ -168,6 +168,7 @@ def _results(record: Record) -> dict[str, Any]:
     return {
         "scaling": record["scaling"],
         "tuning": record.get("tuning"),
+        "look_seeds": record.get("look_seeds"),
         "body_trained": parameters["adapter_trained"] + parameters["other_trained"],
         **{key: parameters[key] for key in ("trained", "head_trained", "adapter_frozen", "total")},
         **_scores(record),

@@ -365,6 +365,7 @@ def _facts(group: list[Run]) -> dict[str, Any]:
         "mean": spread[f"{split}_mean"],
         "std": spread[f"{split}_std"],
         "n": len(done),
+        "look_seeds": max(values["look_seeds"], default=None),
         "tuning": " and ".join(sorted(set(tuned))),
         "tuning_budget": " and ".join(sorted({text for run in done if (text := tuning_budget(run))})) or None,
         "tuning_regret": max((regret for run in done if (regret := tuning_regret(run)) is not None), default=None),

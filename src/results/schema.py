@@ -167,6 +167,7 @@ class Record(TypedDict):
     quantized_share: NotRequired[float]  # of the base's matrix weights
     smaller_ranks: NotRequired[list[dict[str, float]]]  # scores of ranks that the one training gave too
     tuning: NotRequired[Tuning]  # the trials that chose its rate
+    look_seeds: NotRequired[int]  # of the look of a group-sequential design for which the run was added: 5, 8 or 12
 
 
 WHOLE = (StoredTrial, TuningNoise, Tuning, SecondaryScore)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from src.config.schema import Config
 from src.errors import UserError
@@ -261,8 +262,8 @@ def settled(config: Config) -> bool:
     return record is not None and record["state"] in ("done", "diverged")
 
 
-def annotate(folder: Path, tuning: Tuning) -> None:
-    """Store with a finished run how its rate was chosen."""
+def annotate(folder: Path, **facts: Any) -> None:
+    """Store with a finished run what came after it: how its rate was chosen, or what it was added for."""
     record = readable_record(folder)
-    if record is not None and record["state"] == "done" and record.get("tuning") != tuning:
-        write_json(folder / RESULT, record | {"tuning": tuning})
+    if record is not None and record["state"] == "done" and record != record | facts:
+        write_json(folder / RESULT, record | facts)

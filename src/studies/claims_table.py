@@ -17,6 +17,7 @@ from src.analysis.power import Noise
 from src.analysis.statistics import LEVEL, Estimate, PairedTest, holm
 from src.analysis.texts import heading, is_missing, main_split, p_value, score_text, unit_of
 from src.studies.claims import EQUAL, Claim, Match, cells_of, claims, selector_text
+from src.studies.looks import look_of, widening
 from src.studies.verdicts import (
     NOT_COMPARABLE,
     NOT_RUN,
@@ -31,6 +32,7 @@ from src.studies.verdicts import (
     is_undecidable,
     p_of,
     question_of,
+    single_level,
     turned,
     what_would_decide,
 )
@@ -117,7 +119,9 @@ def claims_table(study: str, comparison: Comparison) -> pd.DataFrame:
     pairs = [pair_of(claim, comparison) for claim in claims(study)]
     obstacles = [obstacle(pair, comparison) for pair in pairs]
     p_values = [
-        float("nan") if obstacles[index] or pair.test is None else p_of(pair.claim, _turned(pair, comparison))
+        float("nan")
+        if obstacles[index] or pair.test is None
+        else p_of(pair.claim, _turned(pair, comparison), _widening(pair, comparison))
         for index, pair in enumerate(pairs)
     ]
     rows = zip(pairs, obstacles, _by_kind(pairs, p_values), strict=True)
@@ -132,6 +136,12 @@ class _Tested:
     corrected: float
     level: float
     first_step: float
+
+
+def _widening(pair: Pair, comparison: Comparison) -> float:
+    """That of the look for which seeds were added to one of a pair's cells; 1 where none were."""
+    added = comparison.cells["look_seeds"].iloc[list(pair.indices or ())].dropna()
+    return widening(pair.claim, None if added.empty else look_of(added.max()))
 
 
 def _turned(pair: Pair, comparison: Comparison) -> Estimate:
@@ -170,7 +180,7 @@ def _row(pair: Pair, comparison: Comparison, hindered: Verdict | None, tested: _
            for key in ("mean", "body_trained", "n", "tuning")},
         "unit": next((unit_of(cell) for cell in sides if cell is not None), None),
         "scored": _scored(cells, pair),
-        **_numbers(pair, tested),
+        **_numbers(pair, tested, _widening(pair, comparison)),
         "differs_in": _differences(cells, pair.indices) if pair.indices else None,
         "verdict": verdict.text,
         "why": verdict.why,
@@ -183,11 +193,11 @@ def _scored(cells: pd.DataFrame, pair: Pair) -> str | None:
     return None if run.empty else heading(run, main_split(run))
 
 
-def _numbers(pair: Pair, tested: _Tested | None) -> dict[str, Any]:
+def _numbers(pair: Pair, tested: _Tested | None, widened: float) -> dict[str, Any]:
     """The difference with the interval that its verdict is read off, and what could have been detected."""
     if pair.test is None:
         return dict.fromkeys(("difference", "low", "high", "coverage", "p_value", "p_holm", "over", "detectable"))
-    estimate, covered = pair.test.estimate, coverage(pair.claim, tested.level) if tested else 1 - LEVEL
+    estimate, covered = pair.test.estimate, coverage(pair.claim, tested.level, widened) if tested else 1 - LEVEL
     low, high = estimate.interval(covered)
     noise = Noise(estimate.standard_error, estimate.df)
     return {
@@ -198,14 +208,19 @@ def _numbers(pair: Pair, tested: _Tested | None) -> dict[str, Any]:
         "p_value": tested.p if tested else None,
         "p_holm": tested.corrected if tested else None,
         "over": estimate.over,
-        "detectable": question_of(pair.claim, tested.first_step).smallest(noise) if tested else None,
+        "detectable": _detectable(pair.claim, tested.first_step, widened, noise) if tested else None,
     }
+
+
+def _detectable(claim: Claim, level: float, widened: float, noise: Noise) -> float:
+    """The smallest difference, or margin, that is found with a power of 80 %."""
+    return question_of(claim, single_level(claim, level, widened)).smallest(noise)
 
 
 def _verdict(pair: Pair, comparison: Comparison, tested: _Tested) -> Verdict:
     """The verdict on a claim that was tested, and what would decide one that is open."""
     estimate = _turned(pair, comparison)
-    text = decision(pair.claim, estimate, tested.level)
+    text = decision(pair.claim, estimate, tested.level, _widening(pair, comparison))
     if text != UNDECIDED or pair.indices is None:
         return Verdict(text)
     design = design_of(comparison, pair.indices)

@@ -1,9 +1,9 @@
 """Seeds added until a claim is decided, without more false verdicts than one test has: a group-sequential design.
 
-A claim is looked at with 3, 5, 8 and 12 seeds, the first ones in a fixed order. Early looks need more: the bounds
-decrease as those of O'Brien and Fleming (1979, doi 10.2307/2530245), and together they keep to 5 %. A claim is given up
-where its predictive power is below 10 %: how likely the last look will decide it, given what the runs show so far
-(Spiegelhalter, Freedman and Blackburn 1986, doi 10.1016/0197-2456(86)90003-6). Each claim has its 5 % to itself.
+A claim is looked at with the first 3, 5, 8 and 12 seeds in a fixed order (`src.studies.looks`), and at each look Holm
+corrects over the claims of a kind, as in the table of the claims. It is given up where its predictive power is below
+10 %: how likely the last look will decide it, given what the runs show so far (Spiegelhalter, Freedman and Blackburn
+1986, doi 10.1016/0197-2456(86)90003-6).
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,24 @@ from scipy import stats
 
 from src.analysis.comparison import Comparison, uncompared
 from src.analysis.power import noise_of
-from src.analysis.statistics import Estimate
+from src.analysis.statistics import LEVEL, Estimate
 from src.studies.claims import EQUAL, Claim, Match, cells_of
 from src.studies.claims_table import design_of, obstacle, pair_of
-from src.studies.verdicts import TOO_FEW, UNDECIDABLE, UNDECIDED, Design, Verdict, decision, is_undecidable, turned
+from src.studies.looks import STAGES, widening
+from src.studies.verdicts import (
+    TOO_FEW,
+    UNDECIDABLE,
+    UNDECIDED,
+    Design,
+    Verdict,
+    decision,
+    holm_levels,
+    is_undecidable,
+    p_of,
+    single_level,
+    turned,
+)
 
-STAGES = (3, 5, 8, 12)  # seeds
-BOUNDS = (3.32, 2.70, 2.30, 2.05)  # of |z| at each
-EQUALITY_BOUND = 1.96  # of both one-sided tests at each
 FUTILE = 0.1  # the predictive power below which a claim is given up
 
 
@@ -50,19 +60,18 @@ def seeds_in_order(own: Sequence[int], of_tuning: Sequence[int]) -> list[int]:
     return order
 
 
-def after_look(claim: Claim, estimate: Estimate, design: Design | None, look: int) -> Verdict | None:
+def after_look(
+    claim: Claim, estimate: Estimate, design: Design | None, look: int, level: float = LEVEL
+) -> Verdict | None:
     """What a claim's difference says at a look; None where more seeds are worth it.
 
     Args:
         estimate: above 0 where the left cell is better.
         design: None where the scores don't say what their difference is made of; then no claim is given up early.
         look: its place in `STAGES`.
+        level: that at which Holm tests the claim.
     """
-    one_sided = float(stats.norm.sf(BOUNDS[look]))
-    if claim.expected == EQUAL:
-        text = decision(claim, estimate, float(stats.norm.sf(EQUALITY_BOUND)), beyond=one_sided)
-    else:
-        text = decision(claim, estimate, 2 * one_sided)
+    text = decision(claim, estimate, level, widening(claim, look))
     if text != UNDECIDED:
         return Verdict(text)
     if look == len(STAGES) - 1:
@@ -71,13 +80,13 @@ def after_look(claim: Claim, estimate: Estimate, design: Design | None, look: in
         return None
     if is_undecidable(claim, design):
         return Verdict(UNDECIDABLE, f"{design.items:,} items are too few for any number of seeds")
-    power = predictive_power(claim, estimate.value, design, STAGES[look])
+    power = predictive_power(claim, estimate.value, design, STAGES[look], level)
     if power < FUTILE:
         return Verdict(UNDECIDED, f"{STAGES[-1]} seeds would decide it with a probability of {100 * power:.0f} %")
     return None
 
 
-def predictive_power(claim: Claim, difference: float, design: Design, seeds: int) -> float:
+def predictive_power(claim: Claim, difference: float, design: Design, seeds: int, level: float = LEVEL) -> float:
     """How likely the last look will decide a claim, given the difference with so many seeds.
 
     The difference at the last look is normal around the present one, with the variance that more seeds take away.
@@ -87,12 +96,24 @@ def predictive_power(claim: Claim, difference: float, design: Design, seeds: int
     if spread == 0:
         return 0.0
     at_last = stats.norm(difference, spread)
-    found = claim.margin + BOUNDS[-1] * last  # beyond a margin of 0 where the question is which one is greater
+    single = single_level(claim, level, widening(claim, len(STAGES) - 1))
+    reach = last * float(stats.norm.isf(single if claim.expected == EQUAL else single / 2))
+    found = claim.margin + reach  # beyond a margin of 0 where the question is which one is greater
     decided = at_last.sf(found) + at_last.cdf(-found)
-    room = claim.margin - EQUALITY_BOUND * last
+    room = claim.margin - reach
     if claim.expected == EQUAL and room > 0:
         decided += at_last.cdf(room) - at_last.cdf(-room)
     return float(decided)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What a look shows of a claim: its difference, above 0 where the left cell is better, and the look's p-value."""
+
+    estimate: Estimate
+    design: Design | None
+    seeds: int
+    p: float
 
 
 def positions(claims: Sequence[Claim], runs: pd.DataFrame, seeds: Sequence[int]) -> list[Position]:
@@ -102,17 +123,40 @@ def positions(claims: Sequence[Claim], runs: pd.DataFrame, seeds: Sequence[int])
         runs: the rows of `collect`, of any seeds.
         seeds: those of the looks, in order.
     """
-    open_claims = dict(enumerate(claims))
-    found: dict[int, Position] = {}
+    settled: dict[int, Position] = {}
+    # Of the claims that are or will be tested: those settled keep theirs, those that wait for seeds have none yet.
+    p_values: dict[int, float] = {}
     for look, stage in enumerate(STAGES):
-        if not open_claims:
+        if len(settled) == len(claims):
             break
         comparison = uncompared(of_seeds(runs, seeds[:stage]))
-        for index, claim in list(open_claims.items()):
-            if position := _at_look(claim, comparison, look):
-                found[index] = position
-                del open_claims[index]
-    return [found[index] for index in range(len(claims))]
+        looked = {
+            index: _look_at(claim, comparison, look) for index, claim in enumerate(claims) if index not in settled
+        }
+        for index, one in looked.items():
+            if isinstance(one, _Looked) or one.needs:
+                p_values[index] = one.p if isinstance(one, _Looked) else 1.0
+        levels = _levels(claims, p_values)
+        for index, one in looked.items():
+            position = one if isinstance(one, Position) else _position(claims[index], one, look, levels[index])
+            if position:
+                settled[index] = position
+    return [settled[index] for index in range(len(claims))]
+
+
+def _levels(claims: Sequence[Claim], p_values: dict[int, float]) -> dict[int, float]:
+    """The level at which Holm tests each claim, over those of its kind."""
+    levels: dict[int, float] = {}
+    for is_equality in (False, True):
+        of_kind = {index: p for index, p in p_values.items() if (claims[index].expected == EQUAL) == is_equality}
+        levels |= dict(zip(of_kind, holm_levels(list(of_kind.values())), strict=True))
+    return levels
+
+
+def _position(claim: Claim, looked: _Looked, look: int, level: float) -> Position | None:
+    """Where a claim stands after a look; None where it is to be looked at again."""
+    verdict = after_look(claim, looked.estimate, looked.design, look, level)
+    return Position(claim, verdict, looked.seeds) if verdict else None
 
 
 def of_seeds(runs: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
@@ -121,8 +165,8 @@ def of_seeds(runs: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
     return (runs if chosen.empty else chosen).reset_index(drop=True)
 
 
-def _at_look(claim: Claim, comparison: Comparison, look: int) -> Position | None:
-    """Where a claim stands if it goes no further than this look; None where it is to be looked at again."""
+def _look_at(claim: Claim, comparison: Comparison, look: int) -> "_Looked | Position":
+    """What a look shows of a claim, or where it stands if it can't be made."""
     stage, pair = STAGES[look], pair_of(claim, comparison)
     seeds = min(_seeds_of(match, comparison) for match in (pair.left, pair.right))
     hindered = obstacle(pair, comparison)
@@ -132,8 +176,8 @@ def _at_look(claim: Claim, comparison: Comparison, look: int) -> Position | None
         return Position(claim, hindered or Verdict(UNDECIDED), seeds)
     better = bool(comparison.cells["higher_is_better"][pair.indices[0]])
     estimate = turned(pair.test.estimate, higher_is_better=better)
-    verdict = after_look(claim, estimate, design_of(comparison, pair.indices), look)
-    return Position(claim, verdict, seeds) if verdict else None
+    p = p_of(claim, estimate, widening(claim, look))
+    return _Looked(estimate, design_of(comparison, pair.indices), seeds, p)
 
 
 def _seeds_of(match: Match, comparison: Comparison) -> int:

@@ -22,6 +22,10 @@ NOTE = (
     "out 0, or lies within or beyond the margin, exactly where p is below 0.05. Detectable is the smallest difference, "
     "or margin of equality, that is found in 80 % of cases with such noise at the strictest level of the correction."
 )
+LOOKS = (
+    "Seeds were added until claims were decided: with more than three, p and the interval are those of a look of "
+    "several, which asks for more than a single test."
+)
 
 
 def tables_of(study: str) -> dict[str, MakeTable]:
@@ -52,7 +56,10 @@ def counted(overrides: list[str]) -> Counted:
 def _claims(study: str, runs: pd.DataFrame, comparison: Comparison) -> Table | None:
     """The study's claims with their verdicts, None where it has no claims."""
     table = claims_table(study, comparison)
-    return None if table.empty else Table(readable_claims(table), table, [NOTE])
+    if table.empty:
+        return None
+    notes = [NOTE, *([LOOKS] if comparison.cells["look_seeds"].notna().any() else [])]
+    return Table(readable_claims(table), table, notes)
 
 
 def _paper(study: str, runs: pd.DataFrame, comparison: Comparison) -> Table | None:

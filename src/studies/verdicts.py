@@ -2,10 +2,13 @@
 
 Whether "greater" holds is a two-sided test against 0, whether "equal" holds two one-sided tests against the margin
 (Schuirmann 1987). Both are read off an interval, which is as wide as the level asks for: of 95 % and of 90 % at 5 %.
+`widening` is that of `src.studies.looks`, 1 for a single test.
 """
 
 from dataclasses import dataclass
 from math import inf
+
+from scipy import stats
 
 from src.analysis.error_model import Components
 from src.analysis.power import MOST_SEEDS, POWER, Question, items_needed, noise_of, seeds_needed
@@ -45,15 +48,25 @@ def turned(estimate: Estimate, *, higher_is_better: bool) -> Estimate:
     return Estimate(sign * estimate.value, estimate.standard_error, estimate.df, estimate.over)
 
 
-def p_of(claim: Claim, estimate: Estimate) -> float:
-    """The p-value of what a claim is tested for, not corrected.
+def p_of(claim: Claim, estimate: Estimate, widening: float = 1.0) -> float:
+    """The p-value of what a claim is tested for, not corrected for other claims.
 
     Of "greater" the two-sided one of no difference; of "equal" that of two one-sided tests, or where it is smaller the
     one-sided one of a difference within the margin: the answer that the runs lean to.
     """
     if claim.expected != EQUAL:
-        return estimate.p_value()
-    return min(p_of_equality(claim.margin, estimate), p_beyond(claim.margin, estimate))
+        return min(1.0, 2 * _widened(estimate.p_value() / 2, 1 / widening))
+    return _widened(min(p_of_equality(claim.margin, estimate), p_beyond(claim.margin, estimate)), 1 / widening)
+
+
+def _widened(one_sided: float, factor: float) -> float:
+    """The one-sided level whose normal quantile is so many times as large."""
+    return float(stats.norm.sf(factor * stats.norm.isf(one_sided)))
+
+
+def single_level(claim: Claim, level: float, widening: float) -> float:
+    """The level of a single test that is as strict: two-sided of "greater", one-sided of "equal"."""
+    return _widened(level, widening) if claim.expected == EQUAL else 2 * _widened(level / 2, widening)
 
 
 def p_of_equality(margin: float, estimate: Estimate) -> float:
@@ -87,23 +100,22 @@ def holm_levels(p_values: list[float]) -> list[float]:
     return levels
 
 
-def coverage(claim: Claim, level: float) -> float:
+def coverage(claim: Claim, level: float, widening: float = 1.0) -> float:
     """The coverage of the interval off which a verdict at this level is read."""
-    return 1 - (2 * level if claim.expected == EQUAL else level)
+    single = single_level(claim, level, widening)
+    return 1 - (2 * single if claim.expected == EQUAL else single)
 
 
-def decision(claim: Claim, estimate: Estimate, level: float, *, beyond: float | None = None) -> str:
+def decision(claim: Claim, estimate: Estimate, level: float, widening: float = 1.0) -> str:
     """What a difference says of a claim at a level; it is "undecided" where it says neither yes nor no.
 
     Args:
         estimate: above 0 where the left cell is better.
-        beyond: the level at which a difference beyond the margin is found, where it is another.
     """
-    low, high = estimate.interval(coverage(claim, level))
+    low, high = estimate.interval(coverage(claim, level, widening))
     if claim.expected == EQUAL:
         if -claim.margin < low and high < claim.margin:
             return EQUAL_WITHIN
-        low, high = estimate.interval(coverage(claim, level if beyond is None else beyond))
         return NOT_REPRODUCED if low > claim.margin or high < -claim.margin else UNDECIDED
     # No significant difference isn't evidence of none: the claim stays open.
     if low <= 0 <= high:
