@@ -172,6 +172,8 @@ def test_runs_are_added_within_the_budget_and_a_second_start_goes_on(
     }
     of_tuned = [record for record in records if record["config"]["adapter"]["name"] == tuned]
     assert all(record["tuning"]["chosen"] == 1.0 for record in of_tuned)
+    added_for = {record["config"]["seed"]: record.get("look_seeds") for record in records}
+    assert added_for.items() <= dict(enumerate([None, None, None, 5, 5, 8, 8, 8, 12, 12, 12, 12])).items()
     number = len(records)
     assert f"spent: {number - 2} runs" in told
     assert decide(study(tmp_path), Spending(max_runs=50))
