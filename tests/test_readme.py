@@ -81,7 +81,7 @@ def test_the_readmes_findings_are_those_of_the_committed_runs() -> None:
 TUNED = ["target_sets", "target_sets_imdb", "rank_vs_accuracy"]
 
 
-@pytest.mark.parametrize("study", ["prompts", "glue_sst2", "glue_mrpc", "target_sets", "target_sets_imdb"])
+@pytest.mark.parametrize("study", ["nine_runs", "prompts", "glue_sst2", "glue_mrpc", "target_sets", "target_sets_imdb"])
 def test_a_study_s_table_is_made_from_its_committed_runs(study: str) -> None:
     text = (ROOT / f"experiments/{study}/README.md").read_text()
     assert markdown(readable(comparison(collect(ROOT / "results" / study)))) in text
