@@ -22,6 +22,7 @@ import pandas as pd
 
 from src.analysis.collect import collect
 from src.analysis.terminal import print_runs
+from src.analysis.texts import is_missing
 from src.config.arguments import answer_help, is_true, positive_count, positive_number, split_own, split_sweep
 from src.config.composition import user_errors
 from src.config.schema import Config
@@ -64,6 +65,14 @@ class Spending:
         next_hours = max(self.seconds, default=0.0) / 3600
         too_many = self.max_runs is not None and len(self.seconds) >= self.max_runs
         return too_many or (self.max_hours is not None and self.hours + next_hours > self.max_hours)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run for the next look, and what its record is to say beside its results."""
+
+    config: Config
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -116,15 +125,13 @@ def decide(study: Study, budget: Spending) -> bool:
     _annotate(study)  # what a start that was cut off left
     try:
         while wanted := _wanted(study, stuck, made):
-            plan = Plan.of(wanted)
-            print(f"{len(plan.to_run)} runs for the next look", flush=True)
-            if not _run_all(wanted, plan, budget, made):
+            print(f"{len(wanted)} runs for the next look", flush=True)
+            if not _run_all(wanted, budget, made):
                 break
     except BaseException:
         note_end()
         raise
     finally:
-        _annotate(study)
         if made:
             print_runs(list(made), UNRECORDED)
         print_positions(study.positions(collect(study.results_dir)), stuck)
@@ -132,7 +139,7 @@ def decide(study: Study, budget: Spending) -> bool:
     return all(is_done(folder) for folder in made)
 
 
-def _run_all(wanted: list[Config], plan: Plan, budget: Spending, made: dict[Path, str]) -> bool:
+def _run_all(wanted: list[Wanted], budget: Spending, made: dict[Path, str]) -> bool:
     """Do the runs as far as the budget allows, sharing them with other copies of the command; False where it is spent.
 
     Args:
@@ -140,7 +147,9 @@ def _run_all(wanted: list[Config], plan: Plan, budget: Spending, made: dict[Path
     """
     if budget.is_spent:
         return False
-    for folder, state, seconds in do_shared(wanted, plan):
+    configs, facts = [run.config for run in wanted], {folder_of(run.config): run.facts for run in wanted}
+    for folder, state, seconds in do_shared(configs, Plan.of(configs)):
+        annotate(folder, **facts[folder])
         made[folder] = state
         budget.seconds.append(seconds)
         if budget.is_spent:
@@ -148,13 +157,13 @@ def _run_all(wanted: list[Config], plan: Plan, budget: Spending, made: dict[Path
     return True
 
 
-def _wanted(study: Study, stuck: dict[str, str], made: dict[Path, str]) -> list[Config]:
+def _wanted(study: Study, stuck: dict[str, str], made: dict[Path, str]) -> list[Wanted]:
     """The runs that open claims need for their next look, each once, the seeds outermost.
 
     Args:
         stuck: to which claims are added that can't get the runs they need, with the reason.
     """
-    wanted: dict[Path, Config] = {}
+    wanted: dict[Path, Wanted] = {}
     records = collect(study.results_dir)
     seen = set(map(Path, records["folder"])) if len(records) else set()
     for position in study.positions(records):
@@ -166,13 +175,13 @@ def _wanted(study: Study, stuck: dict[str, str], made: dict[Path, str]) -> list[
             stuck[position.claim.claim] = str(error).replace("\n", " ")
             continue
         # What another copy of this command has done since the records were read is no loss.
-        lost = [folder for folder, config in needed.items()
-                if folder in made or (folder in seen and settled(config))]  # fmt: skip
+        lost = [folder for folder, run in needed.items()
+                if folder in made or (folder in seen and settled(run.config))]  # fmt: skip
         if lost:
             stuck[position.claim.claim] = f"{lost[0].name} is {_state(lost[0], made)}"
         else:
             wanted |= needed
-    return sorted(wanted.values(), key=lambda config: config.seed)
+    return sorted(wanted.values(), key=lambda run: run.config.seed)
 
 
 def _state(folder: Path, made: dict[Path, str]) -> str:
@@ -182,13 +191,13 @@ def _state(folder: Path, made: dict[Path, str]) -> str:
     return "done, but in another row: made by other code, versions or hardware" if state == "done" else state
 
 
-def _runs_for(position: Position, study: Study, records: pd.DataFrame) -> dict[Path, Config]:
+def _runs_for(position: Position, study: Study, records: pd.DataFrame) -> dict[Path, Wanted]:
     """The runs that a claim's cells lack for its next look, by their folders.
 
     Raises:
         UserError: it isn't known which config makes them.
     """
-    needed: dict[Path, Config] = {}
+    needed: dict[Path, Wanted] = {}
     seeds = study.seeds[: position.needs]
     of_cells = runs_of(position.claim, records, seeds) if not records.empty else [records, records]
     for selector, runs in zip((position.claim.left, position.claim.right), of_cells, strict=True):
@@ -196,7 +205,7 @@ def _runs_for(position: Position, study: Study, records: pd.DataFrame) -> dict[P
         for seed in seeds:
             if seed not in set(runs["seed"] if len(runs) else []):
                 config = replace(base, seed=seed)
-                needed[folder_of(config)] = config
+                needed[folder_of(config)] = Wanted(config, _facts(seed, runs, study))
     return needed
 
 
@@ -226,16 +235,27 @@ def _stored(runs: pd.DataFrame, study: Study) -> Config:
     return config
 
 
+def _facts(seed: int, runs: pd.DataFrame, study: Study) -> dict[str, Any]:
+    """What the record of a cell's run is to say: how the cell's rate was chosen, and for which look it was added.
+
+    Args:
+        runs: the cell's.
+    """
+    tunings = [tuning for tuning in (runs["tuning"] if len(runs) else []) if tuning]
+    facts = {"tuning": tunings[0]} if tunings else {}
+    is_planned = seed in {config.seed for config in study.configs}
+    return facts if is_planned else facts | {"look_seeds": STAGES[look_of(1 + study.seeds.index(seed))]}
+
+
 def _annotate(study: Study) -> None:
-    """Store with the runs that were added for which look, and how their cell's rate was chosen."""
-    records, planned = collect(study.results_dir), {config.seed for config in study.configs}
+    """Give the runs of a start that was cut off what their records are to say."""
+    records = collect(study.results_dir)
     for claim in study.claims if not records.empty else []:
         for runs in runs_of(claim, records, study.seeds):
-            tunings = [tuning for tuning in runs["tuning"] if tuning]
-            for run in runs[~runs["seed"].isin(planned)].itertuples():
-                facts = {"tuning": tunings[0]} if tunings and not run.tuning else {}
-                look = STAGES[look_of(1 + study.seeds.index(run.seed))]
-                annotate(Path(run.folder), look_seeds=look, **facts)
+            for run in runs.itertuples():
+                facts = _facts(run.seed, runs, study)
+                missing = {key: fact for key, fact in facts.items() if is_missing(getattr(run, key))}
+                annotate(Path(run.folder), **missing)
 
 
 def _planned(selector: dict[str, Any], study: Study, records: pd.DataFrame) -> Config:

@@ -173,6 +173,11 @@ def test_runs_are_added_within_the_budget_and_a_second_start_goes_on(
     of_tuned = [record for record in records if record["config"]["adapter"]["name"] == tuned]
     assert all(record["tuning"]["chosen"] == 1.0 for record in of_tuned)
     added_for = {record["config"]["seed"]: record.get("look_seeds") for record in records}
+    (cut_off,) = [record for record in records if record["run_id"] == of_tuned[-1]["run_id"]]
+    path = next(tmp_path.rglob(f"{cut_off['run_id']}/{RESULT}"))
+    write_json(path, {key: fact for key, fact in cut_off.items() if key not in ("tuning", "look_seeds")})
+    assert decide(study(tmp_path), Spending(max_runs=50))
+    assert read_all(tmp_path) == records
     assert added_for.items() <= dict(enumerate([None, None, None, 5, 5, 8, 8, 8, 12, 12, 12, 12])).items()
     number = len(records)
     assert f"spent: {number - 2} runs" in told
