@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from src.analysis.collect import collect
 from src.analysis.comparison import uncompared
@@ -17,6 +18,7 @@ from src.errors import UserError
 from src.studies import claims as module
 from src.studies.claims import claims
 from src.studies.claims_table import claims_table, readable_claims
+from src.studies.looks import BOUNDS
 from tests.conftest import ROOT
 
 STUDIES = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/claims.yaml"))
@@ -113,6 +115,28 @@ def test_other_data_and_a_missing_score_are_not_comparable(
     assert claims_table("x", uncompared(other))["why"].tolist() == ["other metric"]
     unscored = nine_runs.assign(test=nine_runs["test"].where(~of_lora))
     assert claims_table("x", uncompared(unscored))["verdict"].tolist() == ["not comparable"]
+
+
+@pytest.mark.parametrize(("looks", "look"), [((5, 5), 1), ((5, None), 0), ((8, 5), 1)])
+def test_seeds_that_were_added_widen_p_and_interval_to_those_of_the_last_whole_look(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nine_runs: pd.DataFrame,
+    looks: tuple[int | None, int | None],
+    look: int,
+) -> None:
+    study_of(tmp_path, monkeypatch, claim_of(LORA, FULL))
+    more = [nine_runs]
+    for (adapter, rank), last in zip((("lora", 8), ("full", None)), looks, strict=True):
+        cell = nine_runs[(nine_runs["adapter"] == adapter) & (nine_runs["rank"].eq(rank) if rank else True)]
+        more += [cell.assign(seed=cell["seed"] + 10, run_id=cell["run_id"] + "+", look_seeds=last)] if last else []
+    (row,) = claims_table("x", uncompared(pd.concat(more, ignore_index=True))).to_dict("records")
+    unmarked = pd.concat(more, ignore_index=True).assign(look_seeds=pd.NA)
+    (single,) = claims_table("x", uncompared(unmarked)).to_dict("records")
+    assert row["difference"] == pytest.approx(single["difference"])
+    quantile = stats.norm.isf(row["p_value"] / 2)
+    assert quantile == pytest.approx(stats.norm.isf(single["p_value"] / 2) * 1.959964 / BOUNDS[look], rel=1e-4)
+    assert row["high"] - row["low"] > single["high"] - single["low"]
 
 
 def test_a_loss_that_is_lower_is_the_better_one(

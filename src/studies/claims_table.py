@@ -17,7 +17,7 @@ from src.analysis.power import Noise
 from src.analysis.statistics import LEVEL, Estimate, PairedTest, holm
 from src.analysis.texts import heading, is_missing, main_split, p_value, score_text, unit_of
 from src.studies.claims import EQUAL, Claim, Match, cells_of, claims, selector_text
-from src.studies.looks import look_of, widening
+from src.studies.looks import STAGES, look_of, widening
 from src.studies.verdicts import (
     NOT_COMPARABLE,
     NOT_RUN,
@@ -139,9 +139,13 @@ class _Tested:
 
 
 def _widening(pair: Pair, comparison: Comparison) -> float:
-    """That of the look for which seeds were added to one of a pair's cells; 1 where none were."""
-    added = comparison.cells["look_seeds"].iloc[list(pair.indices or ())].dropna()
-    return widening(pair.claim, None if added.empty else look_of(added.max()))
+    """That of the last look that both of a pair's cells have the seeds for; 1 where none were added to them."""
+    cells = comparison.cells.iloc[list(pair.indices or ())]
+    added = cells["look_seeds"].dropna()
+    if added.empty:
+        return 1.0
+    look = look_of(added.max())
+    return widening(pair.claim, look if cells["n"].min() >= STAGES[look] else look - 1)
 
 
 def _turned(pair: Pair, comparison: Comparison) -> Estimate:
