@@ -93,8 +93,9 @@ def test_the_table_of_ranks_is_made_from_its_committed_runs() -> None:
     table = rank_versus_accuracy(runs, compare(runs))
     assert table is not None
     assert markdown(table.text) in (ROOT / f"experiments/{study}/README.md").read_text()
-    assert set(runs.loc[~runs["trial"], "seed"]) == {0, 1, 2}
-    assert runs["git_revision"].nunique() == 1
+    # What was added later for open claims was made by other, equal code.
+    assert set(runs.loc[~runs["trial"] & runs["look_seeds"].isna(), "seed"]) == {0, 1, 2}
+    assert runs["shared_code"].nunique() == 1
 
 
 def test_the_table_of_claims_is_made_from_the_committed_runs() -> None:
