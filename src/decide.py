@@ -68,7 +68,7 @@ class Spending:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AddedRun:
     """A run for the next look, and what its record is to say beside its results."""
 
     config: Config
@@ -139,7 +139,7 @@ def decide(study: Study, budget: Spending) -> bool:
     return all(is_done(folder) for folder in made)
 
 
-def _run_all(wanted: list[Wanted], budget: Spending, made: dict[Path, str]) -> bool:
+def _run_all(wanted: list[AddedRun], budget: Spending, made: dict[Path, str]) -> bool:
     """Do the runs as far as the budget allows, sharing them with other copies of the command; False where it is spent.
 
     Args:
@@ -157,13 +157,13 @@ def _run_all(wanted: list[Wanted], budget: Spending, made: dict[Path, str]) -> b
     return True
 
 
-def _wanted(study: Study, stuck: dict[str, str], made: dict[Path, str]) -> list[Wanted]:
+def _wanted(study: Study, stuck: dict[str, str], made: dict[Path, str]) -> list[AddedRun]:
     """The runs that open claims need for their next look, each once, the seeds outermost.
 
     Args:
         stuck: to which claims are added that can't get the runs they need, with the reason.
     """
-    wanted: dict[Path, Wanted] = {}
+    wanted: dict[Path, AddedRun] = {}
     records = collect(study.results_dir)
     seen = set(map(Path, records["folder"])) if len(records) else set()
     for position in study.positions(records):
@@ -191,13 +191,13 @@ def _state(folder: Path, made: dict[Path, str]) -> str:
     return "done, but in another row: made by other code, versions or hardware" if state == "done" else state
 
 
-def _runs_for(position: Position, study: Study, records: pd.DataFrame) -> dict[Path, Wanted]:
+def _runs_for(position: Position, study: Study, records: pd.DataFrame) -> dict[Path, AddedRun]:
     """The runs that a claim's cells lack for its next look, by their folders.
 
     Raises:
         UserError: it isn't known which config makes them.
     """
-    needed: dict[Path, Wanted] = {}
+    needed: dict[Path, AddedRun] = {}
     seeds = study.seeds[: position.needs]
     of_cells = runs_of(position.claim, records, seeds) if not records.empty else [records, records]
     for selector, runs in zip((position.claim.left, position.claim.right), of_cells, strict=True):
@@ -205,7 +205,7 @@ def _runs_for(position: Position, study: Study, records: pd.DataFrame) -> dict[P
         for seed in seeds:
             if seed not in set(runs["seed"] if len(runs) else []):
                 config = replace(base, seed=seed)
-                needed[folder_of(config)] = Wanted(config, _facts(seed, runs, study))
+                needed[folder_of(config)] = AddedRun(config, _facts(seed, runs, study))
     return needed
 
 
