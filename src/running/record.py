@@ -73,10 +73,10 @@ def write_predictions(path: Path, scored: dict[str, Scored]) -> None:
         if table[name].map(type).nunique() > 1:  # validation and test have metrics of two kinds
             table[name] = table[name].map(str)
     with replacing(path) as partial:
-        write_small(table, partial)
+        _write_small(table, partial)
 
 
-def write_small(table: pd.DataFrame, path: Path) -> None:
+def _write_small(table: pd.DataFrame, path: Path) -> None:
     """Write predictions in fewer bytes than pandas would: items count up, and floats lie byte by byte."""
     floats = [name for name in table if table[name].dtype in (np.float32, np.float64)]
     counted = [name for name in table if name == "item"]
