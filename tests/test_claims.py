@@ -18,6 +18,7 @@ from src.errors import UserError
 from src.studies import claims as module
 from src.studies.claims import claims
 from src.studies.claims_table import claims_table, readable_claims
+from src.studies.deciding import positions, seeds_in_order
 from src.studies.looks import BOUNDS
 from tests.conftest import ROOT
 
@@ -50,6 +51,11 @@ def study_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *written: dict[str
     monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
 
 
+def table_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """The claims of the study x on these runs."""
+    return claims_table("x", runs, uncompared(runs))
+
+
 @pytest.fixture(scope="module")
 def nine_runs() -> pd.DataFrame:
     return collect(ROOT / "results/nine_runs")
@@ -63,7 +69,7 @@ def test_claims_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ni
     study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD), claim_of({"adapter": "lora_fa", "rank": 16}, LORA, **equal),
              claim_of({"adapter": "dora"}, FULL), claim_of({"adapter": "lora"}, FULL),
              claim_of(LORA, HEAD, claimed=0.5))  # fmt: skip
-    table = claims_table("x", uncompared(nine_runs))
+    table = table_of(nine_runs)
     assert table["verdict"].tolist() == [
         "reproduced", "equal within the margin", "not run", "not comparable", "smaller than claimed",
     ]  # fmt: skip
@@ -84,11 +90,11 @@ def test_claims_on_real_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ni
 def test_one_or_two_seeds_are_too_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nine_runs: pd.DataFrame) -> None:
     study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD))
     fewer = nine_runs[(nine_runs["adapter"] != "lora") | nine_runs["seed"].isin([0, 1])].reset_index(drop=True)
-    table = claims_table("x", uncompared(fewer))
+    table = table_of(fewer)
     assert table[["verdict", "why"]].iloc[0].tolist() == ["too few seeds", "2 of 3"]
     assert np.isnan(float(table["p_holm"][0] or np.nan))
     one = nine_runs[nine_runs["seed"] == 0].reset_index(drop=True)
-    assert claims_table("x", uncompared(one))["verdict"].tolist() == ["too few seeds"]
+    assert table_of(one)["verdict"].tolist() == ["too few seeds"]
 
 
 def test_cells_without_a_shared_seed_are_tested_unpaired(
@@ -96,8 +102,8 @@ def test_cells_without_a_shared_seed_are_tested_unpaired(
 ) -> None:
     study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD))
     apart = nine_runs.assign(seed=nine_runs["seed"] + 10 * (nine_runs["adapter"] == "lora"))
-    (row,) = claims_table("x", uncompared(apart)).to_dict("records")
-    (paired,) = claims_table("x", uncompared(nine_runs)).to_dict("records")
+    (row,) = table_of(apart).to_dict("records")
+    (paired,) = table_of(nine_runs).to_dict("records")
     assert row["difference"] == pytest.approx(paired["difference"])
     assert row["low"] < row["difference"] < row["high"]
     assert row["low"] != paired["low"]
@@ -110,33 +116,49 @@ def test_other_data_and_a_missing_score_are_not_comparable(
     study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD))
     of_lora = nine_runs["adapter"] == "lora"
     other = nine_runs.assign(fingerprint=nine_runs["fingerprint"].where(~of_lora, "another"))
-    assert claims_table("x", uncompared(other))["why"].tolist() == ["other data"]
+    assert table_of(other)["why"].tolist() == ["other data"]
     other = nine_runs.assign(metric=nine_runs["metric"].where(~of_lora, "f1"))
-    assert claims_table("x", uncompared(other))["why"].tolist() == ["other metric"]
+    assert table_of(other)["why"].tolist() == ["other metric"]
     unscored = nine_runs.assign(test=nine_runs["test"].where(~of_lora))
-    assert claims_table("x", uncompared(unscored))["verdict"].tolist() == ["not comparable"]
+    assert table_of(unscored)["verdict"].tolist() == ["not comparable"]
 
 
-@pytest.mark.parametrize(("looks", "look"), [((5, 5), 1), ((5, None), 0), ((8, 5), 1)])
-def test_seeds_that_were_added_widen_p_and_interval_to_those_of_the_last_whole_look(
+@pytest.mark.parametrize(("added_to_right", "seeds", "look"), [(True, [0, 1, 2, 10, 11], 1), (False, [0, 1, 2], 0)])
+def test_a_claim_to_which_seeds_were_added_stands_at_its_last_whole_look(
+    added_to_right: bool,
+    seeds: list[int],
+    look: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     nine_runs: pd.DataFrame,
-    looks: tuple[int | None, int | None],
-    look: int,
 ) -> None:
     study_of(tmp_path, monkeypatch, claim_of(LORA, FULL))
-    more = [nine_runs]
-    for (adapter, rank), last in zip((("lora", 8), ("full", None)), looks, strict=True):
-        cell = nine_runs[(nine_runs["adapter"] == adapter) & (nine_runs["rank"].eq(rank) if rank else True)]
-        more += [cell.assign(seed=cell["seed"] + 10, run_id=cell["run_id"] + "+", look_seeds=last)] if last else []
-    (row,) = claims_table("x", uncompared(pd.concat(more, ignore_index=True))).to_dict("records")
-    unmarked = pd.concat(more, ignore_index=True).assign(look_seeds=pd.NA)
-    (single,) = claims_table("x", uncompared(unmarked)).to_dict("records")
+    monkeypatch.setattr("src.studies.deciding.FUTILE", 0.0)
+    cells = [nine_runs[nine_runs["adapter"].eq("lora") & nine_runs["rank"].eq(8)],
+             nine_runs[nine_runs["adapter"].eq("full")]]  # fmt: skip
+    more = [cell.assign(seed=cell["seed"] + 10, run_id=cell["run_id"] + "+", look_seeds=5)
+            for cell in cells[: 1 + added_to_right]]  # fmt: skip
+    runs = pd.concat([nine_runs, *more], ignore_index=True)
+    (row,) = table_of(runs).to_dict("records")
+    at_look = runs[runs["seed"].isin(seeds)].assign(look_seeds=pd.NA)
+    (single,) = table_of(at_look.reset_index(drop=True)).to_dict("records")
+    assert (row["left_n"], row["right_n"]) == (len(seeds), len(seeds))
     assert row["difference"] == pytest.approx(single["difference"])
     quantile = stats.norm.isf(row["p_value"] / 2)
     assert quantile == pytest.approx(stats.norm.isf(single["p_value"] / 2) * 1.959964 / BOUNDS[look], rel=1e-4)
     assert row["high"] - row["low"] > single["high"] - single["low"]
+
+
+def test_the_table_and_src_decide_agree_on_every_claim_that_seeds_were_added_for() -> None:
+    study = "rank_vs_accuracy"
+    runs = collect(ROOT / "results" / study)
+    configs = run_configs([f"experiment={study}"])
+    order = seeds_in_order([config.seed for config in configs], [100, 101])
+    at_once = claims_table(study, runs, uncompared(runs))
+    by_looks = positions(claims(study), runs, order)
+    assert at_once["verdict"].tolist() == [position.verdict.text for position in by_looks]
+    decided = [position.seeds for position in by_looks if position.verdict.text != "undecided"]
+    assert min(decided) < max(decided)  # not all at one look
 
 
 def test_a_loss_that_is_lower_is_the_better_one(
@@ -144,7 +166,7 @@ def test_a_loss_that_is_lower_is_the_better_one(
 ) -> None:
     study_of(tmp_path, monkeypatch, claim_of(LORA, HEAD))
     lower = nine_runs.assign(higher_is_better=False)
-    assert claims_table("x", uncompared(lower))["verdict"].tolist() == ["not reproduced"]
+    assert table_of(lower)["verdict"].tolist() == ["not reproduced"]
 
 
 def test_what_two_cells_differ_in_is_said(
@@ -158,7 +180,7 @@ def test_what_two_cells_differ_in_is_said(
               "trials": [{"value": 0.1, "state": "done", "validation": 0.5}]}  # fmt: skip
     tuning = pd.Series([trials if lora else None for lora in of_lora])
     other = nine_runs.assign(settings=longer, tuning=tuning, hardware=nine_runs["hardware"].where(~of_lora, "a GPU"))
-    (row,) = claims_table("x", uncompared(other)).to_dict("records")
+    (row,) = table_of(other).to_dict("records")
     assert row["differs_in"] == "trainer.max_steps (7 against 200), tuning (1 seed against untuned), hardware"
     assert (row["left_tuning"], row["right_tuning"]) == ("1 trials", "untuned")
 

@@ -102,7 +102,7 @@ def test_a_hopeless_claim_is_given_up_and_says_why() -> None:
 
 def test_the_study_s_seeds_come_first_and_none_is_a_trial_s() -> None:
     assert seeds_in_order([0, 1, 2, 0], [100, 101]) == list(range(12))
-    assert seeds_in_order([98, 7], [100, 101]) == [98, 7, 99, *range(102, 111)]
+    assert seeds_in_order([98, 7], [100, 101]) == [7, 98, 99, *range(102, 111)]
 
 
 def runs_with(seeds: dict[str, int]) -> pd.DataFrame:

@@ -72,10 +72,16 @@ def test_the_readmes_findings_are_those_of_the_committed_runs() -> None:
         assert f"{difference} {words} [{low}, {high}] with {cells['body_trained'][lora]:,}" in said
     assert cells["body_trained"][lora_16] / cells["body_trained"][sb_16] == 72
     assert f"72 times fewer parameters than LoRA and scores {percent[sb_16]} against {percent[lora_16]} %" in said
-    claims = readable_claims(claims_table("rank_vs_accuracy", compare(collect(ROOT / "results/rank_vs_accuracy"))))
+    claims = readable_claims(claims_of("rank_vs_accuracy"))
     (claim,) = [row for row in claims.to_dict("records") if "36 times fewer" in row["claim"]]
     assert claim["verdict"] == "not reproduced"
     assert f"36 times fewer parameters was not reproduced: {claim['difference'].replace(' [', ' points [')}" in said
+
+
+def claims_of(study: str) -> pd.DataFrame:
+    """The claims of a study on its committed runs."""
+    runs = collect(ROOT / "results" / study)
+    return claims_table(study, runs, compare(runs))
 
 
 TUNED = ["target_sets", "target_sets_imdb", "rank_vs_accuracy"]
@@ -100,10 +106,7 @@ def test_the_table_of_ranks_is_made_from_its_committed_runs() -> None:
 
 def test_the_table_of_claims_is_made_from_the_committed_runs() -> None:
     columns = ["claim", "test accuracy % ↑", "difference", "verdict"]
-    tables = [
-        readable_claims(claims_table(study, compare(collect(ROOT / "results" / study))))[columns]
-        for study in ("rank_vs_accuracy", "target_sets")
-    ]
+    tables = [readable_claims(claims_of(study))[columns] for study in ("rank_vs_accuracy", "target_sets")]
     claims = pd.concat(tables)
     assert markdown(claims) in text_of("docs/papers.md")
     assert f"All {len(claims)} claims we tested" in text_of("README.md")
@@ -111,8 +114,7 @@ def test_the_table_of_claims_is_made_from_the_committed_runs() -> None:
 
 @pytest.mark.parametrize("study", TUNED)
 def test_a_study_s_verdicts_on_claims_are_made_from_its_committed_runs(study: str) -> None:
-    table = claims_table(study, compare(collect(ROOT / "results" / study)))
-    assert markdown(readable_claims(table)) in (ROOT / f"experiments/{study}/README.md").read_text()
+    assert markdown(readable_claims(claims_of(study))) in (ROOT / f"experiments/{study}/README.md").read_text()
 
 
 def test_lora_passes_the_marks_set_for_it_on_glue() -> None:

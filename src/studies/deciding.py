@@ -13,11 +13,11 @@ from math import sqrt
 import pandas as pd
 from scipy import stats
 
-from src.analysis.comparison import Comparison, uncompared
+from src.analysis.comparison import uncompared
 from src.analysis.power import noise_of
 from src.analysis.statistics import LEVEL, Estimate
-from src.studies.claims import EQUAL, Claim, Match, cells_of
-from src.studies.claims_table import design_of, obstacle, pair_of
+from src.studies.claim_tests import ClaimTest, Pair, corrected_by_kind, obstacle, p_at, pair_of
+from src.studies.claims import EQUAL, Claim, cells_of
 from src.studies.looks import STAGES, widening
 from src.studies.verdicts import (
     TOO_FEW,
@@ -26,11 +26,8 @@ from src.studies.verdicts import (
     Design,
     Verdict,
     decision,
-    holm_levels,
     is_undecidable,
-    p_of,
     single_level,
-    turned,
 )
 
 FUTILE = 0.1  # the predictive power below which a claim is given up
@@ -38,21 +35,23 @@ FUTILE = 0.1  # the predictive power below which a claim is given up
 
 @dataclass(frozen=True)
 class Position:
-    """Where a claim stands: its verdict so far, with how many seeds, and what it needs for the next look.
+    """Where a claim stands: its verdict so far, with how many seeds, what it needs for the next look, and its test.
 
     `needs` is the number of seeds of both cells at that look; 0 where the claim is settled, and `verdict` says why.
+    `test` is that of the look that settled the claim, or else of the last whole one; None where there are no runs.
     """
 
     claim: Claim
     verdict: Verdict
     seeds: int
     needs: int = 0
+    test: ClaimTest | None = None
 
 
 def seeds_in_order(own: Sequence[int], of_tuning: Sequence[int]) -> list[int]:
-    """The seeds of the looks: the study's own, then the next integers that no trial has."""
-    order = list(dict.fromkeys(own))
-    following = max(order) + 1
+    """The seeds of the looks: the study's own in their order as numbers, then the next integers that no trial has."""
+    order = sorted(set(own))
+    following = order[-1] + 1
     while len(order) < STAGES[-1]:
         if following not in of_tuning:
             order.append(following)
@@ -106,14 +105,15 @@ def predictive_power(claim: Claim, difference: float, design: Design, seeds: int
     return float(decided)
 
 
-@dataclass(frozen=True)
-class _Looked:
-    """What a look shows of a claim: its difference, above 0 where the left cell is better, and the look's p-value."""
+def standing(claims: Sequence[Claim], runs: pd.DataFrame) -> list[Position]:
+    """Where each claim stands, with the seeds of the looks from the records too: the planned ones, then those added.
 
-    estimate: Estimate
-    design: Design | None
-    seeds: int
-    p: float
+    Args:
+        runs: the rows of `collect`.
+    """
+    reported = runs[runs["trial"].eq(False).fillna(False)]
+    first_look = reported["look_seeds"].fillna(0).groupby(reported["seed"]).min()
+    return positions(claims, runs, sorted(first_look.index, key=lambda seed: (first_look[seed], seed)))
 
 
 def positions(claims: Sequence[Claim], runs: pd.DataFrame, seeds: Sequence[int]) -> list[Position]:
@@ -124,39 +124,43 @@ def positions(claims: Sequence[Claim], runs: pd.DataFrame, seeds: Sequence[int])
         seeds: those of the looks, in order.
     """
     settled: dict[int, Position] = {}
+    tests: dict[int, ClaimTest] = {}  # of the last whole look at each claim
     # Of the claims that are or will be tested: those settled keep theirs, those that wait for seeds have none yet.
     p_values: dict[int, float] = {}
     for look, stage in enumerate(STAGES):
         if len(settled) == len(claims):
             break
         comparison = uncompared(of_seeds(runs, seeds[:stage]))
-        looked = {
-            index: _look_at(claim, comparison, look) for index, claim in enumerate(claims) if index not in settled
+        pairs = {index: pair_of(claim, comparison) for index, claim in enumerate(claims) if index not in settled}
+        waiting = {index for index, pair in pairs.items() if _waits(pair, stage)}
+        p_values |= dict.fromkeys(waiting, 1.0)
+        p_values |= {
+            index: p for index, pair in pairs.items() if index not in waiting and (p := p_at(pair, look)) is not None
         }
-        for index, one in looked.items():
-            if isinstance(one, _Looked) or one.needs:
-                p_values[index] = one.p if isinstance(one, _Looked) else 1.0
-        levels = _levels(claims, p_values)
-        for index, one in looked.items():
-            position = one if isinstance(one, Position) else _position(claims[index], one, look, levels[index])
-            if position:
-                settled[index] = position
+        corrected = corrected_by_kind(claims, p_values)
+        for index, pair in pairs.items():
+            if index in waiting:
+                last = tests.get(index, ClaimTest(pair))
+                settled[index] = Position(claims[index], Verdict(UNDECIDED), _seeds_of(pair), stage, last)
+                continue
+            tests[index] = ClaimTest(pair, look, corrected.get(index))
+            if verdict := _after_test(tests[index]):
+                settled[index] = Position(claims[index], verdict, _seeds_of(pair), test=tests[index])
     return [settled[index] for index in range(len(claims))]
 
 
-def _levels(claims: Sequence[Claim], p_values: dict[int, float]) -> dict[int, float]:
-    """The level at which Holm tests each claim, over those of its kind."""
-    levels: dict[int, float] = {}
-    for is_equality in (False, True):
-        of_kind = {index: p for index, p in p_values.items() if (claims[index].expected == EQUAL) == is_equality}
-        levels |= dict(zip(of_kind, holm_levels(list(of_kind.values())), strict=True))
-    return levels
+def _waits(pair: Pair, stage: int) -> bool:
+    """Whether a claim has too few seeds for a look, and nothing else against it."""
+    hindered = obstacle(pair)
+    return _seeds_of(pair) < stage and (hindered is None or hindered.text == TOO_FEW)
 
 
-def _position(claim: Claim, looked: _Looked, look: int, level: float) -> Position | None:
-    """Where a claim stands after a look; None where it is to be looked at again."""
-    verdict = after_look(claim, looked.estimate, looked.design, look, level)
-    return Position(claim, verdict, looked.seeds) if verdict else None
+def _after_test(test: ClaimTest) -> Verdict | None:
+    """The verdict on a claim after a whole look; None where it is to be looked at again."""
+    estimate = test.pair.difference
+    if test.corrected is None or estimate is None or test.look is None:
+        return obstacle(test.pair) or Verdict(UNDECIDED)
+    return after_look(test.pair.claim, estimate, test.pair.design, test.look, test.corrected.level)
 
 
 def of_seeds(runs: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
@@ -165,24 +169,9 @@ def of_seeds(runs: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
     return (runs if chosen.empty else chosen).reset_index(drop=True)
 
 
-def _look_at(claim: Claim, comparison: Comparison, look: int) -> "_Looked | Position":
-    """What a look shows of a claim, or where it stands if it can't be made."""
-    stage, pair = STAGES[look], pair_of(claim, comparison)
-    seeds = min(_seeds_of(match, comparison) for match in (pair.left, pair.right))
-    hindered = obstacle(pair, comparison)
-    if seeds < stage and (hindered is None or hindered.text == TOO_FEW):
-        return Position(claim, Verdict(UNDECIDED), seeds, needs=stage)
-    if hindered or pair.test is None or pair.indices is None:
-        return Position(claim, hindered or Verdict(UNDECIDED), seeds)
-    better = bool(comparison.cells["higher_is_better"][pair.indices[0]])
-    estimate = turned(pair.test.estimate, higher_is_better=better)
-    p = p_of(claim, estimate, widening(claim, look))
-    return _Looked(estimate, design_of(comparison, pair.indices), seeds, p)
-
-
-def _seeds_of(match: Match, comparison: Comparison) -> int:
-    """How many seeds the only cell has; 0 where there is none, or several."""
-    return int(comparison.cells["n"][match.indices[0]]) if len(match.indices) == 1 else 0
+def _seeds_of(pair: Pair) -> int:
+    """How many seeds both cells have; 0 where one wasn't run, or several fit."""
+    return min((int(pair.comparison.cells["n"][index]) for index in pair.indices or ()), default=0)
 
 
 def runs_of(claim: Claim, runs: pd.DataFrame, seeds: Sequence[int]) -> list[pd.DataFrame]:

@@ -18,8 +18,8 @@ from src.analysis.power import Question, binomial_noise, noise_of, seeds_needed
 from src.analysis.statistics import LEVEL
 from src.analysis.texts import unit_of
 from src.config.schema import Config
+from src.studies.claim_tests import design_of, pair_of
 from src.studies.claims import EQUAL, Claim, claims
-from src.studies.claims_table import design_of, pair_of
 from src.studies.item_texts import scored_rows
 from src.tasks.base import load_task
 
@@ -151,8 +151,7 @@ def undetectable(part: Part, study_claims: Sequence[Claim]) -> list[str]:
 
 def _components_of(claim: Claim, basis: Basis) -> Components:
     """The variances of the claim's own pair where there are runs of it, else of the usual pair."""
-    pair = pair_of(claim, basis.comparison) if basis.comparison else None
-    design = design_of(basis.comparison, pair.indices) if basis.comparison and pair and pair.indices else None
+    design = pair_of(claim, basis.comparison).design if basis.comparison else None
     return design.components if design else basis.components
 
 

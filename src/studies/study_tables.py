@@ -23,8 +23,9 @@ NOTE = (
     "or margin of equality, that is found in 80 % of cases with such noise at the strictest level of the correction."
 )
 LOOKS = (
-    "Seeds were added until claims were decided: with more than three, p and the interval are those of a look of "
-    "several, which asks for more than a single test."
+    "Seeds were added until claims were decided: each stands at the look that settled it, or at its last one, with "
+    "the seeds of that look alone. p and the interval are those of one look of several, which asks for more than a "
+    "single test."
 )
 
 
@@ -55,7 +56,7 @@ def counted(overrides: list[str]) -> Counted:
 
 def _claims(study: str, runs: pd.DataFrame, comparison: Comparison) -> Table | None:
     """The study's claims with their verdicts, None where it has no claims."""
-    table = claims_table(study, comparison)
+    table = claims_table(study, runs, comparison)
     if table.empty:
         return None
     notes = [NOTE, *([LOOKS] if comparison.cells["look_seeds"].notna().any() else [])]
