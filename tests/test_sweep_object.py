@@ -1,6 +1,7 @@
 """A sweep as one object: its cells are found by their names, its frames are its records, and its figures its tests."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,12 @@ def test_an_ambiguous_name_lists_the_cells_that_fit(nine: Sweep) -> None:
 def test_an_unknown_name_is_answered_with_the_nearest(nine: Sweep, name: str) -> None:
     with pytest.raises(UserError, match=rf"'{name}' is no cell of these runs\.\nAllowed, the nearest first: lora r8, "):
         nine.cell(name)
+
+
+@pytest.mark.parametrize("wanted", [3, None, ["lora", 8], 8.0])
+def test_what_is_neither_a_name_nor_facts_is_refused(nine: Sweep, wanted: Any) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(repr(wanted))} names no cell\.\nAllowed: a name such as "):
+        nine.test(wanted, "full")
 
 
 def test_a_fact_that_no_cell_is_known_by_is_refused(nine: Sweep) -> None:
@@ -385,3 +392,11 @@ def test_the_differences_to_a_baseline_are_those_of_its_task_alone() -> None:
 def test_a_folder_without_runs_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no runs\.\nMake some"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(("methods", "bands"), [(6, True), (7, False)])
+def test_learning_curves_have_bands_where_they_do_not_hide_each_other(methods: int, bands: bool) -> None:
+    figure = sweep_of(*(run(f"m{index}", 8, seed) for index in range(methods) for seed in (0, 1))).learning_curves()
+    assert any(len(axes.collections) for axes in figure.axes) == bands
+    assert all(len(axes.lines) == methods for axes in figure.axes)
+    assert ("Band: their range." in caption(figure)) == bands

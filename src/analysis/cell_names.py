@@ -71,6 +71,8 @@ def find_cell(cells: pd.DataFrame, wanted: Wanted) -> int:
         UserError: no cell fits, or several do; the message names the nearest, or all that fit.
     """
     names = cell_names(cells)
+    if not isinstance(wanted, str | Mapping):
+        raise UserError(f"{wanted!r} names no cell.\nAllowed: a name such as '{names[0]}', or a mapping of its facts.")
     if isinstance(wanted, str):
         fits = [index for index, name in enumerate(names) if name == " ".join(wanted.split())]
         fits = fits or [index for index, words in enumerate(_all_words(cells)) if _words(wanted) <= words]

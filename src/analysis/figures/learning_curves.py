@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from src.analysis.figures.style import Drawing, Look, NothingToDrawError, below, finish, focus, looks, panels
 
 PANEL = 1.6  # inches high
+BANDS = 6  # lines at most that have one; more would hide each other
 KINDS = {"train_loss": "training loss", "validation_score": ""}
 
 
@@ -26,25 +27,28 @@ def draw_learning_curves(curves: pd.DataFrame, validation: str, scale: float) ->
         raise NothingToDrawError("no run has a history")
     figure, axes = panels(len(kinds), 1, PANEL)
     look_of = looks(curves["adapter"])
+    has_bands = curves["cell"].nunique() <= BANDS
     outside = 0
     for panel, kind in zip(axes, kinds, strict=True):
         for (adapter, cell), rows in curves.dropna(subset=[kind]).groupby(["adapter", "cell"], sort=True):
-            _draw(panel, rows, kind, str(cell), look_of[str(adapter)])
+            _draw(panel, rows, kind, str(cell), look_of[str(adapter)], has_band=has_bands)
         outside += focus(panel, curves.dropna(subset=[kind]).groupby("cell")[kind].last().astype(float)) != ""
         finish(panel, "step" if panel is axes[-1] else "", KINDS[kind] or validation)
     several = curves.groupby("cell")["seed"].nunique().max() > 1
-    caption = "Line: median over the seeds; band: their range." if several else "One seed each."
+    caption = "Line: median over the seeds." if several else "One seed each."
+    caption += " Band: their range." if several and has_bands else ""
     caption = f"Each method at its best rank. {caption}{' Curves far off are left out.' if outside else ''}"
     below(figure, caption, *axes[0].get_legend_handles_labels())
     return figure
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, kind: str, label: str, look: Look) -> None:
-    """One cell's curve: the median over its seeds, and their range as a band."""
+def _draw(axes: Axes, rows: pd.DataFrame, kind: str, label: str, look: Look, *, has_band: bool) -> None:
+    """One cell's curve: the median over its seeds, and where it is to have one, their range as a band."""
     steps = rows.groupby("step")[kind].agg(["median", "min", "max"]).astype(float)
     every = max(1, len(steps) // 5)  # about five markers tell the lines apart; one a step would hide them
     axes.plot(steps.index, steps["median"], label=label, markevery=every, **look)
-    axes.fill_between(steps.index, steps["min"], steps["max"], color=look["color"], alpha=0.1, linewidth=0)
+    if has_band:
+        axes.fill_between(steps.index, steps["min"], steps["max"], color=look["color"], alpha=0.1, linewidth=0)
 
 
 def best_cells(cells: pd.DataFrame) -> list[int]:
