@@ -210,6 +210,18 @@ def test_a_value_far_off_is_left_out_of_the_axis_and_told_of() -> None:
     assert focus(whole, pd.Series([50.0, 51, 52, 53, 54, 55])) == ""
 
 
+def test_an_axis_shows_the_whole_intervals_of_the_values_that_it_shows_but_for_one_too_wide() -> None:
+    values = pd.Series([10.0, 50, 51, 52, 53, 54, 55])
+    _, (cut, bounded) = panels(2, 2)
+    assert focus(cut, values, intervals=(values - 3, values + 3)) == "1 point outside the axis"
+    assert cut.get_ylim()[0] < 47
+    assert 58 < cut.get_ylim()[1] < 60
+    widths = pd.Series([3.0, 3, 3, 300, 3, 3, 3])
+    focus(bounded, values, intervals=(values - widths, values + widths))
+    assert bounded.get_ylim()[0] > 30
+    assert bounded.get_ylim()[1] < 75
+
+
 def test_values_far_off_that_are_not_few_are_all_shown() -> None:
     (axes,) = panels(1, 1)[1]
     axes.plot([10.0, 20, 30, 50, 51, 52, 53, 54, 55])

@@ -59,6 +59,7 @@ def store(tmp_path: Path) -> Store:
         hits = {split: draw.random(items) < share for split, items in ITEMS.items()}
         for split, scores in hits.items():
             record["metrics"][split] |= {"value": float(scores.mean()), "n": len(scores)}
+            record["metrics"][split].pop("secondary")
         record["provenance"]["code"] = dict(CODE)
         record = merged(record, changes)
         record["run_id"] = f"{adapter}-r{rank}-{target}-s{seed}-{lr}"

@@ -76,7 +76,7 @@ def _versus_accuracy(cells: pd.DataFrame, cost: str, unit: float, label: str, *,
         filled: list[Any] = [look["color"] if on or not mark_front else "white" for on in line["on_front"]]
         axes.scatter(x, score, s=sizes, marker=look["marker"], c=filled, edgecolors=look["color"], linewidths=0.8,
                      zorder=3)  # fmt: skip
-    outside = focus(axes, scale * drawn["mean"])
+    outside = focus(axes, scale * drawn["mean"], intervals=interval_ends(drawn, scale))
     finish(axes, label, y)
     handles = [Line2D([], [], linewidth=0.8, **look) for _, look, _ in lines]
     caption = _caption(drawn, outside, mark_front=mark_front)

@@ -62,7 +62,7 @@ def draw_rank_curves(cells: pd.DataFrame) -> Drawing:
         width = int((WIDTH - MARGIN) / min(columns, len(ranked)) / (1.15 * CHARACTER))
         panel.set_title("\n".join(textwrap.wrap(label, width)), pad=2, color=look["color"])
     _rank_axis(axes, sorted({int(rank) for rank in scored["rank"].dropna()}))
-    outside = focus(axes[0], scale * scored["mean"])
+    outside = focus(axes[0], scale * scored["mean"], intervals=interval_ends(scored, scale))
     for index, panel in enumerate(axes):
         is_lowest = index + columns >= len(axes)
         finish(panel, "rank" if index // columns == (len(axes) - 1) // columns else "", "")

@@ -161,15 +161,19 @@ def finish(axes: Axes, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def focus(axes: Axes, values: "pd.Series[float]", few: float = FEW) -> str:
+def focus(
+    axes: Axes, values: "pd.Series[float]", few: float = FEW, intervals: tuple[pd.Series, pd.Series] | None = None
+) -> str:
     """Show the values that most are near, where a few far off would press all others together.
 
     The axis reaches three times as far below the highest value as the median does, and as far above the lowest; where
-    more than a share `few` of the values would lie outside, it shows all.
+    more than a share `few` of the values would lie outside, it shows all. Intervals of the values that it shows are
+    whole, but where one is so wide that the others' differences would be lost.
 
     Args:
         values: in the unit of the axis, at least one.
         few: the largest share of them that may be left out.
+        intervals: the lower and the upper ends of their intervals.
 
     Returns:
         What to write of the values that it leaves out, empty where it leaves out none.
@@ -180,10 +184,16 @@ def focus(axes: Axes, values: "pd.Series[float]", few: float = FEW) -> str:
     if not 0 < FAR * (high - low) < highest - lowest:
         return ""
     margin = 0.12 * (high - low)
-    outside = int(((values < low - margin) | (values > high + margin)).sum())
+    shown = values.between(low - margin, high + margin)
+    outside = int((~shown).sum())
     if outside > few * len(values):
         return ""
-    axes.set_ylim(low - margin, high + margin)
+    ends = [end[shown] for end in intervals or (values, values)]
+    span = high - low + 2 * margin
+    axes.set_ylim(
+        max(min(low - margin, ends[0].min() - margin / 2), low - span),
+        min(max(high + margin, ends[1].max() + margin / 2), high + span),
+    )
     return f"{outside} point{'s' if outside > 1 else ''} outside the axis" if outside else ""
 
 
