@@ -192,13 +192,14 @@ def test_the_report_opens_with_the_claims_and_their_verdicts_and_then_the_forest
         """,
     )
     assert seen["order"][:3] == ["claims", "forest", "warnings"]
-    assert seen["claims"][:2] == ["claim", "verdict"]
+    assert seen["claims"][:4] == ["claim", "verdict", "difference", "p"]
     assert len(seen["verdicts"]) == 6
     sweep = load(study)
+    baseline = sweep.names[sweep.baseline()]
+    others = [name for name in sweep.names if name != baseline]
     assert dict(zip(seen["names"], seen["ends"], strict=True)) == pytest.approx(
-        {name: 100 * sweep.test(name, "lora r8 all_linear").difference for name in sweep.names
-         if name != "lora r8 all_linear"}, abs=1e-6,
-    )  # fmt: skip
+        {name: 100 * sweep.test(name, baseline).difference for name in others}, abs=1e-6
+    )
     assert seen["verdict"]["full"] == "better"
     assert seen["verdict"]["head_only"] == "worse"
 

@@ -27,6 +27,7 @@ COSTS: dict[str, tuple[str, float]] = {
     "run_seconds": ("seconds of the whole run", 1),
     "forgetting_mean": ("forgetting, nats per token", 1),
 }
+SAID_OF_A_CLAIM = ("verdict", "difference", "p")
 RUN_COLUMNS = [
     "run_id", "state", "task", "model", "adapter", "rank", "trained_rank", "target", "seed", "lr", "scaling", "trial",
     "body_trained", "validation", "test", "metric", "forgetting", "train_seconds", "memory_bytes", "precision",
@@ -101,9 +102,10 @@ def _curve(run: Run) -> list[list[float | None]]:
 
 def _table(key: str, table: Table) -> dict[str, Any]:
     """A table as the page draws it; `words` says that a column is text, to be aligned and sorted as such."""
-    # A table's verdicts stand second: at the end, a narrow window would hide them.
-    names = sorted(table.text, key=lambda name: name != "verdict")
-    text = table.text[[names[1], names[0], *names[2:]] if names[0] == "verdict" else list(table.text)]
+    # What a claim's row says comes right after the claim: at the end, a narrow window would hide it.
+    names = list(table.text)
+    said = [name for name in SAID_OF_A_CLAIM if name in names] if "verdict" in names else []
+    text = table.text[[*names[:1], *said, *(name for name in names[1:] if name not in said)]]
     columns = [{"name": name, "words": name in WORDS} for name in text]
     rows = text.astype(str).values.tolist()
     return {"key": key, "title": key.replace("_", " ").capitalize(), "columns": columns, "rows": rows,
