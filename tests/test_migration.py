@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from src.files import write_json
+from src.results.identity import run_name
 from src.results.migration import migrate
 from src.results.schema import SCHEMA_VERSION
 from src.results.store import RESULT, read_all
+from src.results.stored_run import config_of
 from tests.conftest import ROOT, run_program
 
 TODAY = next((ROOT / "results/nine_runs/runs").rglob(f"lora_fa-r8-*-s0-*/{RESULT}"))
@@ -35,10 +37,11 @@ def stored(results_dir: Path, record: dict[str, Any], name: str = "lora_fa-old")
 def test_an_older_record_gets_todays_identity_and_name_and_keeps_the_rest(tmp_path: Path) -> None:
     today = json.loads(TODAY.read_text())
     stored(tmp_path, older(today))
-    assert migrate(tmp_path) == ({"lora_fa-old": today["run_id"]}, [])
-    (record,) = read_all(tmp_path)
     code = {"revision": today["provenance"]["git_revision"], "method": "LoRAFA", "task": "docstrings"}
-    assert record["identity"] == today["identity"]
+    identity = today["identity"] | {"code": code}  # the revision is all that an older record says of its code
+    assert migrate(tmp_path) == ({"lora_fa-old": run_name(config_of(today), identity)}, [])
+    (record,) = read_all(tmp_path)
+    assert record["identity"] == identity
     assert record["identity"]["code"] == record["provenance"]["code"] == code
     assert record["schema_version"] == SCHEMA_VERSION
     for key in ("metrics", "parameters", "history", "time", "memory", "data", "seeds", "warnings"):
