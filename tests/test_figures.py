@@ -217,7 +217,8 @@ def test_an_axis_shows_the_whole_intervals_of_the_values_that_it_shows_but_for_o
     assert cut.get_ylim()[0] < 47
     assert 58 < cut.get_ylim()[1] < 60
     widths = pd.Series([3.0, 3, 3, 300, 3, 3, 3])
-    focus(bounded, values, intervals=(values - widths, values + widths))
+    told = focus(bounded, values, intervals=(values - widths, values + widths))
+    assert told == "1 point outside the axis, intervals cut by the axis: 1"
     assert bounded.get_ylim()[0] > 30
     assert bounded.get_ylim()[1] < 75
 

@@ -15,10 +15,10 @@ from src.studies.verdicts import (
     coverage,
     decision,
     holm_levels,
-    is_undecidable,
     p_of,
     p_of_equality,
     turned,
+    undecidable,
     what_would_decide,
 )
 
@@ -95,8 +95,8 @@ def test_what_would_decide_an_open_claim_is_said_with_what_it_assumes() -> None:
 def test_a_margin_below_what_endless_seeds_find_cant_be_decided() -> None:
     design = Design(Components(1.4e-5, 0.0118, 0.137), seeds=3, items=3000, cells=41)
     limit = np.sqrt(0.0118 / 3000)  # of the standard error; a power of 80 % takes 2.8 of them, of equality 2.93
-    assert is_undecidable(replace(GREATER_CLAIM, claimed=2.7 * limit), design)
-    assert not is_undecidable(replace(GREATER_CLAIM, claimed=2.9 * limit), design)
-    assert is_undecidable(replace(EQUAL_CLAIM, margin=2.85 * limit), design)
-    assert not is_undecidable(replace(EQUAL_CLAIM, margin=3.0 * limit), design)
-    assert not is_undecidable(GREATER_CLAIM, design)
+    assert undecidable(replace(GREATER_CLAIM, claimed=2.7 * limit), design)
+    assert not undecidable(replace(GREATER_CLAIM, claimed=2.9 * limit), design)
+    assert undecidable(replace(EQUAL_CLAIM, margin=2.85 * limit), design)
+    assert not undecidable(replace(EQUAL_CLAIM, margin=3.0 * limit), design)
+    assert not undecidable(GREATER_CLAIM, design)

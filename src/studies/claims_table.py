@@ -16,14 +16,13 @@ from src.studies.claims import EQUAL, Claim, claims, selector_text
 from src.studies.deciding import standing
 from src.studies.verdicts import (
     NOT_RUN,
-    UNDECIDABLE,
     UNDECIDED,
     Verdict,
     coverage,
     decision,
-    is_undecidable,
     question_of,
     single_level,
+    undecidable,
     what_would_decide,
 )
 
@@ -119,9 +118,8 @@ def _verdict(test: ClaimTest) -> Verdict:
     design = pair.design
     if design is None:
         return Verdict(UNDECIDED, "more seeds" if estimate.over == "seeds only" else "")
-    if is_undecidable(pair.claim, design):
-        return Verdict(UNDECIDABLE, f"{design.items:,} items are too few for any number of seeds")
-    return Verdict(UNDECIDED, what_would_decide(pair.claim, design, corrected.level, estimate.value))
+    open_still = Verdict(UNDECIDED, what_would_decide(pair.claim, design, corrected.level, estimate.value))
+    return undecidable(pair.claim, design) or open_still
 
 
 def _differences(cells: pd.DataFrame, indices: tuple[int, int]) -> str:

@@ -21,13 +21,12 @@ from src.studies.claims import EQUAL, Claim, cells_of
 from src.studies.looks import STAGES, widening
 from src.studies.verdicts import (
     TOO_FEW,
-    UNDECIDABLE,
     UNDECIDED,
     Design,
     Verdict,
     decision,
-    is_undecidable,
     single_level,
+    undecidable,
 )
 
 FUTILE = 0.1  # the predictive power below which a claim is given up
@@ -77,8 +76,8 @@ def after_look(
         return Verdict(UNDECIDED, f"still open with {STAGES[-1]} seeds")
     if design is None:
         return None
-    if is_undecidable(claim, design):
-        return Verdict(UNDECIDABLE, f"{design.items:,} items are too few for any number of seeds")
+    if verdict := undecidable(claim, design):
+        return verdict
     power = predictive_power(claim, estimate.value, design, STAGES[look], level)
     if power < FUTILE:
         return Verdict(UNDECIDED, f"{STAGES[-1]} seeds would decide it with a probability of {100 * power:.0f} %")

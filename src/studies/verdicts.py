@@ -130,10 +130,15 @@ def question_of(claim: Claim, level: float = LEVEL) -> Question:
     return Question(claim.expected == EQUAL, level)
 
 
-def is_undecidable(claim: Claim, design: Design) -> bool:
-    """Whether no number of seeds on these items finds what is claimed with a power of 80 %, even as the only test."""
+def undecidable(claim: Claim, design: Design) -> Verdict | None:
+    """The verdict where no number of seeds on these items finds what is claimed with a power of 80 %; None elsewhere.
+
+    Not even as the only test.
+    """
     endless = noise_of(design.components, inf, design.items)
-    return claim.size > 0 and question_of(claim).power(claim.size, endless) < POWER
+    if claim.size > 0 and question_of(claim).power(claim.size, endless) < POWER:
+        return Verdict(UNDECIDABLE, f"{design.items:,} items are too few for any number of seeds")
+    return None
 
 
 def what_would_decide(claim: Claim, design: Design, level: float, observed: float) -> str:

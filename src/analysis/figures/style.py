@@ -176,7 +176,7 @@ def focus(
         intervals: the lower and the upper ends of their intervals.
 
     Returns:
-        What to write of the values that it leaves out, empty where it leaves out none.
+        What to write of the values and the intervals that it leaves out, empty where it leaves out none.
     """
     # The median, since the mean would follow the few values that are far off.
     lowest, middle, highest = values.min(), values.median(), values.max()
@@ -190,11 +190,13 @@ def focus(
         return ""
     ends = [end[shown] for end in intervals or (values, values)]
     span = high - low + 2 * margin
-    axes.set_ylim(
-        max(min(low - margin, ends[0].min() - margin / 2), low - span),
-        min(max(high + margin, ends[1].max() + margin / 2), high + span),
-    )
-    return f"{outside} point{'s' if outside > 1 else ''} outside the axis" if outside else ""
+    bottom = max(min(low - margin, ends[0].min() - margin / 2), low - span)
+    top = min(max(high + margin, ends[1].max() + margin / 2), high + span)
+    axes.set_ylim(bottom, top)
+    cut = int(((ends[0] < bottom) | (ends[1] > top)).sum())
+    told = [f"{outside} point{'s' if outside > 1 else ''} outside the axis"] if outside else []
+    told += [f"intervals cut by the axis: {cut}"] if cut else []
+    return ", ".join(told)
 
 
 def below(figure: Drawing, caption: str, handles: Sequence[Any] = (), labels: Sequence[str] = ()) -> float:
