@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
+from src.adapters.fused import LowRank, can_fuse, low_rank_linear
 from src.adapters.read_weight import ReadWeight
+from src.adapters.seeded_dropout import SeededDropout
 from src.errors import UserError, nearest_first
 from src.models.dense_weight import dense_weight
 
@@ -127,6 +129,7 @@ class Adapter(nn.Module, Method):
     any_rank: ClassVar[bool] = False  # the rank may exceed the layer's size
     nested: ClassVar[bool] = False  # one training gives an adapter of every smaller rank too: see `truncate`
     has_dropout: ClassVar[bool] = True
+    needs_exact_weight: ClassVar[bool] = False  # beside the product with x, for which a rounded weight does as well
     outside_peft: ClassVar[tuple[str, ...]] = ()  # frozen tensors that are no parameters where PEFT has the method
 
     @final
@@ -153,7 +156,8 @@ class Adapter(nn.Module, Method):
         self.scaling = self.scaling_of(alpha, rank)
         if not 0 <= dropout <= 1:
             raise UserError(f"adapter.options.dropout={dropout} is no probability.\nAllowed: 0 to 1.")
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+        self.dropout = SeededDropout(dropout)
+        self.weight_is_read = False  # by a module that computes with this one's weight itself
         self.lr_ratios: dict[str, float] = {}
         self.create(**options)
         if generator is not None:
@@ -243,6 +247,7 @@ class Adapter(nn.Module, Method):
     @property
     def weight(self) -> Tensor:
         """What a module reads that expects a linear layer here: (out_features, in_features), see `ReadWeight`."""
+        self.weight_is_read = True
         return ReadWeight(self)
 
     @property
@@ -255,9 +260,22 @@ class Adapter(nn.Module, Method):
         """A new parameter of zeros beside the base layer's weight, in float32 or its finer format."""
         return parameter_beside(self.base_layer, *shape, trained=trained)
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features)."""
+        """Map (..., in_features) to (..., out_features): what `composed` does, in one function where that is possible.
+
+        A method whose update isn't low-rank has a `forward` of its own instead of `composed` and `low_rank`.
+        """
+        if not can_fuse(self.base_layer, x):
+            return self.composed(x)
+        return low_rank_linear(x, self.base_layer, self.low_rank(), self.dropout)
+
+    def composed(self, x: Tensor) -> Tensor:
+        """The paper's equation in PyTorch's own operations, which the one function is held to."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it computes.")
+
+    def low_rank(self) -> LowRank:
+        """The update as it is trained, for the function that computes layer and update at once."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it trains.")
 
     def merged_weight(self) -> Tensor:
         """The one matrix (out_features, in_features) that computes the same: W0 and the update by `lora_factors`."""
@@ -358,5 +376,6 @@ def scaled_product(base: Tensor, hidden: Tensor, lora_B: Tensor, scaling: float)
         hidden: (..., rank).
         lora_B: (out_features, rank).
     """
-    flat = torch.addmm(base.flatten(0, -2), hidden.flatten(0, -2), lora_B.T, alpha=scaling)
+    rows, read = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (base, hidden))
+    flat = torch.addmm(rows, read, lora_B.T, alpha=scaling)
     return flat.view(base.shape)

@@ -16,11 +16,14 @@ sum is mostly rounding: such rows of V are made after all, and measured. Dropout
 PEFT's drops out the input of the (m / ||V|| - 1) W0 x part as well, and runs the base layer twice for it.
 """
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, checked_init, drawn_A, scaled_product
+from src.adapters.fused import LowRank
 from src.models.dense_weight import dense_weight
 
 CANCELLED = 1e-2  # share of the terms' own squares that is left: below, two digits or more are lost
@@ -33,6 +36,7 @@ class DoRA(Adapter):
         init: "gaussian", or "kaiming" as in the authors' code and PEFT.
     """
 
+    needs_exact_weight: ClassVar[bool] = True  # for the rows' norms
     base_squares: Tensor  # (out_features,), ||W0||^2
 
     def create(self, *, init: str = "gaussian") -> None:
@@ -45,6 +49,7 @@ class DoRA(Adapter):
         wide = torch.promote_types(weight.dtype, torch.float32)
         squares = torch.linalg.vector_norm(weight, dim=1, dtype=wide).square()
         self.register_buffer("base_squares", squares, persistent=False)
+        self._norms: tuple[Any, Tensor] | None = None  # with what they were measured of
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -53,9 +58,16 @@ class DoRA(Adapter):
         self.lora_B.zero_()
         self.lora_magnitude_vector.copy_(self.row_norms())
 
-    @torch.no_grad()
     def row_norms(self) -> Tensor:
-        """||W0 + scaling B A||, (out_features,), in float32 or wider."""
+        """||W0 + scaling B A||, (out_features,), in float32 or wider; measured once as long as nothing changes."""
+        tensors = (self.lora_A, self.lora_B, self.base_layer.weight, self.base_squares)
+        measured_of = [(tensor.data_ptr(), tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
+        if self._norms is None or self._norms[0] != measured_of:
+            self._norms = (measured_of, self._measured_norms())
+        return self._norms[1]
+
+    @torch.no_grad()
+    def _measured_norms(self) -> Tensor:
         weight = self.base_layer.weight
         with torch.autocast(self.lora_A.device.type, enabled=False):
             factor = self.lora_A.to(weight.dtype) if weight.is_floating_point() else self.lora_A
@@ -82,13 +94,17 @@ class DoRA(Adapter):
         """m / ||V||, (out_features,), with ||V|| a constant to the gradient (section 4.3): exactly 1 at the start."""
         return self.lora_magnitude_vector / self.row_norms().to(self.lora_magnitude_vector.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def composed(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features) by Eq. 5: h = m (W0 + BA) x / ||W0 + BA||."""
         hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
         plain = scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)  # x V^T + bias
         bias = self.base_layer.bias
         product = plain if bias is None else plain - bias.to(plain.dtype)  # x V^T: kept for m's gradient
         return torch.addcmul(plain, product, (self.row_scales() - 1).to(plain.dtype))
+
+    def low_rank(self) -> LowRank:
+        """A and B, and the factors of the rows."""
+        return LowRank(self.lora_A, self.lora_B, self.scaling, row_scales=self.row_scales())
 
     def merged_weight(self) -> Tensor:
         """m (W0 + scaling B A) / ||W0 + scaling B A||, (out_features, in_features)."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, checked_init, drawn_A, scaled_product
+from src.adapters.fused import LowRank
 from src.errors import UserError
 
 
@@ -59,11 +60,21 @@ class DyLoRA(Adapter):
             raise UserError(f"An adapter of rank {self.rank} can't be cut to rank {rank}.\nAllowed: 1 to {self.rank}.")
         self.kept_rank, self.scaling = rank, self.scaling_of(self.alpha, rank)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def rank_in_use(self) -> int:
+        """The step's b while training, else that which is kept."""
+        return self.drawn_rank if self.training else self.kept_rank
+
+    def composed(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features): h = W0 x + (alpha / b) B[:, :b] A[:b] x (Eq. 7)."""
-        b = self.drawn_rank if self.training else self.kept_rank
+        b = self.rank_in_use
         hidden = F.linear(self.dropout(x), self.lora_A[:b])  # (..., b)
         return scaled_product(self.base_layer(x), hidden, self.lora_B[:, :b], self.scaling_of(self.alpha, b))
+
+    def low_rank(self) -> LowRank:
+        """The first b rows of A and columns of B."""
+        b = self.rank_in_use
+        return LowRank(self.lora_A[:b], self.lora_B[:, :b], self.scaling_of(self.alpha, b))
 
     def lora_factors(self) -> LoRAFactors:
         """The first rows of A and columns of B, up to the rank in use outside training."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, checked_init, drawn_A, scaled_product
+from src.adapters.fused import LowRank
 from src.errors import UserError
 
 
@@ -38,10 +39,14 @@ class LoRA(Adapter):
         self.lora_A.copy_(drawn_A(self.init, self.rank, self.in_features, generator))
         self.lora_B.zero_()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def composed(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features) by Eq. 3: h = W0 x + BA x."""
         hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
         return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
+
+    def low_rank(self) -> LowRank:
+        """A and B."""
+        return LowRank(self.lora_A, self.lora_B, self.scaling)
 
     def lora_factors(self) -> LoRAFactors:
         """A and B themselves."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, checked_init, drawn_A, scaled_product
+from src.adapters.fused import LowRank
 
 
 class LoRAFA(Adapter):
@@ -39,10 +40,14 @@ class LoRAFA(Adapter):
         self.lora_A.copy_(drawn_A(self.init, self.rank, self.in_features, generator))
         self.lora_B.zero_()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def composed(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features) by Eq. 1 with A frozen."""
         hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank): all that backward keeps
         return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
+
+    def low_rank(self) -> LowRank:
+        """A and B."""
+        return LowRank(self.lora_A, self.lora_B, self.scaling)
 
     @torch.no_grad()
     def correct_gradients(self) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, Setup, UpdateDirection, scaled_product
+from src.adapters.fused import LowRank
 from src.errors import UserError
 
 
@@ -69,10 +70,14 @@ class LoRASB(Adapter):
         self.lora_A.copy_(direction.Vh[: self.rank])
         self.lora_R.copy_(torch.diag(direction.S[: self.rank]) * step_size / self.scaling)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def composed(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features): h = W0 x + scaling B R A x."""
         hidden = F.linear(F.linear(self.dropout(x), self.lora_A), self.lora_R)  # (..., rank)
         return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
+
+    def low_rank(self) -> LowRank:
+        """A and B with R between them."""
+        return LowRank(self.lora_A, self.lora_B, self.scaling, R=self.lora_R)
 
     @torch.no_grad()
     def correct_gradients(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.fused import LowRank
 from src.models.dense_weight import dense_weight
 
 INITIAL_STD = 1e-5
@@ -34,10 +35,14 @@ class LoRAXS(Adapter):
         self.lora_A.copy_(S[: self.rank, None] * Vh[: self.rank])
         self.lora_R.copy_(torch.empty(self.rank, self.rank).normal_(0.0, INITIAL_STD, generator=generator))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def composed(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features) by Eq. 2: h = W0 x + B R A x."""
         hidden = F.linear(F.linear(self.dropout(x), self.lora_A), self.lora_R)  # (..., rank)
         return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
+
+    def low_rank(self) -> LowRank:
+        """A and B with R between them."""
+        return LowRank(self.lora_A, self.lora_B, self.scaling, R=self.lora_R)
 
     def lora_factors(self) -> LoRAFactors:
         """R folded into B."""

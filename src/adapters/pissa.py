@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, Setup, scaled_product
+from src.adapters.fused import LowRank
 from src.models.dense_weight import dense_weight, replace_weight
 
 
@@ -76,10 +77,14 @@ class PiSSA(Adapter):
             return self.float_weight().to(self.base_layer.weight.device, self.lora_A.dtype)
         return dense_weight(self.base_layer) + self.scaling * self.removed_B @ self.removed_A
 
-    def forward(self, x: Tensor) -> Tensor:
+    def composed(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features): h = W_res x + BA x (section 3)."""
         hidden = F.linear(self.dropout(x), self.lora_A)  # (..., rank)
         return scaled_product(self.base_layer(x), hidden, self.lora_B, self.scaling)
+
+    def low_rank(self) -> LowRank:
+        """A and B."""
+        return LowRank(self.lora_A, self.lora_B, self.scaling)
 
     def merged_weight(self) -> Tensor:
         """W_res + scaling B A, (out_features, in_features)."""

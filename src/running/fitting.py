@@ -29,6 +29,7 @@ from src.running.preflight import preflight
 from src.running.prepare import Prepared
 from src.streams import stream_generator, stream_seed
 from src.training.batches import by_length, collate
+from src.training.held_weights import hold_weights
 from src.training.loss import mean_loss
 from src.training.trainer import Recipe, Training, train, warmup_steps
 
@@ -88,6 +89,8 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
     injected = _injected(run)
     ledger = _counted(run, injected)
     checked = preflight(run, injected)
+    if run.device.precision == "bf16":
+        hold_weights(injected.model, torch.bfloat16)
     # Setup ends here: loading, estimating and injecting, but no step.
     setup_seconds = time.perf_counter() - start
     recipe = Recipe(
