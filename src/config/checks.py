@@ -91,6 +91,16 @@ def check_answers(task: "TaskConfig") -> None:
             )
 
 
+def check_micro_batch(trainer: "TrainerConfig") -> None:
+    """Refuse parts of a batch that are larger than it."""
+    size = trainer.micro_batch_size
+    if size is not None and size > trainer.batch_size:
+        raise UserError(
+            f"trainer.micro_batch_size={size} is more than trainer.batch_size={trainer.batch_size}, of which it is a "
+            f"part.\nAllowed: 1 to {trainer.batch_size}, or null: what fits."
+        )
+
+
 def check_axes(adapter: "AdapterConfig") -> None:
     """Refuse an axis that doesn't exist among those that a method says it responds to."""
     for axis in adapter.axes:

@@ -173,6 +173,8 @@ class TrainerConfig:
     # `trainer.max_steps=null` beside it; once the data is known it is null, and max_steps is what it comes to
     epochs: Positive | None = None
     batch_size: Count = MISSING  # texts a step
+    # texts at once within a step, whose gradients add up; null: the whole batch, halved until it fits
+    micro_batch_size: Count | None = None
     eval_batch_size: Count = MISSING  # texts at once when scoring
     eval_every: Count = MISSING  # steps between two validations
     head_lr: Positive = MISSING  # the learning rate of the head, the same for all methods
@@ -319,6 +321,7 @@ class Config(AdaptedModel):
         checks.check_length(self)
         checks.check_answers(self.task)
         checks.check_sampling(self.task)
+        checks.check_micro_batch(self.trainer)
         checks.check_judge_numbers(self.task.judge)
         checks.check_text(self.forgetting)
         check_address(self.task.judge)

@@ -53,6 +53,7 @@ class Memory(TypedDict):
     peak_allocated_bytes: int | None
     precision: str
     batch_size: int
+    micro_batch_size: NotRequired[int | None]
     tokens: int
 
 

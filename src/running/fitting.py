@@ -27,6 +27,7 @@ from src.results.store import ADAPTER, FIT
 from src.running.assemble import empty_setup, fresh_model, method_of
 from src.running.preflight import preflight
 from src.running.prepare import Prepared
+from src.running.progress import say_once
 from src.streams import stream_generator, stream_seed
 from src.training.batches import by_length, collate
 from src.training.held_weights import hold_weights
@@ -99,6 +100,7 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
         pad_token_id=run.base.tokenizer.pad_token_id,
         seed=config.seed,
         device=run.device,
+        say=say_once,
     )
     model: Any = injected.model
     training, state = train(

@@ -132,6 +132,7 @@ def finished_record(run: Prepared, fit: Fit, evaluation: Evaluation) -> Record:
             "peak_allocated_bytes": training.peak_allocated_bytes,
             "precision": run.device.precision,
             "batch_size": config.trainer.batch_size,
+            "micro_batch_size": training.micro_batch_size,
             "tokens": training.tokens,
         },
         "checkpoint": {"rule": config.trainer.checkpoint, "step": training.checkpoint_step},

@@ -22,6 +22,7 @@ from src.training.batches import Example, LengthBuckets, collate
 from src.training.device import Device
 from src.training.finite import FirstBroken, check_weights
 from src.training.loss import mean_loss
+from src.training.micro_batches import parts_of
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 LOGS_PER_RUN = 20
@@ -34,6 +35,7 @@ class Training:
     `train_seconds` leaves out the validation between steps, which `eval_seconds` has; `history` holds
     `{"step", "loss"}` and `{"step", "validation"}` points; `saved_for_backward_bytes` is what autograd kept for
     the first step beside the parameters, `peak_allocated_bytes` the GPU's peak while training, validation left out.
+    `micro_batch_size` is how many texts were computed at once, at last.
     `checkpoint_step` is the step whose state was kept.
     """
 
@@ -42,6 +44,7 @@ class Training:
     tokens: int = 0
     saved_for_backward_bytes: int = 0
     peak_allocated_bytes: int | None = None
+    micro_batch_size: int | None = None
     checkpoint_step: int | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -57,7 +60,7 @@ class Recipe:
     """How a model is trained.
 
     `lr` is the rate of everything but the head, which has `settings.head_lr`; `seed` is the run's, from which the
-    streams of data order, dropout and the methods' steps come.
+    streams of data order, dropout and the methods' steps come. `say` tells the user what happens on the way.
     """
 
     settings: TrainerConfig
@@ -65,6 +68,7 @@ class Recipe:
     pad_token_id: int
     seed: int
     device: Device
+    say: Callable[[str], None] = print
 
 
 def train(
@@ -132,6 +136,8 @@ class _AdapterTrainer(Trainer):
     ) -> None:
         self.injected, self.recipe, self.outcome, settings = injected, recipe, outcome, recipe.settings
         self.first_broken = FirstBroken()
+        self.share = 1.0  # that the part under way has in its batch's loss
+        outcome.micro_batch_size = settings.micro_batch_size or settings.batch_size
         arguments = TrainingArguments(
             output_dir=scratch,
             max_steps=settings.steps,
@@ -200,18 +206,48 @@ class _AdapterTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's own for a classifier; for a language model with logits where labels are and nowhere else."""
         # A classifier has one label a row, a language model one a token.
-        if inputs["labels"].dim() == 1:
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        return mean_loss(model, inputs)
+        loss: Any = (
+            super().compute_loss(model, inputs, *args, **kwargs)
+            if inputs["labels"].dim() == 1
+            else mean_loss(model, inputs)
+        )
+        return loss if self.share == 1 else loss * self.share
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """One step; the first one counts what autograd keeps for backward."""
+        """The gradient of one batch, in parts that fit; the first one counts what autograd keeps for backward."""
         self.outcome.tokens += int(inputs["attention_mask"].sum())
-        if self.state.global_step == 0:
-            return self._first_step(model, inputs, *args, **kwargs)
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        size = self.outcome.micro_batch_size or len(inputs["labels"])
+        before = random_state(self.recipe.device)
+        while True:
+            try:
+                loss = self._whole_step(model, inputs, size, *args, **kwargs)
+                break
+            except (torch.OutOfMemoryError, MemoryError):
+                size = min(size, len(inputs["labels"])) // 2
+                if size == 0 or self.recipe.settings.micro_batch_size:
+                    raise
+            # Beyond the handler, where the exception's frames no longer hold what didn't fit.
+            self._start_over(model, size, before)
         self.first_broken.see("training loss", loss, self.state.global_step + 1)
         return loss
+
+    def _whole_step(self, model: nn.Module, inputs: dict[str, Any], size: int, *args: Any, **kwargs: Any) -> Tensor:
+        losses = []
+        for index, part in enumerate(parts_of(inputs, size)):
+            self.share = part.share
+            first = self.state.global_step == 0 and index == 0
+            step = self._first_step if first else super().training_step
+            losses.append(step(model, part.batch, *args, **kwargs))
+        return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
+    def _start_over(self, model: nn.Module, size: int, before: list[Tensor]) -> None:
+        """Forget what a step that ran out of memory had done, and go on in smaller parts."""
+        self.recipe.say(f"out of memory: going on with trainer.micro_batch_size={size}")
+        self.outcome.micro_batch_size = size
+        model.zero_grad(set_to_none=True)
+        set_random_state(self.recipe.device, before)
+        if self.recipe.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _first_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         # By storage, so that views of one tensor count once; parameters count as 0, being there anyway.
@@ -225,7 +261,6 @@ class _AdapterTrainer(Trainer):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = super().training_step(model, inputs, *args, **kwargs)
         self.outcome.saved_for_backward_bytes = sum(kept.values())
-        self.first_broken.see("training loss", loss, 1)
         return loss
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
@@ -237,6 +272,18 @@ class _AdapterTrainer(Trainer):
         norm = whole._get_grad_norm(*args, **kwargs)
         self.first_broken.see("norm of the gradients", torch.as_tensor(norm), self.state.global_step + 1)
         return norm
+
+
+def random_state(device: Device) -> list[Tensor]:
+    """The global random states that dropout draws from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if device.type == "cuda" else [])]
+
+
+def set_random_state(device: Device, states: list[Tensor]) -> None:
+    """Go back to such states."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1])
 
 
 class _AdapterHooks(TrainerCallback):
