@@ -3,8 +3,9 @@
     python -m benchmarks.gpu [models=minilm,roberta_large,llama3_2_3b,mistral_7b] [rounds=3]
 
 Models have the shapes of their yaml and random weights, methods rank 8 on all linear layers; the variants take turns on
-one base. A step is what the trainer does: bfloat16 autocast, loss, backward, corrected gradients, AdamW. Writes
-`benchmarks/gpu.json`: milliseconds, tokens a second, and the peak of the memory beside the weights.
+one base. A step is what the trainer does: bfloat16 autocast, loss, backward, corrected gradients, AdamW; of the
+classifiers also as a CUDA graph, which the trainer makes of their steps. Writes `benchmarks/gpu.json`: milliseconds,
+tokens a second, and the peak of the memory beside the weights.
 """
 
 import gc
@@ -18,9 +19,11 @@ from typing import Any
 import peft
 import torch
 import transformers
+from torch import Tensor
 
 from benchmarks.variants import PEFT, Base, base_of, frozen, ours, theirs
 from src.quiet import quiet_libraries
+from src.training.graphs import RecordedSteps
 
 RESULT = Path(__file__).with_suffix(".json")
 WARM_UP, STEPS = 4, 10
@@ -30,22 +33,30 @@ BATCHES = {"minilm": (32, 64), "roberta_large": (32, 128), "llama3_2_3b": (4, 10
 OURS = ["lora", "lora_fa", "lora_sb", "dora", "vera"]
 
 
-def measure(base: Base, step: Callable[[], None]) -> tuple[list[float], int]:
+RECORDED = ", recorded"
+
+
+def measure(base: Base, step: Callable[[], None], *, recorded: bool = False) -> tuple[list[float], int]:
     """Milliseconds of each step by the GPU's clock, and the peak bytes beside what was there before."""
     milliseconds = []
+
+    def gradients(batch: dict[str, Tensor]) -> Tensor:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = base.loss_of(batch)
+        loss.backward()
+        return loss.detach()
+
+    gradients_of = RecordedSteps(base.model, gradients, print) if recorded else gradients
     before = torch.cuda.memory_allocated()
     for _ in range(WARM_UP + STEPS):
         torch.cuda.reset_peak_memory_stats()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = base.loss
-        loss.backward()
+        gradients_of(base.batch)
         step()
         end.record()
         end.synchronize()
         milliseconds.append(begin.elapsed_time(end))
-        del loss
     return milliseconds[WARM_UP:], torch.cuda.max_memory_allocated() - before
 
 
@@ -53,13 +64,15 @@ def rows_of(name: str, rounds: int) -> list[dict[str, Any]]:
     """A model's variants, measured in turn."""
     base = base_of(name, BATCHES[name], "cuda")
     weights = torch.cuda.memory_allocated()
-    variants = {"limit": frozen} | {one: ours for one in OURS} | {one: theirs for one in PEFT}
+    # A language model's batches have other numbers of answers' tokens each, and aren't recorded.
+    recorded = [] if base.model.can_generate() else [one + RECORDED for one in OURS]
+    variants = {"limit": frozen} | {one: ours for one in [*OURS, *recorded]} | {one: theirs for one in PEFT}
     times: dict[str, list[float]] = {}
     peaks: dict[str, int] = {}
     for _ in range(rounds):
         for variant, on in variants.items():
-            with on(base) if on is frozen else on(base, variant) as step:
-                milliseconds, peaks[variant] = measure(base, step)
+            with on(base) if on is frozen else on(base, variant.removesuffix(RECORDED)) as step:
+                milliseconds, peaks[variant] = measure(base, step, recorded=variant.endswith(RECORDED))
             times.setdefault(variant, []).extend(milliseconds)
             gc.collect()
             torch.cuda.empty_cache()

@@ -46,11 +46,12 @@ class Base:
 
     @property
     def loss(self) -> Tensor:
+        """The batch's, as in training."""
+        return self.loss_of(self.batch)
+
+    def loss_of(self, batch: dict[str, Tensor]) -> Tensor:
         """As in training: a language model has logits where labels are and nowhere else."""
-        if self.batch["labels"].dim() > 1:
-            return mean_loss(self.model, self.batch)
-        loss: Tensor = self.model(**self.batch).loss
-        return loss
+        return mean_loss(self.model, batch)
 
 
 def config_of(*overrides: str) -> CountConfig:

@@ -904,7 +904,7 @@ def test_a_step_of_dylora_is_one_of_a_lora_of_the_drawn_rank(draw: float, b: int
     adapter = adapter_of("dylora", setup(scaling=4.0))
     train(adapter)
     adapter.zero_grad()
-    adapter.on_step(draw)
+    adapter.on_step([adapter], draw)
     lora = method_class("lora")(linear(IN, OUT), rank=b, alpha=4.0 * RANK)
     lora.lora_A.data.copy_(adapter.lora_A[:b])
     lora.lora_B.data.copy_(adapter.lora_B[:, :b])
@@ -922,7 +922,7 @@ def test_a_step_of_dylora_is_one_of_a_lora_of_the_drawn_rank(draw: float, b: int
 def test_dylora_has_the_factor_of_the_authors_code(b: int) -> None:
     adapter = adapter_of("dylora", setup(scaling=4.0))
     train(adapter)
-    adapter.on_step((b - 0.5) / RANK)
+    adapter.on_step([adapter], (b - 0.5) / RANK)
     root = math.sqrt(RANK / b)  # on both factors, beside alpha / rank
     A, B = root * array(adapter.lora_A)[:b], root * array(adapter.lora_B)[:, :b]
     weight = array(adapter.base_layer.weight) + 4.0 * B @ A
@@ -945,7 +945,7 @@ def test_dylora_computes_and_merges_at_any_smaller_rank(b: int) -> None:
         array(adapter.merged_weight()), array(adapter.base_layer.weight) + delta, rtol=0, atol=1e-12
     )
     adapter.eval()
-    adapter.on_step(0.0)  # a draw is for training alone
+    adapter.on_step([adapter], 0.0)  # a draw is for training alone
     torch.testing.assert_close(adapter(inputs()), adapter.merge()(inputs()), rtol=0, atol=1e-12)
 
 

@@ -35,7 +35,7 @@ def test_outputs_and_all_gradients_are_those_of_the_equation(name: str, training
     adapter = adapter_of(name, setup(scaling=1.7, dropout=dropout))
     train(adapter)
     adapter.train(training)
-    adapter.on_step(0.5)
+    adapter.on_step([adapter], 0.5)
     for x in (inputs(), drawn(2, 3, 7, seed=4), drawn(7, seed=6), drawn(2, 3, 2, 7, seed=8)):
         fused = outputs_and_gradients(adapter, adapter, x)
         composed = outputs_and_gradients(adapter, adapter.composed, x)

@@ -14,10 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
 
-from src.adapters.inject import inject
+from src.adapters.base import Setup, UpdateDirection
+from src.adapters.inject import adapters, inject
 from src.results.store import ADAPTER, PREDICTIONS, RESULT
 from src.training.device import find_device
+from src.training.graphs import RecordedSteps
+from src.training.held_weights import hold_weights
 from tests.conftest import HANG_SECONDS, ROOT, TINY
 from tests.test_adapters import (
     LINEAR,
@@ -68,7 +72,7 @@ def test_outputs_and_gradients_in_float64_are_those_of_the_cpu(name: str, traine
 def _outputs_and_gradients(adapter: Any) -> list[Tensor]:
     """The output, the gradient of the input, and those of all that is trained as the optimizer sees them."""
     device = next(adapter.parameters()).device
-    adapter.on_step(0.4)
+    adapter.on_step([adapter], 0.4)
     x = inputs().to(device).requires_grad_(True)
     output = adapter(x)
     (output - drawn(*output.shape, seed=4).to(device)).square().mean().backward()
@@ -191,3 +195,103 @@ def test_a_frozen_a_saves_the_input_of_every_layer() -> None:
     activation = 4 * LONG * WIDTH
     # The input of the first layer is the caller's own.
     assert saved > 0.9 * (LAYERS - 1) * activation
+
+
+@pytest.fixture
+def classifier() -> Any:
+    torch.manual_seed(0)
+    config: Any = BertConfig
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return BertForSequenceClassification(config(vocab_size=99, num_labels=3, **sizes)).to("cuda")
+
+
+def batch_of(texts: int, tokens: int, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, 99, (texts, tokens), generator=generator)
+    labels = torch.randint(0, 3, (texts,), generator=generator)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    return {name: tensor.to("cuda") for name, tensor in batch.items()}
+
+
+def step_of(model: Any) -> Any:
+    def step(batch: dict[str, Tensor]) -> Tensor:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss: Tensor = model(**batch).loss
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
+@pytest.mark.parametrize("name", [name for name in LINEAR if method_class(name).replayable])
+def test_recorded_steps_train_as_plain_ones(name: str, classifier: Any) -> None:
+    """With the base's own dropout, two shapes in turn, and the method's corrections."""
+    targets = [name for name, module in classifier.named_modules() if name.endswith(("query", "dense"))]
+    trained = []
+    for recorded in (False, True):
+        model = inject(deepcopy(classifier), method_class(name), setup_for(classifier, targets, name), head=[]).model
+        model.to("cuda").train()
+        said: list[str] = []
+        steps = RecordedSteps(model, step_of(model), said.append) if recorded else step_of(model)
+        found = list(adapters(model).values())
+        optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
+        torch.manual_seed(5)
+        losses = []
+        for index in range(10):
+            type(found[0]).on_step(found, 0.5)
+            losses.append(steps(batch_of(6, 16 + 16 * (index % 2), index)))
+            for adapter in found:
+                adapter.correct_gradients()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert not said
+        assert not recorded or len(steps.recordings) == 2
+        trained.append([torch.stack(losses), *(one.detach() for one in model.parameters() if one.requires_grad)])
+    for plain, replayed in zip(*trained, strict=True):
+        torch.testing.assert_close(replayed, plain, rtol=1e-4, atol=1e-5)
+
+
+def setup_for(model: nn.Module, targets: list[str], name: str) -> Setup:
+    modules: dict[str, Any] = {target: model.get_submodule(target) for target in targets}
+    directions = {}
+    if method_class(name).needs_gradient:
+        for target, layer in modules.items():
+            U, S, Vh = torch.linalg.svd(drawn(layer.out_features, layer.in_features, seed=1).float().sign())
+            directions[target] = UpdateDirection(U[:, :4].contiguous(), S[:4], Vh[:4].contiguous())
+    generator = torch.Generator().manual_seed(0)
+    return Setup(targets, rank=4, alpha=8, generator=generator, update_directions=directions, step_size=1e-3)
+
+
+def test_a_model_that_draws_on_the_host_is_not_recorded(classifier: Any) -> None:
+    layer = classifier.bert.encoder.layer[0]
+    layer.register_forward_hook(lambda module, inputs, output: output if torch.rand(()) < 2 else None)
+    said: list[str] = []
+    steps = RecordedSteps(classifier, step_of(classifier), said.append)
+    for index in range(4):
+        steps(batch_of(2, 16, index))
+        classifier.zero_grad()
+    assert not steps.recordings
+    assert "random numbers on the host" in said[0]
+
+
+def test_a_model_that_looks_at_its_numbers_is_not_recorded_and_goes_on(classifier: Any) -> None:
+    layer = classifier.bert.encoder.layer[0]
+    layer.register_forward_hook(lambda module, inputs, output: output if float(inputs[0].sum()) < 1e9 else None)
+    said: list[str] = []
+    steps = RecordedSteps(classifier, step_of(classifier), said.append)
+    losses = []
+    for index in range(4):
+        losses.append(float(steps(batch_of(2, 16, index))))
+        classifier.zero_grad()
+    assert not steps.recordings
+    assert len(said) == 1
+    assert all(loss > 0 for loss in losses)
+
+
+def test_held_weights_give_the_same_bits(classifier: Any) -> None:
+    targets = [name for name, module in classifier.named_modules() if name.endswith(("query", "dense"))]
+    model = inject(classifier, method_class("lora"), setup_for(classifier, targets, "lora"), head=[]).model
+    model.to("cuda").eval()
+    before = float(step_of(model)(batch_of(6, 16, 0)))
+    hold_weights(model, torch.bfloat16)
+    assert float(step_of(model)(batch_of(6, 16, 0))) == before

@@ -23,18 +23,19 @@ from src.training.micro_batches import parts_of
 from tests.test_training import Make, run
 
 VOCABULARY, WIDTH = 50, 16
-SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "pad_token_id": 0}  # fmt: skip
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "pad_token_id": 0,
+}  # fmt: skip
 
 
 def model_of(kind: str) -> Any:
     torch.manual_seed(0)
     if kind == "language model":
         return LlamaForCausalLM(LlamaConfig(**SIZES))
-    labels: int
-    problem: Any
     labels, problem = (1, "regression") if kind == "regression" else (3, "single_label_classification")
-    return BertForSequenceClassification(BertConfig(**SIZES, num_labels=labels, problem_type=problem)).eval()
+    config: Any = BertConfig
+    return BertForSequenceClassification(config(**SIZES, num_labels=labels, problem_type=problem)).eval()
 
 
 def batch_of(kind: str, texts: int) -> dict[str, Tensor]:

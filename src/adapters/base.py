@@ -126,6 +126,7 @@ class Adapter(nn.Module, Method):
         UserError: the rank doesn't fit the layer, or the dropout is no probability.
     """
 
+    replayable: ClassVar[bool] = True  # a training step does the same with other numbers: see `src.training.graphs`
     any_rank: ClassVar[bool] = False  # the rank may exceed the layer's size
     nested: ClassVar[bool] = False  # one training gives an adapter of every smaller rank too: see `truncate`
     has_dropout: ClassVar[bool] = True
@@ -296,8 +297,9 @@ class Adapter(nn.Module, Method):
     def correct_gradients(self) -> None:
         """Change the gradients between clipping and the optimizer's step; most methods don't."""
 
-    def on_step(self, draw: float) -> None:
-        """Prepare for a training step; `draw` is one number from [0, 1) for all adapters of the model."""
+    @classmethod
+    def on_step(cls, adapters: list[Self], draw: float) -> None:
+        """Prepare a model's adapters for a training step; `draw` is one number from [0, 1) for all of them."""
 
     def after_load(self) -> None:
         """Take up a state just loaded into the tensors; most methods have nothing to do."""

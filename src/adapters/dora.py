@@ -16,7 +16,7 @@ sum is mostly rounding: such rows of V are made after all, and measured. Dropout
 PEFT's drops out the input of the (m / ||V|| - 1) W0 x part as well, and runs the base layer twice for it.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -49,7 +49,8 @@ class DoRA(Adapter):
         wide = torch.promote_types(weight.dtype, torch.float32)
         squares = torch.linalg.vector_norm(weight, dim=1, dtype=wide).square()
         self.register_buffer("base_squares", squares, persistent=False)
-        self._norms: tuple[Any, Tensor] | None = None  # with what they were measured of
+        self._norms: Tensor | None = None
+        self._measured_of: list[Any] = []  # the state of all that the norms depend on
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -58,16 +59,42 @@ class DoRA(Adapter):
         self.lora_B.zero_()
         self.lora_magnitude_vector.copy_(self.row_norms())
 
+    @classmethod
+    def on_step(cls, adapters: list[Self], draw: float) -> None:
+        """Measure all layers' norms, and ask a GPU only once whether any of their rows must be measured densely."""
+        squares = [adapter._squares() for adapter in adapters]
+        cancelled = torch.stack([rows.any() for _, rows in squares]).tolist()
+        for adapter, (sums, rows), any_row in zip(adapters, squares, cancelled, strict=True):
+            adapter._keep_norms(sums, rows if any_row else None)
+
     def row_norms(self) -> Tensor:
         """||W0 + scaling B A||, (out_features,), in float32 or wider; measured once as long as nothing changes."""
+        if self._norms is None or self._measured_of != self._versions():
+            self._keep_norms(*self._squares())
+        assert self._norms is not None
+        return self._norms
+
+    def _versions(self) -> list[Any]:
         tensors = (self.lora_A, self.lora_B, self.base_layer.weight, self.base_squares)
-        measured_of = [(tensor.data_ptr(), tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
-        if self._norms is None or self._norms[0] != measured_of:
-            self._norms = (measured_of, self._measured_norms())
-        return self._norms[1]
+        return [(tensor.data_ptr(), tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
 
     @torch.no_grad()
-    def _measured_norms(self) -> Tensor:
+    def _keep_norms(self, squares: Tensor, cancelled: Tensor | None) -> None:
+        """Take the roots of the rows' squares, those that cancelled measured densely."""
+        if cancelled is not None and len(rows := cancelled.nonzero()[:, 0]):
+            B = self.lora_B[rows].to(squares.dtype)
+            dense = dense_weight(self.base_layer)[rows].to(B.dtype) + self.scaling * B @ self.lora_A.to(B.dtype)
+            squares[rows] = dense.square().sum(1)
+        norms = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()  # a row of zeros divides by no zero
+        if self._norms is not None and self._norms.device == norms.device and self._norms.dtype == norms.dtype:
+            self._norms.copy_(norms)  # where a recorded step reads them
+        else:
+            self._norms = norms
+        self._measured_of = self._versions()
+
+    @torch.no_grad()
+    def _squares(self) -> tuple[Tensor, Tensor]:
+        """The norms' squares from the factors, and the rows where the terms all but cancel, (out_features,) each."""
         weight = self.base_layer.weight
         with torch.autocast(self.lora_A.device.type, enabled=False):
             factor = self.lora_A.to(weight.dtype) if weight.is_floating_point() else self.lora_A
@@ -78,11 +105,7 @@ class DoRA(Adapter):
             cross = (projected.T * B).sum(1)  # <W0 A^T, B>
             square = (B @ (A @ A.T) * B).sum(1)  # <B (A A^T), B>
             squares: Tensor = self.base_squares + 2 * self.scaling * cross + self.scaling**2 * square
-            rows = self._cancelled(squares, A, B).nonzero()[:, 0]
-            if len(rows):
-                dense = dense_weight(self.base_layer)[rows].to(B.dtype) + self.scaling * B[rows] @ A
-                squares[rows] = dense.square().sum(1)
-            return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()  # a row of zeros divides by no zero
+            return squares, self._cancelled(squares, A, B)
 
     def _cancelled(self, squares: Tensor, A: Tensor, B: Tensor) -> Tensor:
         """Which rows' squares are too small a remainder of what they were summed from, (out_features,)."""

@@ -10,7 +10,7 @@ trains the b-th row and column alone (the paper's FROZEN variant, Eq. 10); here 
 does better in the paper's table 4.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class DyLoRA(Adapter):
     """
 
     nested: ClassVar[bool] = True
+    replayable: ClassVar[bool] = False  # a step's b is the size of its tensors
 
     def create(self, *, init: str = "gaussian") -> None:
         """Make A and B, all of whose ranks are in use."""
@@ -46,9 +47,11 @@ class DyLoRA(Adapter):
         self.lora_A.copy_(drawn_A(self.init, self.rank, self.in_features, generator))
         self.lora_B.zero_()
 
-    def on_step(self, draw: float) -> None:
+    @classmethod
+    def on_step(cls, adapters: list[Self], draw: float) -> None:
         """Take b from the step's number (Algorithm 1 with the uniform distribution)."""
-        self.drawn_rank = 1 + int(draw * self.rank)
+        for adapter in adapters:
+            adapter.drawn_rank = 1 + int(draw * adapter.rank)
 
     def truncate(self, rank: int) -> None:
         """Compute from now on, outside training, with the first `rank` ranks.

@@ -61,7 +61,7 @@ class ReadWeight(Tensor):
 
     def _merged(self) -> Tensor:
         adapter = self.adapter
-        if adapter.training and isinstance(adapter.dropout, torch.nn.Dropout):
+        if adapter.training and adapter.dropout.p > 0:
             raise UserError(
                 f"This model computes with the weight of a layer that {type(adapter).__name__} wraps, where dropout of "
                 "its input has no place.\nSet adapter.options.dropout=null, or choose another target."

@@ -175,6 +175,7 @@ class TrainerConfig:
     batch_size: Count = MISSING  # texts a step
     # texts at once within a step, whose gradients add up; null: the whole batch, halved until it fits
     micro_batch_size: Count | None = None
+    cuda_graphs: bool = True  # on a GPU, record a classifier's steps and replay them, which gives the same
     eval_batch_size: Count = MISSING  # texts at once when scoring
     eval_every: Count = MISSING  # steps between two validations
     head_lr: Positive = MISSING  # the learning rate of the head, the same for all methods

@@ -96,7 +96,7 @@ def _trainer(config: TrainerConfig) -> dict[str, Any]:
     undecayed = set() if config.weight_decay else {"decay_all"}
     no_warmup = {} if config.warmup_ratio else {"warmup": "none"}
     # Gradients of parts add up to the whole batch's: how many there are is the machine's business.
-    left_out = {"name", "epochs", "micro_batch_size"} | at_default | undecayed
+    left_out = {"name", "epochs", "micro_batch_size", "cuda_graphs"} | at_default | undecayed
     kept = {key: value for key, value in values.items() if key not in left_out}
     return kept | no_warmup | {"max_steps": config.steps}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from src.adapters.inject import InjectedModel
+from src.adapters.inject import InjectedModel, adapters
 from src.config.memo import kept
 from src.errors import UserError, first_line
 from src.models.checkpoint import in_head
@@ -59,8 +59,16 @@ def preflight(run: Prepared, injected: InjectedModel) -> dict[str, Any]:
         "positions": room(base.module),
         "largest_id": reached.largest_id,
         "embedded_tokens": embedded_tokens(base.module),
-        "padding": _padding_difference(run, injected),
+        "padding": _padding(run, injected),
     }
+
+
+def _padding(run: Prepared, injected: InjectedModel) -> float | None:
+    """What was found of padding; marks the adapters whose weights the model reads, which the trial alone sees."""
+    difference, read = _tried(run, injected)
+    for name, adapter in adapters(injected.model).items():
+        adapter.weight_is_read |= name in read
+    return difference
 
 
 def _virtual_tokens(model: Any) -> int:
@@ -75,15 +83,17 @@ def _pads(run: Prepared) -> bool:
 
 
 def _decides_padding(run: Prepared, injected: InjectedModel) -> Any:
-    """A method on a model and the texts: neither rank nor seed, so that a sweep tries it once."""
+    """A method on parts of a model and the texts: neither rank nor seed, so that a sweep tries it once."""
     config = run.config
     base = (config.model, config.quantization, run.device.type, run.device.precision)
-    return (*base, config.adapter, config.task, load_task(config), _pads(run))
+    return (*base, config.adapter, config.target_roles(), config.task, load_task(config), _pads(run))
 
 
 @kept(64, key=_decides_padding)
-def _padding_difference(run: Prepared, injected: InjectedModel) -> float | None:
-    """How far scores of texts alone and together are apart, as a share of the largest; None where nothing is padded.
+def _tried(run: Prepared, injected: InjectedModel) -> tuple[float | None, list[str]]:
+    """How far scores of texts alone and together are apart, and the adapters whose weights the model read.
+
+    The first is a share of the largest score, None where nothing is padded.
 
     Raises:
         UserError: further than rounding explains, or the model fails at the texts or sees what it is to say.
@@ -109,7 +119,8 @@ def _padding_difference(run: Prepared, injected: InjectedModel) -> float | None:
                 f"tokens have other scores together than alone, by {difference:.1%} of the largest.\nGive a tokenizer "
                 "whose padding the model knows, or set trainer.batch_size=1 and trainer.eval_batch_size=1."
             )
-    return max(apart.values(), default=None)
+    read = [name for name, adapter in adapters(injected.model).items() if adapter.weight_is_read]
+    return max(apart.values(), default=None), read
 
 
 def _ways(run: Prepared) -> dict[str, Callable[[Prepared, Any, list[Example]], Tensor]]:

@@ -25,11 +25,12 @@ def mean_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def answer_logits(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """A language model's logits (n, vocabulary) for the n labels of a batch, those labels (n,), and their rows (n,)."""
     labels = batch["labels"][:, 1:]  # what follows each position but the last
-    followed = labels != IGNORED  # (batch, seq - 1)
+    # Found before the model runs: a GPU is waited for here, and not in the middle of its work.
+    rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)  # (n,) each
 
     def keep_followed(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = inputs[0][:, -labels.shape[1] - 1 : -1]  # without what a method put before the text
-        return (hidden[followed], *inputs[1:])
+        return (hidden[rows, columns], *inputs[1:])
 
     plain: Any = model
     hook = plain.get_output_embeddings().register_forward_pre_hook(keep_followed)
@@ -38,4 +39,4 @@ def answer_logits(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, T
         logits = plain(**inputs).logits
     finally:
         hook.remove()
-    return logits, labels[followed], torch.nonzero(followed)[:, 0]
+    return logits, labels[rows, columns], rows

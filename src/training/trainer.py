@@ -21,6 +21,7 @@ from src.streams import stream_generator, stream_seed
 from src.training.batches import Example, LengthBuckets, collate
 from src.training.device import Device
 from src.training.finite import FirstBroken, check_weights
+from src.training.graphs import RecordedSteps, can_record, widened
 from src.training.loss import mean_loss
 from src.training.micro_batches import parts_of
 
@@ -158,24 +159,32 @@ class _AdapterTrainer(Trainer):
         arguments._n_gpu = min(1, arguments.n_gpu)  # with more, the Trainer would split every batch over all GPUs
         model: Any = injected.model
         super().__init__(model=model, args=arguments, train_dataset=examples)
+        self.classifies = not isinstance(examples[0]["labels"], list)
+        self.recorded: RecordedSteps | None = None
+        # A language model's answers have another number of tokens in every batch.
+        if recipe.device.type == "cuda" and settings.cuda_graphs and self.classifies and can_record(model):
+            self.recorded = RecordedSteps(model, lambda batch: Trainer.training_step(self, model, batch), recipe.say)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Length-bucketed batches in the order of the run's data stream."""
         examples: Any = self.train_dataset
         generator = stream_generator(self.recipe.seed, "data_order")
+        lengths = [len(example["input_ids"]) for example in examples]
+        self.longest = max(lengths)
         sampler = LengthBuckets(
-            [len(example["input_ids"]) for example in examples],
+            lengths,
             batch_size=self.recipe.settings.batch_size,
             batches=self.recipe.settings.steps,
             generator=generator,
         )
         # Without a generator the loader would draw a seed from the global random state.
-        return DataLoader(
-            examples,
-            batch_sampler=sampler,
-            collate_fn=lambda batch: collate(batch, self.recipe.pad_token_id),
-            generator=generator,
-        )
+        return DataLoader(examples, batch_sampler=sampler, collate_fn=self._collate, generator=generator)
+
+    def _collate(self, examples: list[Example]) -> dict[str, Tensor]:
+        batch = collate(examples, self.recipe.pad_token_id)
+        if self.recipe.device.type == "cpu" or not self.classifies:
+            return batch
+        return widened(batch, self.recipe.pad_token_id, self.longest)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with the head at its own rate and everything else at the method's, times the adapter's own ratio.
@@ -204,13 +213,8 @@ class _AdapterTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's own for a classifier; for a language model with logits where labels are and nowhere else."""
-        # A classifier has one label a row, a language model one a token.
-        loss: Any = (
-            super().compute_loss(model, inputs, *args, **kwargs)
-            if inputs["labels"].dim() == 1
-            else mean_loss(model, inputs)
-        )
+        """The mean loss of what is computed at once, times the share that it has in the batch's."""
+        loss = mean_loss(model, inputs)
         return loss if self.share == 1 else loss * self.share
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -220,7 +224,7 @@ class _AdapterTrainer(Trainer):
         before = random_state(self.recipe.device)
         while True:
             try:
-                loss = self._whole_step(model, inputs, size, *args, **kwargs)
+                loss = self._whole_step(model, inputs, size)
                 break
             except (torch.OutOfMemoryError, MemoryError):
                 size = min(size, len(inputs["labels"])) // 2
@@ -231,13 +235,16 @@ class _AdapterTrainer(Trainer):
         self.first_broken.see("training loss", loss, self.state.global_step + 1)
         return loss
 
-    def _whole_step(self, model: nn.Module, inputs: dict[str, Any], size: int, *args: Any, **kwargs: Any) -> Tensor:
+    def _whole_step(self, model: nn.Module, inputs: dict[str, Any], size: int) -> Tensor:
         losses = []
         for index, part in enumerate(parts_of(inputs, size)):
             self.share = part.share
-            first = self.state.global_step == 0 and index == 0
-            step = self._first_step if first else super().training_step
-            losses.append(step(model, part.batch, *args, **kwargs))
+            if self.state.global_step == 0 and index == 0:
+                losses.append(self._first_step(model, part.batch))
+            elif self.recorded is not None and part.share == 1:
+                losses.append(self.recorded(self._prepare_inputs(part.batch)))
+            else:
+                losses.append(super().training_step(model, part.batch))
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
     def _start_over(self, model: nn.Module, size: int, before: list[Tensor]) -> None:
@@ -249,7 +256,7 @@ class _AdapterTrainer(Trainer):
         if self.recipe.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _first_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+    def _first_step(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         # By storage, so that views of one tensor count once; parameters count as 0, being there anyway.
         kept: dict[int, int] = {parameter.untyped_storage().data_ptr(): 0 for parameter in model.parameters()}
 
@@ -259,7 +266,7 @@ class _AdapterTrainer(Trainer):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = super().training_step(model, inputs, *args, **kwargs)
+            loss = super().training_step(model, inputs)
         self.outcome.saved_for_backward_bytes = sum(kept.values())
         return loss
 
@@ -295,8 +302,8 @@ class _AdapterHooks(TrainerCallback):
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         draw = torch.rand((), generator=self.generator).item()
-        for adapter in self.adapters:
-            adapter.on_step(draw)
+        if self.adapters:
+            type(self.adapters[0]).on_step(self.adapters, draw)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         for adapter in self.adapters:
