@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from src.adapters.fused import can_fuse, shared_cast
 from src.adapters.inject import inject
-from src.adapters.seeded_dropout import STEPS, SeededDropout, masked
+from src.adapters.seeded_dropout import STEPS, SeededDropout, mask_of, masked
 from src.training.held_weights import hold_weights
 from tests.test_adapters import LINEAR, adapter_at, adapter_of, drawn, inputs, method_class, setup, train
 
@@ -103,11 +103,12 @@ def test_no_more_is_kept_than_the_method_needs(name: str, dropout: float) -> Non
     with torch.autocast("cpu", dtype=torch.bfloat16):
         kept = [one for one in kept_tensors(adapter, x) if one.untyped_storage().data_ptr() not in parameters]
     tokens = len(x)
-    per_token = sum(one.numel() for one in kept if one.shape[:1] == (tokens,)) // tokens
+    of_tokens = [one for one in kept if tokens in one.shape]
+    per_token = sum(one.numel() for one in of_tokens) // tokens
     trains_A = adapter.lora_A.requires_grad
     of_rows = adapter.out_features if name == "dora" else 0
     assert per_token == trains_A * adapter.in_features + adapter.rank + of_rows
-    assert all(one.dtype == torch.bfloat16 for one in kept if one.shape[:1] == (tokens,))
+    assert all(one.dtype == torch.bfloat16 for one in of_tokens)
 
 
 def test_layers_that_read_one_tensor_share_its_cast() -> None:
@@ -177,7 +178,7 @@ def test_checkpointing_gives_the_same_gradients(name: str, dropout: float) -> No
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.999, 1.0])
 def test_a_mask_drops_the_share_that_is_asked_for_and_changes_nothing_else(p: float, dtype: torch.dtype) -> None:
     x = drawn(1001, 300, seed=1, dtype=dtype)
-    dropped = masked(x, p, seed=3)
+    dropped = masked(x, mask_of(x.shape, x, p, seed=3))
     zeros = dropped == 0
     spread = (p * (1 - p) / x.numel()) ** 0.5
     assert abs(float(zeros.float().mean()) - p) <= 4 * spread + 1 / STEPS
@@ -188,9 +189,9 @@ def test_a_mask_drops_the_share_that_is_asked_for_and_changes_nothing_else(p: fl
 
 def test_masks_of_equal_seeds_are_equal_and_of_others_independent() -> None:
     x = torch.ones(400, 500)
-    first, again, other = (masked(x, 0.5, seed) for seed in (1, 1, 2))
+    first, again, other = (masked(x, mask_of(x.shape, x, 0.5, seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
-    assert torch.equal(first, masked(x.bfloat16(), 0.5, 1).float())
+    assert torch.equal(first, masked(x.bfloat16(), mask_of(x.shape, x.bfloat16(), 0.5, 1)).float())
     correlation = torch.corrcoef(torch.stack([first.flatten(), other.flatten()]))[0, 1]
     assert abs(float(correlation)) < 4 / x.numel() ** 0.5
     neighbours = torch.corrcoef(torch.stack([first.flatten()[:-1], first.flatten()[1:]]))[0, 1]

@@ -202,7 +202,8 @@ def classifier() -> Any:
     torch.manual_seed(0)
     config: Any = BertConfig
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return BertForSequenceClassification(config(vocab_size=99, num_labels=3, **sizes)).to("cuda")
+    model: Any = BertForSequenceClassification(config(vocab_size=99, num_labels=3, **sizes))
+    return model.to("cuda")
 
 
 def batch_of(texts: int, tokens: int, seed: int) -> dict[str, Tensor]:
@@ -276,7 +277,9 @@ def test_a_model_that_draws_on_the_host_is_not_recorded(classifier: Any) -> None
 
 def test_a_model_that_looks_at_its_numbers_is_not_recorded_and_goes_on(classifier: Any) -> None:
     layer = classifier.bert.encoder.layer[0]
-    layer.register_forward_hook(lambda module, inputs, output: output if float(inputs[0].sum()) < 1e9 else None)
+    layer.register_forward_hook(
+        lambda module, inputs, output: output if float(inputs[0].detach().sum()) < 1e9 else None
+    )
     said: list[str] = []
     steps = RecordedSteps(classifier, step_of(classifier), said.append)
     losses = []

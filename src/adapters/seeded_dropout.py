@@ -4,6 +4,8 @@ Bits decide for 16-bit numbers at once: a mask of -1 and 0 that is laid over the
 64-bit number. That takes a quarter of the time of `nn.Dropout` on a CPU.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -49,21 +51,29 @@ class _Masked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, p: float, seed: int) -> Tensor:
         ctx.p, ctx.seed = p, seed  # type: ignore[attr-defined]
-        return masked(x, p, seed)
+        return masked(x, mask_of(x.shape, x, p, seed))
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return masked(gradients[0], ctx.p, ctx.seed), None, None  # type: ignore[attr-defined]
+        dy = gradients[0]
+        return masked(dy, mask_of(dy.shape, dy, ctx.p, ctx.seed)), None, None  # type: ignore[attr-defined]
 
 
-def masked(x: Tensor, p: float, seed: int) -> Tensor:
-    """x with zeros where the seed's mask has them."""
-    bits = BITS[x.element_size()]
-    generator = torch.Generator(x.device).manual_seed(seed)
-    drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(
-        -(2**63), None, generator=generator
-    )
-    numbers = drawn.view(torch.int16)[: x.numel()].view(x.shape)
+def mask_of(shape: tuple[int, ...], like: Tensor, p: float, seed: int) -> Tensor:
+    """The seed's mask of a shape: all bits where an element is kept, none where it isn't.
+
+    Args:
+        like: whose device it is on, and whose numbers are as wide as its integers.
+    """
+    count, device = math.prod(shape), like.device
+    generator = torch.Generator(device).manual_seed(seed)
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
+    numbers = drawn.view(torch.int16)[:count].view(shape)
     # An arithmetic shift of the sign: -1, all bits, where the lower 15 bits are at least p, and else 0.
     kept = numbers.bitwise_and_(STEPS - 1).neg_().add_(round(p * STEPS) - 1).bitwise_right_shift_(15)
-    return x.contiguous().view(bits).bitwise_and(kept.to(bits)).view(x.dtype)
+    return kept.to(BITS[like.element_size()])
+
+
+def masked(x: Tensor, mask: Tensor) -> Tensor:
+    """x with zeros where the mask has them."""
+    return x.contiguous().view(mask.dtype).bitwise_and(mask).view(x.dtype)
