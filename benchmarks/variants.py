@@ -162,14 +162,20 @@ def restore(base: Base, modules: dict[str, nn.Module]) -> None:
 
 
 def optimizer_step(model: nn.Module, corrected: list[Any]) -> Callable[[], None]:
-    """What follows backward: the methods' corrections, the optimizer, no gradient left."""
+    """What is between two backward passes: corrections, the optimizer, no gradient left, what a step begins with."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+
+    def begin() -> None:
+        if corrected:
+            type(corrected[0]).on_step(corrected, 0.5)
 
     def step() -> None:
         for adapter in corrected:
             adapter.correct_gradients()
         optimizer.step()
         optimizer.zero_grad()
+        begin()
 
+    begin()
     return step

@@ -239,3 +239,27 @@ def test_a_weight_that_others_compute_with_is_not_rounded() -> None:
         hold_weights(model, torch.bfloat16)
         kept = {name for name, adapter in adapters.items() if adapter.base_layer.weight.dtype == torch.float32}
         assert set(names) - kept == rounded
+
+
+def test_doras_norms_are_those_of_the_weights_after_a_fused_optimizers_step() -> None:
+    """Which leaves the versions of what it changes as they are."""
+    adapter = adapter_of("dora", setup())
+    optimizer = torch.optim.AdamW([one for one in adapter.parameters() if one.requires_grad], lr=0.1, fused=True)
+    for begins in (True, False, True):
+        if begins:
+            adapter.on_step([adapter], 0.5)
+        adapter(inputs()).square().sum().backward()
+        adapter.correct_gradients()
+        optimizer.step()
+        dense = adapter.base_layer.weight + adapter.scaling * adapter.lora_B @ adapter.lora_A
+        torch.testing.assert_close(adapter.row_norms(), dense.norm(dim=1).detach(), rtol=1e-10, atol=0)
+
+
+def test_doras_norms_are_measured_again_after_a_backward_pass_without_the_trainer() -> None:
+    adapter = adapter_of("dora", setup())
+    optimizer = torch.optim.AdamW([one for one in adapter.parameters() if one.requires_grad], lr=0.1, fused=True)
+    for _ in range(3):
+        adapter(inputs()).square().sum().backward()
+        optimizer.step()
+    dense = adapter.base_layer.weight + adapter.scaling * adapter.lora_B @ adapter.lora_A
+    torch.testing.assert_close(adapter.row_norms(), dense.norm(dim=1).detach(), rtol=1e-10, atol=0)

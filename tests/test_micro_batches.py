@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.results.store import ADAPTER
 from src.training.batches import IGNORED, collate
 from src.training.loss import mean_loss
-from src.training.micro_batches import parts_of
+from src.training.micro_batches import micro_batches_of
 from tests.test_training import Make, run
 
 VOCABULARY, WIDTH = 50, 16
@@ -56,7 +56,7 @@ def gradients(model: nn.Module, batch: dict[str, Tensor], size: int) -> tuple[Te
     """The loss of a batch computed in parts, and all gradients."""
     model.zero_grad()
     total = torch.zeros(())
-    for part in parts_of(batch, size):
+    for part in micro_batches_of(batch, size):
         loss = mean_loss(model, part.batch) * part.share
         loss.backward()
         total += loss.detach()
@@ -76,7 +76,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(kind: str, size: int) -
 
 def test_a_mean_of_the_parts_means_would_be_another_loss() -> None:
     model, batch = model_of("language model"), batch_of("language model", 16)
-    parts = list(parts_of(batch, 5))
+    parts = list(micro_batches_of(batch, 5))
     means = [float(mean_loss(model, part.batch).detach()) for part in parts]
     assert sum(part.share for part in parts) == pytest.approx(1)
     assert len({part.share for part in parts}) > 1
@@ -85,14 +85,14 @@ def test_a_mean_of_the_parts_means_would_be_another_loss() -> None:
 
 def test_a_part_is_as_wide_as_its_longest_text() -> None:
     batch = batch_of("classifier", 8)
-    widths = [part.batch["input_ids"].shape[1] for part in parts_of(batch, 1)]
+    widths = [part.batch["input_ids"].shape[1] for part in micro_batches_of(batch, 1)]
     assert widths == batch["attention_mask"].sum(1).tolist()
 
 
 def test_a_part_without_a_label_is_left_out() -> None:
     batch = batch_of("language model", 4)
     batch["labels"][:2] = IGNORED
-    parts = list(parts_of(batch, 2))
+    parts = list(micro_batches_of(batch, 2))
     assert [part.share for part in parts] == [1.0]
     assert torch.equal(parts[0].batch["input_ids"], batch["input_ids"][2:])
 

@@ -131,7 +131,25 @@ def peft_model(seen: Seen, base: Any = None, **arguments: Any) -> Any:
                     getattr(module, key)["default"].weight.copy_(seen.start[f"{ours}.{key}"])
             if f"{ours}.base_layer.weight" in seen.start and base is None:
                 module.base_layer.weight.copy_(seen.start[f"{ours}.base_layer.weight"])
+            if hasattr(module, "lora_dropout") and arguments.get("lora_dropout"):
+                module.lora_dropout["default"] = DroppingAsOurs(arguments["lora_dropout"])
     return model
+
+
+class DroppingAsOurs(nn.Module):
+    """A mask by one draw of the global state: its 15-bit numbers, four to a word, from p * 2^15 on are kept."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+        numbers = torch.stack([(words >> shift) & 0x7FFF for shift in (0, 16, 32, 48)], dim=1).flatten()
+        return x * (numbers[: x.numel()] >= self.p * 2**15).view_as(x) / (1 - self.p)
 
 
 def assert_equal(ours: list[float], theirs: list[float]) -> None:

@@ -50,7 +50,8 @@ class DoRA(Adapter):
         squares = torch.linalg.vector_norm(weight, dim=1, dtype=wide).square()
         self.register_buffer("base_squares", squares, persistent=False)
         self._norms: Tensor | None = None
-        self._measured_of: list[Any] = []  # the state of all that the norms depend on
+        self._measured_of: list[Any] = []  # the state of all that the norms depend on; empty: not known any more
+        self._in_step = False  # from a training step's beginning to its optimizer
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -66,13 +67,22 @@ class DoRA(Adapter):
         cancelled = torch.stack([rows.any() for _, rows in squares]).tolist()
         for adapter, (sums, rows), any_row in zip(adapters, squares, cancelled, strict=True):
             adapter._keep_norms(sums, rows if any_row else None)
+            adapter._in_step = True
+
+    def correct_gradients(self) -> None:
+        """Change none, but forget the norms: the optimizer's step follows."""
+        self._in_step = False
+        self._forget_norms()
 
     def row_norms(self) -> Tensor:
         """||W0 + scaling B A||, (out_features,), in float32 or wider; measured once as long as nothing changes."""
-        if self._norms is None or self._measured_of != self._versions():
+        if not self._in_step and (self._norms is None or self._measured_of != self._versions()):
             self._keep_norms(*self._squares())
         assert self._norms is not None
         return self._norms
+
+    def _forget_norms(self, gradient: Tensor | None = None) -> None:
+        self._measured_of = []
 
     def _versions(self) -> list[Any]:
         tensors = (self.lora_A, self.lora_B, self.base_layer.weight, self.base_squares)
@@ -115,7 +125,11 @@ class DoRA(Adapter):
 
     def row_scales(self) -> Tensor:
         """m / ||V||, (out_features,), with ||V|| a constant to the gradient (section 4.3): exactly 1 at the start."""
-        return self.lora_magnitude_vector / self.row_norms().to(self.lora_magnitude_vector.dtype)
+        scales = self.lora_magnitude_vector / self.row_norms().to(self.lora_magnitude_vector.dtype)
+        if scales.requires_grad:
+            # After a backward pass the tensors may change, and a fused optimizer leaves their versions as they are.
+            scales.register_hook(self._forget_norms)
+        return scales
 
     def composed(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features) by Eq. 5: h = m (W0 + BA) x / ||W0 + BA||."""

@@ -10,14 +10,14 @@ from src.training.batches import IGNORED
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """Some texts of a batch, and the share that their mean loss has in the batch's."""
 
     batch: dict[str, Tensor]
     share: float
 
 
-def parts_of(batch: dict[str, Tensor], size: int) -> Iterator[Part]:
+def micro_batches_of(batch: dict[str, Tensor], size: int) -> Iterator[MicroBatch]:
     """A batch in parts of so many texts, the last one perhaps smaller, each as wide as its longest text.
 
     The batch's loss is a mean over all of its texts, or over all tokens of its answers, and so is the sum of the parts'
@@ -28,7 +28,7 @@ def parts_of(batch: dict[str, Tensor], size: int) -> Iterator[Part]:
     """
     texts = len(batch["labels"])
     if size >= texts:
-        yield Part(batch, 1.0)
+        yield MicroBatch(batch, 1.0)
         return
     whole = _counted(batch["labels"])
     for start in range(0, texts, size):
@@ -36,7 +36,7 @@ def parts_of(batch: dict[str, Tensor], size: int) -> Iterator[Part]:
         counted = _counted(part["labels"])
         if counted:
             width = int(part["attention_mask"].sum(1).max())
-            yield Part({name: _cut(tensor, width) for name, tensor in part.items()}, counted / whole)
+            yield MicroBatch({name: _cut(tensor, width) for name, tensor in part.items()}, counted / whole)
 
 
 def _counted(labels: Tensor) -> int:

@@ -23,7 +23,7 @@ from src.training.device import Device
 from src.training.finite import FirstBroken, check_weights
 from src.training.graphs import RecordedSteps, can_record, widened
 from src.training.loss import mean_loss
-from src.training.micro_batches import parts_of
+from src.training.micro_batches import micro_batches_of
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 LOGS_PER_RUN = 20
@@ -159,7 +159,7 @@ class _AdapterTrainer(Trainer):
         arguments._n_gpu = min(1, arguments.n_gpu)  # with more, the Trainer would split every batch over all GPUs
         model: Any = injected.model
         super().__init__(model=model, args=arguments, train_dataset=examples)
-        self.classifies = not isinstance(examples[0]["labels"], list)
+        self.classifies = bool(examples) and not isinstance(examples[0]["labels"], list)
         self.recorded: RecordedSteps | None = None
         # A language model's answers have another number of tokens in every batch.
         if recipe.device.type == "cuda" and settings.cuda_graphs and self.classifies and can_record(model):
@@ -237,7 +237,7 @@ class _AdapterTrainer(Trainer):
 
     def _whole_step(self, model: nn.Module, inputs: dict[str, Any], size: int) -> Tensor:
         losses = []
-        for index, part in enumerate(parts_of(inputs, size)):
+        for index, part in enumerate(micro_batches_of(inputs, size)):
             self.share = part.share
             if self.state.global_step == 0 and index == 0:
                 losses.append(self._first_step(model, part.batch))
