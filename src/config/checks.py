@@ -21,6 +21,7 @@ QUANTIZATIONS = ("none", "nf4", "int8")
 PROTOCOLS = ("strict", "paper")
 DTYPES = ("float32", "bfloat16")
 GENERAL_TEXT = "pydoc"  # the text for forgetting that every Python has
+OPTIMIZERS = ("adamw", "adamw_8bit", "adamw_paged", "adamw_paged_8bit")
 CHECKPOINTS = ("last", "best_validation")
 LOSS = "loss"  # the one validation metric that isn't computed from texts
 FORMATS = ("table", "csv", "json")
@@ -36,6 +37,7 @@ def check_choices(config: "Config") -> None:
     """Refuse unknown names, and a model of another architecture than the task's."""
     check_choice("trainer.precision", config.trainer.precision, PRECISIONS)
     check_choice("trainer.schedule", config.trainer.schedule, SCHEDULES)
+    check_choice("trainer.optimizer", config.trainer.optimizer, OPTIMIZERS)
     check_choice("trainer.checkpoint", config.trainer.checkpoint, CHECKPOINTS)
     check_choice("tracking.mode", config.tracking.mode, TRACKING_MODES)
     check_choice("quantization", config.quantization, QUANTIZATIONS)
@@ -63,7 +65,6 @@ def check_precision(config: "Config") -> None:
             "freezes them in fewer bits.\nAllowed: quantization=none, or a method that adds its own weights."
         )
     trained = f"adapter={config.adapter.name} trains weights of the base model" if config.adapter.trains_base else None
-    trained = f"model={config.model.name} has a head to train" if config.model.head else trained
     if trained and config.model.dtype != "float32":
         raise UserError(f"{trained}, for which model.dtype={config.model.dtype} is too coarse.\nAllowed: float32.")
 

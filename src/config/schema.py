@@ -175,6 +175,8 @@ class TrainerConfig:
     batch_size: Count = MISSING  # texts a step
     # texts at once within a step, whose gradients add up; null: the whole batch, halved until it fits
     micro_batch_size: Count | None = None
+    checkpointing: bool = False  # keep a block's input alone for backward, and compute the block again there
+    optimizer: str = "adamw"  # or bitsandbytes': adamw_8bit, adamw_paged, adamw_paged_8bit
     cuda_graphs: bool = True  # on a GPU, record a classifier's steps and replay them, which gives the same
     eval_batch_size: Count = MISSING  # texts at once when scoring
     eval_every: Count = MISSING  # steps between two validations

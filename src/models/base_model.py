@@ -61,6 +61,8 @@ class BaseModel:
         import torch
 
         model = copy.deepcopy(self.module)
+        for name in head:
+            model.get_submodule(name).float()  # it is trained, for which a base's bfloat16 is too coarse
         with torch.no_grad():
             for name, parameter in self._drawn(model, head):
                 if name.endswith("bias"):

@@ -22,7 +22,9 @@ TASK_KEYS = ("name", "version", "architecture", "metric", "max_length", "max_new
 OPTIONAL_TASK_KEYS = (
     "more_metrics", "validation_metric", "metric_options", "samples", "temperature", "stop",
 )  # fmt: skip
-OPTIONAL_TRAINER_KEYS = ("checkpoint", "adam_eps")  # likewise
+OPTIONAL_TRAINER_KEYS = ("checkpoint", "adam_eps", "optimizer")  # likewise
+
+SAME_GRADIENTS = ("micro_batch_size", "checkpointing", "cuda_graphs")  # they cost time and memory, and change nothing
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _trainer(config: TrainerConfig) -> dict[str, Any]:
     undecayed = set() if config.weight_decay else {"decay_all"}
     no_warmup = {} if config.warmup_ratio else {"warmup": "none"}
     # Gradients of parts add up to the whole batch's: how many there are is the machine's business.
-    left_out = {"name", "epochs", "micro_batch_size", "cuda_graphs"} | at_default | undecayed
+    left_out = {"name", "epochs", *SAME_GRADIENTS} | at_default | undecayed
     kept = {key: value for key, value in values.items() if key not in left_out}
     return kept | no_warmup | {"max_steps": config.steps}
 

@@ -90,6 +90,8 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
     injected = _injected(run)
     ledger = _counted(run, injected)
     checked = preflight(run, injected)
+    if config.trainer.checkpointing:
+        check_checkpointing(injected.model, config.model.name)
     if run.device.precision == "bf16":
         hold_weights(injected.model, torch.bfloat16)
     # Setup ends here: loading, estimating and injecting, but no step.
@@ -120,6 +122,19 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
         tensors=tensor_digests(run.folder / ADAPTER),
         preflight=checked,
     )
+
+
+def check_checkpointing(model: Any, name: str) -> None:
+    """Refuse to compute blocks again where transformers knows no blocks.
+
+    Raises:
+        UserError: so it is.
+    """
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise UserError(
+            f"trainer.checkpointing=true: transformers can't checkpoint the blocks of model={name}.\n"
+            "Set trainer.checkpointing=false, and trainer.micro_batch_size to fewer texts."
+        )
 
 
 def _injected(run: Prepared) -> InjectedModel:

@@ -24,6 +24,7 @@ from src.training.finite import FirstBroken, check_weights
 from src.training.graphs import RecordedSteps, can_record, widened
 from src.training.loss import mean_loss
 from src.training.micro_batches import micro_batches_of
+from src.training.optimizers import optimizer_of
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 LOGS_PER_RUN = 20
@@ -93,6 +94,10 @@ def train(
     outcome, best = Training(checkpoint_step=recipe.settings.steps), None
     if recipe.settings.checkpoint == "best_validation":
         best = _Best(injected)
+    model: Any = injected.model
+    if recipe.settings.checkpointing:
+        # The other kind has no gradient where the embedded tokens need none: the first adapters would stand still.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # The Trainer wants a folder; nothing that it may write there belongs to the results.
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _AdapterTrainer(injected, examples, recipe, outcome, scratch)
@@ -104,6 +109,8 @@ def train(
         start = time.perf_counter()
         trainer.train()
         outcome.train_seconds = time.perf_counter() - start - outcome.eval_seconds
+    if recipe.settings.checkpointing:
+        model.gradient_checkpointing_disable()
     # The last step changed the weights once more, and no loss has seen them since.
     check_weights(injected.state(), recipe.settings.steps)
     if best is None:
@@ -205,10 +212,8 @@ class _AdapterTrainer(Trainer):
                 rate = settings.head_lr if in_head else (self.recipe.lr or 0.0) * ratios.get(name, 1.0)
                 decay = settings.weight_decay if settings.decay_all or name in decaying else 0.0
                 groups.setdefault((rate, decay), []).append(parameter)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
-            eps=settings.adam_eps,
-            fused=True,
+        self.optimizer = optimizer_of(
+            settings, [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
         )
         return self.optimizer
 
