@@ -12,9 +12,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from src.errors import UserError
 from src.results.store import ADAPTER
-from src.running.fitting import check_checkpointing
 from src.training import loss as losses
 from src.training.batches import IGNORED
+from src.training.checkpointing import check_checkpointing
 from src.training.loss import ends_with_head, mean_loss
 from tests.conftest import composed
 from tests.test_training import Make, run

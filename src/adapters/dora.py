@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, checked_init, drawn_A, scaled_product
@@ -86,12 +87,13 @@ class DoRA(Adapter):
 
     def _versions(self) -> list[Any]:
         tensors = (self.lora_A, self.lora_B, self.base_layer.weight, self.base_squares)
-        return [(tensor.data_ptr(), tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
+        return [(tensor.untyped_storage()._cdata, tensor._version, tensor.device, tensor.dtype) for tensor in tensors]
 
     @torch.no_grad()
     def _keep_norms(self, squares: Tensor, cancelled: Tensor | None) -> None:
         """Take the roots of the rows' squares, those that cancelled measured densely."""
-        if cancelled is not None and len(rows := cancelled.nonzero()[:, 0]):
+        # Tensors without numbers, with which memory is predicted, have no rows to choose.
+        if cancelled is not None and not isinstance(cancelled, FakeTensor) and len(rows := cancelled.nonzero()[:, 0]):
             B = self.lora_B[rows].to(squares.dtype)
             dense = dense_weight(self.base_layer)[rows].to(B.dtype) + self.scaling * B @ self.lora_A.to(B.dtype)
             squares[rows] = dense.square().sum(1)

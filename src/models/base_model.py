@@ -207,11 +207,15 @@ def _drawn_model(config: ModelConfig, num_labels: int, attention: str) -> BaseMo
     return BaseModel(_unfused(model.to(getattr(torch, config.dtype)), config), tokenizer, lacking, notes=notes)
 
 
-def empty_model(config: ModelConfig, *, num_labels: int) -> "PreTrainedModel":
+def empty_model(
+    config: ModelConfig, *, num_labels: int, attention: str | None = None, device: str = "meta"
+) -> "PreTrainedModel":
     """Build the model on the meta device: every name and shape, no weights, no random numbers, no network.
 
     Args:
         num_labels: outputs of a classifier's head; unused for a language model.
+        attention: transformers' implementation, by default its own choice.
+        device: another one where tensors have no numbers either, as under PyTorch's FakeTensorMode.
 
     Raises:
         UserError: the yaml doesn't say how large the model is.
@@ -221,8 +225,13 @@ def empty_model(config: ModelConfig, *, num_labels: int) -> "PreTrainedModel":
     from transformers.initialization import no_init_weights
 
     extra = {"num_labels": num_labels} if config.architecture == "classifier" else {}
-    with _refusing(config), torch.device("meta"), no_init_weights():
-        model = _unfused(_auto_class(config).from_config(_described(config, **extra)), config)
+    with _refusing(config), torch.device(device), no_init_weights():
+        described = _described(config, **extra)
+        chosen = supported_attention(_auto_class(config), described, attention) if attention else None
+        built = _auto_class(config).from_config(
+            described, attn_implementation=chosen, dtype=getattr(torch, config.dtype)
+        )
+        model = _unfused(built, config)
     model.tie_weights()  # a part of the initialization that was left out
     check_head(model, config, frozenset())
     return model

@@ -30,6 +30,7 @@ from src.running.prepare import Prepared
 from src.running.progress import say_once
 from src.streams import stream_generator, stream_seed
 from src.training.batches import by_length, collate
+from src.training.checkpointing import check_checkpointing
 from src.training.held_weights import hold_weights
 from src.training.loss import mean_loss
 from src.training.trainer import Recipe, Training, train, warmup_steps
@@ -122,19 +123,6 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
         tensors=tensor_digests(run.folder / ADAPTER),
         preflight=checked,
     )
-
-
-def check_checkpointing(model: Any, name: str) -> None:
-    """Refuse to compute blocks again where transformers knows no blocks.
-
-    Raises:
-        UserError: so it is.
-    """
-    if not getattr(model, "supports_gradient_checkpointing", False):
-        raise UserError(
-            f"trainer.checkpointing=true: transformers can't checkpoint the blocks of model={name}.\n"
-            "Set trainer.checkpointing=false, and trainer.micro_batch_size to fewer texts."
-        )
 
 
 def _injected(run: Prepared) -> InjectedModel:

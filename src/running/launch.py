@@ -91,7 +91,15 @@ def print_plan(configs: list[Config], study: str, detect: float) -> None:
         UserError: one of the runs can't be done.
     """
     print(_counts(Plan.of(configs, is_to_be_run=False)))
+    print_costs(configs)
     print_findings(configs, study, detect)
+
+
+def print_costs(configs: list[Config]) -> None:
+    """Print what each method of a sweep takes; see `src.studies.costs`."""
+    from src.studies.costs import cost_lines  # heavy
+
+    print("\n".join(cost_lines(configs)))
 
 
 def print_findings(configs: list[Config], study: str, detect: float) -> None:

@@ -96,7 +96,7 @@ def _binomial(config: Config, items: int) -> Basis | None:
 
 def _of_similar_runs(config: Config) -> Basis | None:
     """The noise of runs of the same task and model, the nearest folder first; None where no two cells can be paired."""
-    for folder in _folders_of(config):
+    for folder in folders_of(config):
         runs = collect(folder)
         runs = runs[(runs["task"] == config.task.name) & (runs["model"] == config.model.name)].reset_index(drop=True)
         if runs.empty:
@@ -108,7 +108,7 @@ def _of_similar_runs(config: Config) -> Basis | None:
     return None
 
 
-def _folders_of(config: Config) -> Iterator[Path]:
+def folders_of(config: Config) -> Iterator[Path]:
     """Results folders with runs of the same task and model: the config's, those in it, those beside it."""
     own = Path(config.results_dir)
     beside = sorted(path for parent in (own, own.parent) if parent.is_dir() for path in parent.iterdir())

@@ -82,3 +82,15 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def device_type() -> str:
+    """What runs compute on here: cuda or cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def memory_bytes() -> int:
+    """The memory of the device that runs compute on here."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

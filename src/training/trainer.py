@@ -19,6 +19,7 @@ from src.errors import Diverged
 from src.metrics import Score
 from src.streams import stream_generator, stream_seed
 from src.training.batches import Example, LengthBuckets, collate
+from src.training.checkpointing import checkpoint_blocks, release_blocks
 from src.training.device import Device
 from src.training.finite import FirstBroken, check_weights
 from src.training.graphs import RecordedSteps, can_record, widened
@@ -94,10 +95,8 @@ def train(
     outcome, best = Training(checkpoint_step=recipe.settings.steps), None
     if recipe.settings.checkpoint == "best_validation":
         best = _Best(injected)
-    model: Any = injected.model
     if recipe.settings.checkpointing:
-        # The other kind has no gradient where the embedded tokens need none: the first adapters would stand still.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_blocks(injected.model)
     # The Trainer wants a folder; nothing that it may write there belongs to the results.
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _AdapterTrainer(injected, examples, recipe, outcome, scratch)
@@ -110,7 +109,7 @@ def train(
         trainer.train()
         outcome.train_seconds = time.perf_counter() - start - outcome.eval_seconds
     if recipe.settings.checkpointing:
-        model.gradient_checkpointing_disable()
+        release_blocks(injected.model)
     # The last step changed the weights once more, and no loss has seen them since.
     check_weights(injected.state(), recipe.settings.steps)
     if best is None:
