@@ -154,8 +154,9 @@ def first_update(seed: int) -> NDArray[np.float64]:
 
 
 def direction(seed: int) -> UpdateDirection:
-    U, S, Vh = np.linalg.svd(first_update(seed), full_matrices=False)
-    return UpdateDirection(*(torch.tensor(part, dtype=torch.float32) for part in (U, S, Vh)))
+    parts = np.linalg.svd(first_update(seed), full_matrices=False)
+    U, S, Vh = (torch.tensor(part, dtype=torch.float32) for part in parts)
+    return UpdateDirection(U, S, Vh)
 
 
 def setup(*, seed: int | None = 0, rank: int = RANK, scaling: float = 2.0, **options: object) -> Setup:

@@ -126,7 +126,7 @@ def test_what_another_run_s_axes_change_is_another_adapter(gsm8k: Path, tmp_path
     ]
     assert len(set(made)) == len(made)
     assert {name for name, results in caches().items() if results} >= {
-        "load_task", "load_base", "encoded_splits", "_directions",
+        "load_task", "load_base", "encoded_splits", "_known",
     }  # fmt: skip
 
 

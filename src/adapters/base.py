@@ -59,12 +59,14 @@ class Setup:
 class UpdateDirection:
     """Singular value decomposition of `-sign(G)`, G the averaged gradient of one target's weight.
 
-    `U`: (out_features, k), `S`: (k,), `Vh`: (k, in_features), the k largest singular values first, float32.
+    `U`: (out_features, k), `S`: (k,), `Vh`: (k, in_features), the k largest singular values first, float32; `residual`
+    is how far they are from being singular vectors, see `src.adapters.decomposition`.
     """
 
     U: Tensor
     S: Tensor
     Vh: Tensor
+    residual: float = 0.0
 
 
 class Method(ABC):

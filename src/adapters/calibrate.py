@@ -9,6 +9,7 @@ A quantized weight can't have a gradient. There the layer's output stands in for
 the gradient of the output dY (tokens, out_features), the gradient of the weight is dY^T X.
 """
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from src.adapters.base import UpdateDirection
+from src.adapters.decomposition import first_factors
 
 Take = Callable[[Tensor], None]
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
@@ -128,9 +130,10 @@ def _take(name: str, directions: dict[str, UpdateDirection], keep: int | None) -
 
 def _decompose_into(directions: dict[str, UpdateDirection], name: str, keep: int | None) -> Take:
     def decompose(gradient: Tensor) -> None:
-        U, S, Vh = torch.linalg.svd(-gradient.float().sign(), full_matrices=False)
-        directions[name] = UpdateDirection(
-            *(factor.cpu().contiguous() for factor in (U[:, :keep], S[:keep], Vh[:keep]))
-        )
+        # Drawn by the name alone: which other targets there are changes nothing.
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        factors, residual = first_factors(-gradient.float().sign(), keep, generator)
+        U, S, Vh = (factor.cpu().contiguous() for factor in factors)
+        directions[name] = UpdateDirection(U, S, Vh, residual)
 
     return decompose

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, scaled_product
+from src.adapters.decomposition import leading_factors
 from src.adapters.fused import LowRank
 from src.models.dense_weight import dense_weight
 
@@ -30,9 +31,9 @@ class LoRAXS(Adapter):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Decompose W0 in float32 and draw R from N(0, 1e-5^2) (section 3)."""
-        U, S, Vh = torch.linalg.svd(dense_weight(self.base_layer).float(), full_matrices=False)
-        self.lora_B.copy_(U[:, : self.rank])
-        self.lora_A.copy_(S[: self.rank, None] * Vh[: self.rank])
+        U, S, Vh = leading_factors(dense_weight(self.base_layer), self.rank)
+        self.lora_B.copy_(U)
+        self.lora_A.copy_(S[:, None] * Vh)
         self.lora_R.copy_(torch.empty(self.rank, self.rank).normal_(0.0, INITIAL_STD, generator=generator))
 
     def composed(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.adapters.base import Adapter, LoRAFactors, Setup, scaled_product
+from src.adapters.decomposition import leading_factors
 from src.adapters.fused import LowRank
 from src.models.dense_weight import dense_weight, replace_weight
 
@@ -54,10 +55,10 @@ class PiSSA(Adapter):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Decompose W0 in float32 and move its principal part into the factors (section 3)."""
-        U, S, Vh = torch.linalg.svd(self._original_weight().float(), full_matrices=False)
-        roots = (S[: self.rank] / self.scaling).sqrt()  # (rank,)
-        self.lora_A.copy_(roots[:, None] * Vh[: self.rank])
-        self.lora_B.copy_(U[:, : self.rank] * roots)
+        U, S, Vh = leading_factors(self._original_weight(), self.rank)
+        roots = (S / self.scaling).sqrt()  # (rank,)
+        self.lora_A.copy_(roots[:, None] * Vh)
+        self.lora_B.copy_(U * roots)
         self.initial_A.copy_(self.lora_A)
         self.initial_B.copy_(self.lora_B)
         self.after_load()

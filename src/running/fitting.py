@@ -11,14 +11,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
 
-from src.adapters.base import UpdateDirection
-from src.adapters.calibrate import update_directions
 from src.adapters.inject import InjectedModel, adapters, inject
 from src.adapters.ledger import Ledger, closed_form, count
-from src.config.memo import kept
-from src.config.schema import Config
 from src.errors import UserError
 from src.files import replacing, write_json
 from src.results.digests import tensor_digests
@@ -28,15 +23,12 @@ from src.running.assemble import empty_setup, fresh_model, method_of
 from src.running.preflight import preflight
 from src.running.prepare import Prepared
 from src.running.progress import say_once
-from src.streams import stream_generator, stream_seed
-from src.training.batches import by_length, collate
+from src.running.starts import directions, largest_residual
+from src.streams import stream_generator
 from src.training.checkpointing import check_checkpointing
 from src.training.held_weights import hold_weights
-from src.training.loss import mean_loss
 from src.training.trainer import Recipe, Training, train, warmup_steps
 
-PROBE_BATCH = 64
-KEPT_DIRECTIONS = 128  # singular vectors kept of each target, so that one estimate serves all usual ranks
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -90,7 +82,7 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
     config = run.config
     injected = _injected(run)
     ledger = _counted(run, injected)
-    checked = preflight(run, injected)
+    checked = preflight(run, injected) | largest_residual(run)
     if config.trainer.checkpointing:
         check_checkpointing(injected.model, config.model.name)
     if run.device.precision == "bf16":
@@ -132,8 +124,7 @@ def _injected(run: Prepared) -> InjectedModel:
     setup.generator = stream_generator(config.seed, "adapter_init")
     setup.step_size = (config.lr or 0.0) / max(1, warmup_steps(config.trainer))  # without warm-up the rate itself
     if method.needs_gradient:
-        keep = max(config.rank, KEPT_DIRECTIONS)
-        setup.update_directions = _directions(run, model, tuple(setup.target_modules), keep)
+        setup.update_directions = directions(run, model, setup.target_modules)
     return inject(model, method, setup, config.model.head)
 
 
@@ -154,38 +145,3 @@ def _counted(run: Prepared, injected: InjectedModel) -> Ledger:
                 "closed form.\nMend its `expected_trainable`, or what it trains."
             )
     return ledger
-
-
-def _decides_directions(run: Prepared, model: PreTrainedModel, targets: tuple[str, ...], keep: int) -> Any:
-    """What an estimate depends on: neither rank, alpha nor learning rate, so that a sweep makes it once."""
-    config = run.config
-    base = (config.model, config.quantization, run.device.type, run.device.precision)
-    # The rows themselves, since the config alone doesn't say which of them are there to train on.
-    probe = (
-        config.task,
-        run.task.fingerprint,
-        config.seed,
-        config.trainer.calibration_samples,
-        _probes_dropout(config),
-    )
-    return (*base, *probe, targets, keep)
-
-
-def _probes_dropout(config: Config) -> bool:
-    return bool(config.adapter.options.get("probe_dropout"))
-
-
-@kept(1, key=_decides_directions)
-def _directions(
-    run: Prepared, model: PreTrainedModel, targets: tuple[str, ...], keep: int
-) -> dict[str, UpdateDirection]:
-    """The targets' update directions, from the gradient at a probe of the training texts."""
-    train_examples = run.examples["train"]
-    # Drawn from a stream of its own: the order in training stays what it is without a probe.
-    drawn = torch.randperm(len(train_examples), generator=stream_generator(run.config.seed, "gradient_probe")).tolist()
-    probe = [train_examples[index] for index in drawn[: run.config.trainer.calibration_samples]]
-    pad_token_id = run.base.tokenizer.pad_token_id
-    batches = [collate([probe[index] for index in batch], pad_token_id) for batch in by_length(probe, PROBE_BATCH)]
-    on_device = [{name: tensor.to(run.device.type) for name, tensor in batch.items()} for batch in batches]
-    dropout_seed = stream_seed(run.config.seed, "gradient_probe") if _probes_dropout(run.config) else None
-    return update_directions(model, list(targets), on_device, loss=mean_loss, keep=keep, dropout_seed=dropout_seed)
