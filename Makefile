@@ -34,6 +34,7 @@ gpu: setup ## on a GPU: its tests, the nine runs, a step of every model beside P
 	$(BIN)/python -m pytest -q -m gpu
 	$(BIN)/python -m src.run -m adapter=lora,lora_fa,lora_sb rank=4,8,16 results_dir=results/gpu
 	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.memory
 
 test-pythons: setup ## the first run and the fast tests on every Python there is, pinned and newest; the oldest versions
 	$(BIN)/python -m nox
@@ -60,8 +61,11 @@ docs: setup ## build the documentation into site/, with every link and anchor ch
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
-bench: setup ## time a run beside the plain PEFT script, attention, GPT-3's count, logits, 10,000 runs' analysis, 5,000 jobs' start
+bench: setup ## time a run and a step beside PEFT's, starts, runs under load, attention, counts, logits, analysis, 5,000 jobs
 	$(BIN)/python -m benchmarks.one_run
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.starts
+	$(BIN)/python -m benchmarks.under_load
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.ledger
 	$(BIN)/python -m benchmarks.answer_logits

@@ -11,7 +11,6 @@ tokens a second, and the peak of the memory beside the weights.
 import gc
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from benchmarks.variants import PEFT, Base, base_of, frozen, ours, theirs
+from benchmarks.variants import PEFT, Around, Base, base_of, frozen, ours, theirs
 from src.quiet import quiet_libraries
 from src.training.graphs import RecordedSteps
 
@@ -36,7 +35,7 @@ OURS = ["lora", "lora_fa", "lora_sb", "dora", "vera"]
 RECORDED = ", recorded"
 
 
-def measure(base: Base, step: Callable[[], None], *, recorded: bool = False) -> tuple[list[float], int]:
+def measure(base: Base, method: Around, *, recorded: bool = False) -> tuple[list[float], int]:
     """Milliseconds of each step by the GPU's clock, and the peak bytes beside what was there before."""
     milliseconds = []
 
@@ -52,8 +51,9 @@ def measure(base: Base, step: Callable[[], None], *, recorded: bool = False) -> 
         torch.cuda.reset_peak_memory_stats()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
+        method.begin()
         gradients_of(base.batch)
-        step()
+        method.end()
         end.record()
         end.synchronize()
         milliseconds.append(begin.elapsed_time(end))
@@ -71,8 +71,8 @@ def rows_of(name: str, rounds: int) -> list[dict[str, Any]]:
     peaks: dict[str, int] = {}
     for _ in range(rounds):
         for variant, on in variants.items():
-            with on(base) if on is frozen else on(base, variant.removesuffix(RECORDED)) as step:
-                milliseconds, peaks[variant] = measure(base, step, recorded=variant.endswith(RECORDED))
+            with on(base) if on is frozen else on(base, variant.removesuffix(RECORDED)) as method:
+                milliseconds, peaks[variant] = measure(base, method, recorded=variant.endswith(RECORDED))
             times.setdefault(variant, []).extend(milliseconds)
             gc.collect()
             torch.cuda.empty_cache()
@@ -83,7 +83,8 @@ def rows_of(name: str, rounds: int) -> list[dict[str, Any]]:
             "milliseconds": round(median(values), 2),
             "of_limit": round(median(values) / median(times["limit"]), 3),
             "tokens_per_second": round(1000 * texts * tokens / median(values)),
-            "peak_megabytes_beside_weights": round(peaks[variant] / 1e6, 1),
+            # A recording's memory is its own, which the allocator counts as given back.
+            "peak_megabytes_beside_weights": None if RECORDED in variant else round(peaks[variant] / 1e6, 1),
             "weights_megabytes": round(weights / 1e6, 1),
             "each_milliseconds": [round(value, 2) for value in values],
         }

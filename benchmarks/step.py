@@ -4,8 +4,8 @@
 
 MiniLM's shape with random weights, 16 texts of 64 tokens, rank 8 on all linear layers, one thread. The variants take
 turns on one base, in bfloat16 autocast and in float32, with the adapters' dropout, and on a base that is bfloat16
-throughout. A step is the loss and its backward pass; its time is the thread's own. Writes `benchmarks/step.json`:
-milliseconds, each also over the limit's, and what autograd keeps for backward.
+throughout. A step is what a method prepares, the loss and its backward pass; its time is the thread's own. Writes
+`benchmarks/step.json`: milliseconds, each also over the limit's, and what autograd keeps for backward.
 """
 
 import json
@@ -24,14 +24,13 @@ import torch
 import transformers
 from torch import Tensor
 
-from benchmarks.variants import Base, base_of, frozen, ours, theirs
+from benchmarks.variants import Around, Base, base_of, frozen, ours, theirs
 from src.quiet import quiet_libraries
 from src.training.device import find_device
 
 RESULT = Path(__file__).with_suffix(".json")
 BATCH = (16, 64)
 STEPS = 3  # of a variant in each of its turns, beside one to warm up
-Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Setting:
     dtype: torch.dtype = torch.float32
     dropout: float = 0.0
 
-    def variants(self) -> dict[str, Callable[[Base], AbstractContextManager[Step]]]:
+    def variants(self) -> dict[str, Callable[[Base], AbstractContextManager[Around]]]:
         """What is measured, by name."""
         on = partial(ours, autocast=self.autocast)
         if self.dropout:
@@ -89,9 +88,10 @@ def computing(setting: Setting) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=setting.autocast)
 
 
-def seconds_of(base: Base, setting: Setting) -> float:
-    """The thread's seconds of a loss and its backward pass."""
+def seconds_of(base: Base, setting: Setting, begin: Callable[[], None]) -> float:
+    """The thread's seconds of what a method prepares, a loss and its backward pass."""
     start = time.process_time()
+    begin()
     with computing(setting):
         loss = base.loss
     loss.backward()
@@ -106,12 +106,12 @@ def rows_of(setting: Setting, rounds: int) -> list[dict[str, Any]]:
     kept: dict[str, int] = {}
     for _ in range(rounds):
         for name, on in setting.variants().items():
-            with on(base) as step:
+            with on(base) as method:
                 kept[name] = kept_bytes(base, setting)
-                step()
+                method.end()
                 for _ in range(STEPS):
-                    seconds.setdefault(name, []).append(seconds_of(base, setting))
-                    step()
+                    seconds.setdefault(name, []).append(seconds_of(base, setting, method.begin))
+                    method.end()
     limit = median(seconds["limit"])
     return [
         {

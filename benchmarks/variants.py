@@ -94,21 +94,29 @@ def batch_of(batch: tuple[int, int], model: Any) -> dict[str, Tensor]:
     return {key: tensor.to(model.device) for key, tensor in made.items()}
 
 
+@dataclass(frozen=True)
+class Around:
+    """What a method does before a step's forward pass and after its backward pass, the optimizer included."""
+
+    begin: Callable[[], None]
+    end: Callable[[], None]
+
+
 @contextmanager
-def frozen(base: Base) -> Iterator[Callable[[], None]]:
+def frozen(base: Base) -> Iterator[Around]:
     """The limit: nothing is trained, and the gradient goes back to the embedded tokens."""
 
     def needing_gradient(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output.requires_grad_(True)
 
     hook = base.model.get_input_embeddings().register_forward_hook(needing_gradient)
-    yield lambda: None
+    yield Around(lambda: None, lambda: None)
     hook.remove()
 
 
 @contextmanager
-def ours(base: Base, name: str, *, autocast: bool = True, **options: Any) -> Iterator[Callable[[], None]]:
-    """One of this project's methods on the base with options of its own; gives the optimizer's step."""
+def ours(base: Base, name: str, *, autocast: bool = True, **options: Any) -> Iterator[Around]:
+    """One of this project's methods on the base with options of its own; gives what surrounds a step."""
     config = config_of(f"model={base.config.model.name}", f"adapter={name}")
     modules: dict[str, Any] = {target: base.model.get_submodule(target) for target in base.targets}
     method = method_of(config)
@@ -125,11 +133,10 @@ def ours(base: Base, name: str, *, autocast: bool = True, **options: Any) -> Ite
     )
     injected = inject(base.model, method, setup, head=[])
     injected.model.to(base.model.device)
-    step = optimizer_step(injected.model, list(adapters(injected.model).values()))
     weights = {target: module.weight.data for target, module in modules.items()}
     if autocast:
         hold_weights(injected.model, torch.bfloat16)
-    yield step
+    yield around(injected.model, list(adapters(injected.model).values()))
     restore(base, modules)
     for target, module in modules.items():
         module.weight.data = weights[target]
@@ -143,14 +150,14 @@ def drawn_direction(layer: Any) -> UpdateDirection:
 
 
 @contextmanager
-def theirs(base: Base, name: str, **options: Any) -> Iterator[Callable[[], None]]:
+def theirs(base: Base, name: str, **options: Any) -> Iterator[Around]:
     """PEFT's method on the base, with its defaults but for the options."""
     modules = {target: base.model.get_submodule(target) for target in base.targets}
     config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=base.targets, **PEFT[name], **options)
     peft.get_peft_model(base.model, config)
     for key, parameter in base.model.named_parameters():
         parameter.requires_grad_("lora_" in key and not ("A frozen" in name and "lora_A" in key))
-    yield optimizer_step(base.model, [])
+    yield around(base.model, [])
     restore(base, modules)
 
 
@@ -161,8 +168,8 @@ def restore(base: Base, modules: dict[str, nn.Module]) -> None:
     base.model.requires_grad_(False)
 
 
-def optimizer_step(model: nn.Module, corrected: list[Any]) -> Callable[[], None]:
-    """What is between two backward passes: corrections, the optimizer, no gradient left, what a step begins with."""
+def around(model: nn.Module, corrected: list[Any]) -> Around:
+    """What a step does before its forward pass and after its backward pass."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
@@ -170,12 +177,10 @@ def optimizer_step(model: nn.Module, corrected: list[Any]) -> Callable[[], None]
         if corrected:
             type(corrected[0]).on_step(corrected, 0.5)
 
-    def step() -> None:
+    def end() -> None:
         for adapter in corrected:
             adapter.correct_gradients()
         optimizer.step()
         optimizer.zero_grad()
-        begin()
 
-    begin()
-    return step
+    return Around(begin, end)

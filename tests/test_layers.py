@@ -11,7 +11,8 @@ from tests.conftest import ROOT
 
 PURE = ["src.adapters", "src.metrics", "src.analysis"]  # the statistics are part of the analysis
 COMMANDS = {"run", "tune", "decide", "verify", "tables", "figures", "report", "params", "inspect", "export"}
-LEAVES = {"caches", "console", "credentials", "errors", "files", "hub", "interrupts", "quiet", "quoting", "streams"}
+LEAVES = {"caches", "console", "credentials", "errors", "files", "hub", "interrupts", "quiet", "quoting", "streams",
+          "threads"}  # fmt: skip
 
 
 def modules_of(package: str) -> list[str]:

@@ -199,13 +199,22 @@ def test_a_base_in_bfloat16_is_adapted_in_float32(adapter: str, tiny: Make, tmp_
     ("overrides", "message"),
     [
         (["adapter=full"], r"adapter=full trains weights of the base model, for which model\.dtype=bfloat16"),
-        (["model=minilm", "task=docstrings"], r"model=minilm has a head to train, for which model\.dtype=bfloat16"),
         (["model.dtype=float16"], r"model\.dtype=float16 is not known.\nAllowed: (.|\n)*float32"),
     ],
 )
 def test_what_bfloat16_is_too_coarse_for_is_refused(overrides: list[str], message: str, tiny: Make) -> None:
     with pytest.raises(UserError, match=message):
         tiny("model.dtype=bfloat16", *overrides)
+
+
+def test_a_classifier_s_head_is_in_float32_on_a_base_in_bfloat16(tmp_path: Path) -> None:
+    config = composed("model=minilm", "task=docstrings", "task.max_length=16", "model.dtype=bfloat16", "adapter=lora",
+                      "trainer.precision=bf16", "trainer.max_steps=2", "trainer.eval_limit=8", "tracking=none",
+                      "forgetting=none", f"results_dir={tmp_path}")  # fmt: skip
+    run(config, tmp_path / "run")
+    saved = load_file(tmp_path / "run" / ADAPTER)
+    assert {name for name in saved if name.startswith("classifier")} == {"classifier.weight", "classifier.bias"}
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 
 def test_a_base_in_bfloat16_is_refused_where_the_rest_computes_in_float32(tiny: Make, tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ class Adapter(nn.Module, Method):
     """
 
     replayable: ClassVar[bool] = True  # a training step does the same with other numbers: see `src.training.graphs`
+    leaves_base: ClassVar[bool] = True  # its parameters as they are, so that runs may share them
     any_rank: ClassVar[bool] = False  # the rank may exceed the layer's size
     nested: ClassVar[bool] = False  # one training gives an adapter of every smaller rank too: see `truncate`
     has_dropout: ClassVar[bool] = True

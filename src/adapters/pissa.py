@@ -32,6 +32,7 @@ class PiSSA(Adapter):
         float_weight: gives the layer's weight (out_features, in_features) as it was before it was quantized.
     """
 
+    leaves_base: ClassVar[bool] = False  # the base layer keeps the residual
     outside_peft: ClassVar[tuple[str, ...]] = ("initial_A", "initial_B")  # decomposed anew there when it is loaded
     removed_A: Tensor  # (rank, in_features), the A_0 that the base layer's weight is without
     removed_B: Tensor  # (out_features, rank), the B_0

@@ -54,12 +54,26 @@ def collect(results_dir: Path) -> pd.DataFrame:
     """
     read_equivalences()  # here, as within a row it would make every record unreadable
     rows = [row for folder in run_folders(results_dir) for row in rows_of_folder(folder)]
+    _take_common_code(rows)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     # Nullable types: a method without a rank and an unreadable run have missing values here, and stay rows.
     frame = frame.astype({"rank": "Int64", "trained_rank": "Int64", "seed": "Int64", "trial": "boolean"})
     # The run id comes last, so that rows that are equal in all else have one order too.
     keys = ["task", "model", "adapter", "rank", "target", "seed", "run_id"]
     return frame.sort_values(keys, na_position="first", ignore_index=True)
+
+
+def _take_common_code(rows: list[dict[str, Any]]) -> None:
+    """Give rows of a task and model the newest code that all of them are proven equal to, where there is one."""
+    groups: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
+    for row in rows:
+        if "equal_codes" in row:
+            groups.setdefault((row["task"], row["model"]), []).append(row)
+    for group in groups.values():
+        common = set.intersection(*(set(row["equal_codes"]) for row in group))
+        if newest := [name for name in group[0]["equal_codes"] if name in common][-1:]:
+            for row in group:
+                row["shared_code"] = newest[0]
 
 
 def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
@@ -192,11 +206,11 @@ def _results(record: Record) -> dict[str, Any]:
     }
 
 
-def _made_with(record: Record) -> dict[str, str]:
+def _made_with(record: Record) -> dict[str, Any]:
     """What else moves a result: the method's code and all runs' code, the packages' versions, the hardware."""
     made, packages = record["provenance"], record["provenance"]["packages"]
-    # The newest of the codes proven equal: methods whose classes begin at different codes share today's.
-    code = _code(equal_codes(made["code"])[-1])
+    equal = equal_codes(made["code"])
+    code: dict[str, Any] = {**_code(equal[-1]), "equal_codes": [_code(one)["shared_code"] for one in equal]}
     if record["identity"]["adapter"].get("config"):  # the method is another library's
         code["method_code"] += f", peft {packages.get('peft', 'unknown')}"
     if "quantization" in record["identity"]:

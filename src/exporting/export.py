@@ -90,7 +90,7 @@ def _as_computed(config: Config, record: Record) -> Config:
 def _source(prepared: Prepared, run: Path) -> TrainedModel:
     config, base = prepared.config, prepared.base
     if config.model.dtype != "float32":  # as rounded as it was trained on, and computed without autocast
-        base = replace(base, module=copy.deepcopy(base.module).float())
+        base = replace(base, module=copy.deepcopy(base.module).float(), checksums=[])
     injected = restored(config, base, run / ADAPTER)
     return TrainedModel(config, base, injected, prepared.task.data.label_names, prepared.scoring)
 

@@ -52,15 +52,23 @@ class BaseModel:
     other_classes: frozenset[str] = frozenset()
     unused: frozenset[str] = frozenset()
     notes: list[str] = field(default_factory=list)
+    checksums: list[int] = field(default_factory=list)  # of the parameters, once a copy has shared them
 
-    def fresh_copy(self, head: list[str], generator: "torch.Generator") -> "PreTrainedModel":
+    def fresh_copy(self, head: list[str], generator: "torch.Generator", *, shares: bool = False) -> "PreTrainedModel":
         """A copy with what the checkpoint lacks of the modules in `head` drawn: weights from N(0, 0.02^2), biases zero.
 
         What is pre-trained is kept, and a norm keeps the start that transformers gives it, which passes its input on.
+
+        Args:
+            shares: the copy has the base's own parameters but for the head's, for methods that leave them as they are;
+                moved to a device, they are there for all copies.
+
+        Raises:
+            RuntimeError: a method that was to leave the base's parameters as they are has changed them.
         """
         import torch
 
-        model = copy.deepcopy(self.module)
+        model = copy.deepcopy(self.module, self._shared(head) if shares else {})
         for name in head:
             model.get_submodule(name).float()  # it is trained, for which a base's bfloat16 is too coarse
         with torch.no_grad():
@@ -72,6 +80,15 @@ class BaseModel:
                     parameter.copy_(torch.empty(parameter.shape).normal_(0.0, 0.02, generator=generator))
         return model
 
+    def _shared(self, head: list[str]) -> "dict[int, nn.Parameter]":
+        """The parameters that a copy shares, by identity: what `copy.deepcopy` takes for copied already."""
+        found = parameter_checksum(self.module)
+        if self.checksums and self.checksums != [found]:
+            raise RuntimeError("a run has changed the base model's parameters, which others share")
+        self.checksums[:] = [found]
+        own = {id(parameter) for name in head for parameter in self.module.get_submodule(name).parameters()}
+        return {id(parameter): parameter for parameter in self.module.parameters() if id(parameter) not in own}
+
     def _drawn(self, model: "PreTrainedModel", head: list[str]) -> "Iterator[tuple[str, nn.Parameter]]":
         """The parameters that are drawn, in the order of `head`, each once."""
         seen = set[str]()
@@ -81,6 +98,18 @@ class BaseModel:
                     if name in self.lacking and name not in seen and "Norm" not in type(layer).__name__:
                         seen.add(name)
                         yield name, parameter
+
+
+def parameter_checksum(module: "nn.Module") -> int:
+    """The sum of all parameters' bits as whole numbers, each parameter's times its place."""
+    import torch
+
+    widths = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = [
+        parameter.detach().contiguous().view(widths[parameter.element_size()]).sum(dtype=torch.int64)
+        for parameter in module.parameters()
+    ]
+    return sum((place + 1) * int(one) for place, one in enumerate(sums))
 
 
 def find_weights(config: ModelConfig) -> Path | None:

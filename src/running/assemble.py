@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from src.adapters.base import Method, Setup
+from src.adapters.base import Adapter, Method, Setup
 from src.adapters.inject import InjectedModel, find_targets, inject
 from src.config.schema import AdaptedModel, Config
 from src.models.base_model import BaseModel, load_base
@@ -62,8 +62,13 @@ def inject_empty(config: AdaptedModel, model: nn.Module) -> InjectedModel:
 
 
 def fresh_model(config: Config, base: BaseModel, device: str = "cpu") -> Any:
-    """A copy of the base model on `device` with the head that the run's seed draws."""
-    return base.fresh_copy(config.model.head, stream_generator(config.seed, "head_init")).to(device)  # type: ignore
+    """A copy of the base model on `device` with the head that the run's seed draws.
+
+    It shares the base's parameters with all other copies where the run's method leaves them as they are.
+    """
+    method = method_of(config)
+    shares = issubclass(method, Adapter) and method.leaves_base
+    return base.fresh_copy(config.model.head, stream_generator(config.seed, "head_init"), shares=shares).to(device)  # type: ignore
 
 
 def restored(config: Config, base: BaseModel, adapter: Path, device: str = "cpu") -> InjectedModel:

@@ -11,7 +11,7 @@ from src.adapters.inject import adapters
 
 @torch.no_grad()
 def hold_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Round the adapted layers' float32 weights, in place: the products under autocast stay the same, bit for bit.
+    """Round the adapted layers' float32 weights, in this model: the products under autocast stay the same, bit for bit.
 
     Weights that something else computes with are left as they are: a method, a module that reads them, or another
     module that they are tied to.
@@ -21,4 +21,5 @@ def hold_weights(model: nn.Module, dtype: torch.dtype) -> None:
         weight: Any = adapter.base_layer.weight
         alone = uses[id(weight)] == 1 and not adapter.weight_is_read and not adapter.needs_exact_weight
         if alone and type(adapter.base_layer) is nn.Linear and weight.dtype == torch.float32:
-            weight.data = weight.data.to(dtype)
+            # Another parameter, as runs may share this one.
+            adapter.base_layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
