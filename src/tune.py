@@ -28,7 +28,7 @@ from src.errors import UserError
 from src.interrupts import RESUMES, interruptible, note_end
 from src.results.store import is_done
 from src.running.inputs import folder_of, with_steps
-from src.running.launch import print_findings, print_undetectable, study_of
+from src.running.launch import print_costs, print_findings, print_undetectable, study_of
 from src.running.search import FINALISTS, Trial
 from src.running.shared_runs import do_shared
 from src.running.sweep import UNRECORDED, Plan, print_warnings
@@ -201,6 +201,7 @@ def main() -> None:
         configs, at = jobs_to_tune(overrides)
         if plan:
             print_tuning_plan(configs, at)
+            print_costs(configs)
             print_findings(configs, study_of(overrides), plan.detect)
             return
         print_warnings(configs)

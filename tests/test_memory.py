@@ -31,7 +31,7 @@ def shapes(monkeypatch: Any) -> list[tuple[int, int]]:
     return seen
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -94,8 +94,11 @@ def test_a_cap_after_the_output_layer_is_seen(monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [["adapter=lora"], ["adapter=lora", "adapter.options.dropout=0.2"], ["adapter=dora"], ["adapter=lora_sb"],
-     ["adapter=peft/vera"]],
+    [
+        ["adapter=lora", "adapter.options.dropout=0.2"],
+        *(pytest.param([name], marks=pytest.mark.slow)
+          for name in ("adapter=lora", "adapter=dora", "adapter=lora_sb", "adapter=peft/vera")),
+    ],
 )  # fmt: skip
 def test_checkpointed_blocks_train_to_the_same_bits_and_keep_less(
     overrides: list[str], tiny: Make, tmp_path: Path

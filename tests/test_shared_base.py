@@ -51,7 +51,13 @@ def test_each_run_has_its_own_head() -> None:
     assert first.lm_head.weight is not second.lm_head.weight
 
 
-@pytest.mark.parametrize("adapter", ["lora", "dora", "lora_fa", "houlsby", "dylora", "lora_xs"])
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        "dora",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "lora_fa", "houlsby", "dylora", "lora_xs")),
+    ],
+)
 def test_a_run_leaves_the_base_as_it_was(adapter: str, tmp_path: Path) -> None:
     config = composed(*TINY, f"adapter={adapter}", "rank=2", f"results_dir={tmp_path}", "trainer.precision=bf16")
     base = load_base(config.model, num_labels=0, attention="eager")

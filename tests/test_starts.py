@@ -70,7 +70,9 @@ def test_a_larger_target_set_adds_what_it_lacks(estimates: list[list[str]], tmp_
     assert len(estimates) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cut", "empty", "other"))]
+)
 def test_a_damaged_file_is_made_again(damage: str, estimates: list[list[str]], tmp_path: Path) -> None:
     first = adapter_of(tmp_path / "a", "rank=4")
     (path,) = (tmp_path / "cache" / "starts").iterdir()
