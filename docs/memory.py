@@ -34,7 +34,7 @@ GB are predicted: the step's forward pass on tensors without numbers, what autog
 is within 10 % of what the first step keeps (`tests/test_memory.py`); for a GPU see
 [Benchmarks](../benchmarks/README.md). `plan=true` prints the same for any sweep and the device that it is asked on.
 
-| study | model | run | batch | at a time | weights | trained | kept | transient | GB |
+| study | model | run | batch | at a time | GB | weights | trained | kept | transient |
 |---|---|---|--:|--:|--:|--:|--:|--:|--:|
 """
 
@@ -68,14 +68,14 @@ def row_of(study: str, config: Config) -> tuple[float, str]:
             if memory.total <= most:
                 break
     except UserError as error:
-        return 0.0, f"{name} | {config.trainer.batch_size} | - | | | | | {first_line(error)} |"
+        return 0.0, f"{name} | {config.trainer.batch_size} | - | {first_line(error)} | | | | |"
     said = "".join(f", `trainer.{key}={str(value).lower()}`" for key, value in options.items())
     return needed, f"{name}{said} | {config.trainer.batch_size} | {texts} | {parts_of_memory(memory)} |"
 
 
 def parts_of_memory(memory: StepMemory) -> str:
-    """The parts and their sum in GB, as cells."""
-    parts = (memory.weights, memory.trained, memory.activations, memory.transient, memory.total)
+    """The sum and its parts in GB, as cells."""
+    parts = (memory.total, memory.weights, memory.trained, memory.activations, memory.transient)
     return " | ".join(f"{part / 1e9:.2f}" for part in parts)
 
 

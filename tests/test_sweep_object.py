@@ -52,7 +52,10 @@ def test_a_cell_is_named_by_its_method_and_rank_and_by_what_else_differs() -> No
     assert cell_names(cells_of(*nested)) == ["dylora r4 of 8", "dylora r8"]
 
 
-@pytest.mark.parametrize("study", ["nine_runs", "rank_vs_accuracy", "target_sets", "tuning", "rank_and_rate"])
+@pytest.mark.parametrize(
+    "study",
+    ["nine_runs", "target_sets", "tuning", "rank_and_rate", pytest.param("rank_vs_accuracy", marks=pytest.mark.slow)],
+)
 def test_no_two_cells_have_one_name_and_each_is_found_by_its_own(study: str) -> None:
     sweep = load(ROOT / "results" / study)
     assert len(set(sweep.names)) == len(sweep.names)
