@@ -1,4 +1,4 @@
-"""Compare parameter-efficient fine-tuning methods."""
+"""Trustworthy comparisons of parameter-efficient fine-tuning methods."""
 
 from src.threads import limit_spinning
 

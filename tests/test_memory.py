@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from src.errors import UserError
 from src.studies.memory import Computing, StepMemory, largest_that_fits, step_memory
@@ -85,7 +84,6 @@ def test_nothing_is_made_of_the_models_size() -> None:
     memory = step_memory(config, 4, 512, Computing())
     assert 14.4e9 < memory.weights < 14.8e9
     assert memory.activations > 5e9
-    assert torch.get_rng_state().sum() > 0
 
 
 def test_a_batch_is_halved_until_it_fits() -> None:

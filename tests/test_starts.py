@@ -14,6 +14,7 @@ from src.results.store import ADAPTER
 from src.running import starts
 from tests.conftest import composed
 from tests.test_adapters import drawn
+from tests.test_sweep_equals_alone import caches
 from tests.test_training import run
 
 SHORT = ["model=tiny_llama", "task=reverse_words", "tracking=none", "trainer=smoke", "trainer.max_steps=2",
@@ -37,13 +38,9 @@ def estimates(monkeypatch: Any) -> list[list[str]]:
 def adapter_of(folder: Path, *overrides: str, forget: bool = True) -> dict[str, Tensor]:
     """The trained adapter of a run in what could be a new process."""
     if forget:
-        _kept_of(starts._known).clear()
+        caches()["_known"].clear()
     run(composed(*SHORT, f"cache_dir={folder.parent}/cache", f"results_dir={folder.parent}", *overrides), folder)
     return load_file(folder / ADAPTER)
-
-
-def _kept_of(function: Any) -> Any:
-    return next(cell.cell_contents for cell in function.__closure__ if hasattr(cell.cell_contents, "popitem"))
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -107,9 +104,9 @@ def test_the_randomised_factors_of_a_large_matrix_are_near_the_exact_ones(shape:
     torch.testing.assert_close(Vh @ Vh.T, torch.eye(32), atol=1e-5, rtol=0)
     captured = float((matrix.T @ U[:, :16]).square().sum() / exact[:16].square().sum())
     assert captured > (0.999 if kind != "noise" else 0.95)
-    measured = torch.linalg.norm(matrix.T @ U - Vh.T * S) / torch.linalg.norm(S)
-    assert residual == pytest.approx(float(measured), abs=1e-5)
-    torch.testing.assert_close(matrix @ Vh.T, U * S, atol=1.0, rtol=0.5)
+    apart = (matrix.double() @ Vh.T.double() - U.double() * S.double()).square().sum().sqrt() / S.double().norm()
+    assert residual == pytest.approx(float(apart), rel=1e-3)
+    assert residual > 1e-3  # the last of the vectors aren't there yet, and that is said
 
 
 def test_small_matrices_are_decomposed_exactly() -> None:

@@ -63,5 +63,6 @@ def first_factors(matrix: Tensor, keep: int | None, generator: torch.Generator) 
         Q, _ = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ Q)[0])
     inner, S, Vh = torch.linalg.svd(Q.T @ matrix, full_matrices=False)
     U, S, Vh = (Q @ inner)[:, :keep], S[:keep], Vh[:keep]
-    residual = torch.linalg.norm(matrix.T @ U - Vh.T * S) / torch.linalg.norm(S)
+    # The other side's, M^T U - V S, is zero by construction.
+    residual = torch.linalg.norm(matrix @ Vh.T - U * S) / torch.linalg.norm(S)
     return (U, S, Vh), float(residual)

@@ -123,7 +123,7 @@ class _LowRankLinear(torch.autograd.Function):
         dtype = cast.dtype
         rows = cast.reshape(-1, cast.shape[-1])  # (tokens, in_features)
         read = rows if drop is None else masked(rows, mask_of(rows.shape, rows, *drop))
-        # With the tokens last: a CPU takes up to six times as long for some of the same products with the rank last.
+        # With the tokens last: a CPU takes longer for the same products with the rank last.
         hidden = A.to(dtype) @ read.T  # (rank, tokens)
         inner = hidden if R is None else R.to(dtype) @ hidden
         scaled_B = (scaling * B).to(dtype)

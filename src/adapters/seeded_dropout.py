@@ -1,7 +1,7 @@
 """Dropout whose mask is made from a seed, and made again in backward: nothing of the input's size is kept for it.
 
 Bits decide for 16-bit numbers at once: a mask of -1 and 0 that is laid over the numbers' own bits, drawn four to a
-64-bit number. That takes a quarter of the time of `nn.Dropout` on a CPU.
+64-bit number.
 """
 
 import math

@@ -13,14 +13,15 @@ HEX_DIGITS = 16
 
 def tensor_digests(path: Path) -> dict[str, str]:
     """By name, a digest of each tensor in a safetensors file, its shape and format included."""
-    digests = {}
     with safe_open(path, framework="pt") as tensors:
-        for name in sorted(tensors.keys()):
-            tensor = tensors.get_tensor(name).contiguous()
-            content = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-            content.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-            digests[name] = content.hexdigest()[:HEX_DIGITS]
-    return digests
+        return {name: tensor_digest(tensors.get_tensor(name)) for name in sorted(tensors.keys())}
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """A digest of a tensor on the CPU, its shape and format included."""
+    content = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+    content.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()[:HEX_DIGITS]
 
 
 def prediction_digests(path: Path, columns: set[str] | None = None) -> dict[str, str]:

@@ -4,7 +4,6 @@ What is known of one probe lies in a file of the cache folder, by the content of
 needs more matrices adds them. A damaged file is made again.
 """
 
-import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from src.files import replacing
 from src.models.base_model import find_weights
 from src.models.weights import description_digests
 from src.results.code import fingerprint
+from src.results.digests import digest, tensor_digest
 from src.results.identity import decisive
 from src.running.assemble import method_of
 from src.running.prepare import Prepared
@@ -86,8 +86,7 @@ def _path(run: Prepared, keep: int) -> Path:
         "keep": keep,
         "code": [fingerprint("src.adapters.calibrate"), fingerprint("src.training.loss"), torch.__version__],
     }
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return Path(config.cache_dir) / "starts" / f"{digest[:32]}.safetensors"
+    return Path(config.cache_dir) / "starts" / f"{digest(decides)}.safetensors"
 
 
 @kept(1, key=_path)
@@ -122,8 +121,4 @@ def _write(path: Path, known: Directions) -> None:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    content = hashlib.sha256()
-    for name in sorted(tensors):
-        content.update(name.encode())
-        content.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
-    return content.hexdigest()
+    return digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})

@@ -12,7 +12,7 @@ from src.running.inputs import inputs_of
 from src.studies.memory import Computing, StepMemory, largest_that_fits
 from src.studies.planning import folders_of
 from src.tasks.base import load_task
-from src.training.device import device_type, memory_bytes
+from src.training.device import find_device, memory_bytes
 
 SHARE_FOR_USE = 0.9  # of the device's memory; the rest is what libraries and fragments take
 HEAD = ("model", "adapter", "rank", "target", "trained", "GB", "s/run")
@@ -76,7 +76,7 @@ def _memory(config: Config) -> tuple[StepMemory | None, list[str]]:
     """The memory of a step in the largest part of the batch that fits, and what is to be said of it."""
     asked = config.trainer.micro_batch_size or config.trainer.batch_size
     name = f"model={config.model.name} adapter={config.adapter.name}"
-    how = Computing(inputs_of(config).precision, "sdpa" if device_type() == "cuda" else "eager", _labels(config))
+    how = Computing(inputs_of(config).precision, find_device("fp32").attention, _labels(config))
     try:
         texts, memory = largest_that_fits(config, SHARE_FOR_USE * memory_bytes(), how)
     except UserError as error:

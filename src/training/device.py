@@ -84,11 +84,6 @@ def _cpu_name() -> str:
     return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def device_type() -> str:
-    """What runs compute on here: cuda or cpu."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def memory_bytes() -> int:
     """The memory of the device that runs compute on here."""
     if torch.cuda.is_available():
