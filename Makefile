@@ -61,9 +61,10 @@ docs: setup ## build the documentation into site/, with every link and anchor ch
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
-bench: setup ## time a run and a step beside PEFT's, starts, runs under load, attention, counts, logits, analysis, 5,000 jobs
-	$(BIN)/python -m benchmarks.one_run
+bench: setup ## time a sweep and a step beside PEFT's, its growth, starts, load, attention, counts, logits, analysis, 5,000 jobs
+	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.starts
 	$(BIN)/python -m benchmarks.under_load
 	$(BIN)/python -m benchmarks.attention
@@ -71,6 +72,7 @@ bench: setup ## time a run and a step beside PEFT's, starts, runs under load, at
 	$(BIN)/python -m benchmarks.answer_logits
 	$(BIN)/python -m benchmarks.analysis
 	$(BIN)/python -m benchmarks.composition
+	$(BIN)/python -m benchmarks.figures
 
 clean: ## delete caches and the environment, but no result
 	rm -rf .venv .nox .cache site .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,9 +1,10 @@
 """The script one writes without this project: PEFT and the HF Trainer with their defaults, one run a process.
 
-    python -m benchmarks.plain_peft
+    python -m benchmarks.plain_peft [bf16=true] [eval_batch=128] [attention=eager] [by_length=true]
 
 Same rows, model, targets, rank, steps, batch size and learning rate as
-`python -m src.run adapter=lora rank=8 target=all_linear`; float32, padding to the longest of each random batch.
+`python -m src.run adapter=lora rank=8 target=all_linear`; float32, padding to the longest of each random batch. One has
+to know of what the options ask for.
 """
 
 import json
@@ -22,6 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from src.config.arguments import options
 from src.config.composer import CONF
 from src.config.schema import Config
 from src.models.base_model import find_weights
@@ -36,6 +38,7 @@ def accuracy(prediction: Any) -> dict[str, float]:
 
 def main() -> None:
     """Train once and print the scores as JSON."""
+    asked = options(bf16="false", eval_batch="8", attention="sdpa", by_length="false")
     with initialize_config_dir(CONF, version_base="1.3"):
         config = Config.from_hydra(compose("config", ["adapter=lora", "rank=8", "target=all_linear"]))
     data = load_task(config).data
@@ -43,7 +46,9 @@ def main() -> None:
     assert folder is not None
     assert config.lr is not None
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(data.label_names))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=len(data.label_names), attn_implementation=asked["attention"]
+    )
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=8,
@@ -69,6 +74,9 @@ def main() -> None:
             save_strategy="no",
             report_to="none",
             use_cpu=True,
+            bf16=asked["bf16"] == "true",
+            per_device_eval_batch_size=int(asked["eval_batch"]),
+            train_sampling_strategy="group_by_length" if asked["by_length"] == "true" else "random",
         )
         trainer = Trainer(
             model=model,

@@ -1,6 +1,7 @@
 """A model with random weights, and what is measured on it in turn: a frozen base, our methods, PEFT's.
 
-All are of rank 8 on all linear layers; each is set up around the same model and taken off again.
+All are on all linear layers, of rank 8 where nothing else is said; each is set up around the same model and taken off
+again.
 """
 
 import warnings
@@ -115,18 +116,18 @@ def frozen(base: Base) -> Iterator[Around]:
 
 
 @contextmanager
-def ours(base: Base, name: str, *, autocast: bool = True, **options: Any) -> Iterator[Around]:
+def ours(base: Base, name: str, *, autocast: bool = True, rank: int = RANK, **options: Any) -> Iterator[Around]:
     """One of this project's methods on the base with options of its own; gives what surrounds a step."""
     config = config_of(f"model={base.config.model.name}", f"adapter={name}")
     modules: dict[str, Any] = {target: base.model.get_submodule(target) for target in base.targets}
     method = method_of(config)
     setup = Setup(
         base.targets,
-        rank=RANK,
+        rank=rank,
         alpha=ALPHA,
         options={key: value for key, value in config.adapter.options.items() if value is not None} | options,
         generator=torch.Generator().manual_seed(0),
-        update_directions={key: drawn_direction(module) for key, module in modules.items()}
+        update_directions={key: drawn_direction(module, rank) for key, module in modules.items()}
         if name == "lora_sb"
         else {},
         step_size=1e-3,
@@ -142,18 +143,18 @@ def ours(base: Base, name: str, *, autocast: bool = True, **options: Any) -> Ite
         module.weight.data = weights[target]
 
 
-def drawn_direction(layer: Any) -> UpdateDirection:
+def drawn_direction(layer: Any, rank: int) -> UpdateDirection:
     """Orthonormal factors in place of a gradient's."""
-    U, _ = torch.linalg.qr(torch.randn(layer.out_features, RANK, device=layer.weight.device))
-    V, _ = torch.linalg.qr(torch.randn(layer.in_features, RANK, device=layer.weight.device))
-    return UpdateDirection(U.cpu(), torch.linspace(2, 1, RANK), V.T.contiguous().cpu())
+    U, _ = torch.linalg.qr(torch.randn(layer.out_features, rank, device=layer.weight.device))
+    V, _ = torch.linalg.qr(torch.randn(layer.in_features, rank, device=layer.weight.device))
+    return UpdateDirection(U.cpu(), torch.linspace(2, 1, rank), V.T.contiguous().cpu())
 
 
 @contextmanager
-def theirs(base: Base, name: str, **options: Any) -> Iterator[Around]:
+def theirs(base: Base, name: str, rank: int = RANK, **options: Any) -> Iterator[Around]:
     """PEFT's method on the base, with its defaults but for the options."""
     modules = {target: base.model.get_submodule(target) for target in base.targets}
-    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=base.targets, **PEFT[name], **options)
+    config = peft.LoraConfig(r=rank, lora_alpha=ALPHA, target_modules=base.targets, **PEFT[name], **options)
     peft.get_peft_model(base.model, config)
     for key, parameter in base.model.named_parameters():
         parameter.requires_grad_("lora_" in key and not ("A frozen" in name and "lora_A" in key))

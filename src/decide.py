@@ -7,7 +7,8 @@ takes what `python -m src.run -m` takes. Claims are looked at with 3, 5, 8 and 1
 so that looking often makes no more false verdicts (docs/statistics.md). The study's own seeds come first, then the next
 ones. A tuned cell keeps its rate. Runs are stored and skipped as all others are: the same command continues where it
 stopped, and several copies of it, side by side, share the runs. max_runs and max_hours bound what this start does;
-plan=true prints where each claim stands and does nothing.
+workers=... is how many runs are done at once (see src.run), and plan=true prints where each claim stands and does
+nothing.
 
 Exit status: as `python -m src.run`.
 """
@@ -33,7 +34,7 @@ from src.interrupts import RESUMES, interruptible, note_end
 from src.results.store import is_done, readable_record
 from src.results.stored_run import config_of
 from src.running.inputs import folder_of, with_steps
-from src.running.launch import study_of
+from src.running.launch import study_of, with_workers
 from src.running.shared_runs import do_shared
 from src.running.sweep import UNRECORDED, Plan, print_warnings
 from src.running.tuning import annotate, settled, tuning_seeds
@@ -42,7 +43,7 @@ from src.studies.deciding import Position, positions, runs_of, seeds_in_order
 from src.studies.looks import STAGES, look_of
 from src.studies.verdicts import UNDECIDED, Verdict
 
-OWN_OPTIONS = {"max_runs": "", "max_hours": "", "plan": "false"}
+OWN_OPTIONS = {"max_runs": "", "max_hours": "", "workers": "", "plan": "false"}
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Spending:
 
     max_runs: int | None = None
     max_hours: float | None = None
+    workers: int | None = None  # how many runs are done at once; None: as `worker_count` finds
     begun: float = field(default_factory=time.monotonic)
     seconds: list[float] = field(default_factory=list)  # that each run took
 
@@ -147,14 +149,15 @@ def _run_all(wanted: list[AddedRun], budget: Spending, made: dict[Path, str]) ->
     """
     if budget.is_spent:
         return False
-    configs, facts = [run.config for run in wanted], {folder_of(run.config): run.facts for run in wanted}
-    for folder, state, seconds in do_shared(configs, Plan.of(configs)):
+    allowed = wanted if budget.max_runs is None else wanted[: budget.max_runs - len(budget.seconds)]
+    configs, facts = [run.config for run in allowed], {folder_of(run.config): run.facts for run in allowed}
+    plan = with_workers(Plan.of(configs), budget.workers, configs)
+    for ended in do_shared(configs, plan, may_begin=lambda: not budget.is_spent):
+        folder = folder_of(ended.config)
         annotate(folder, **facts[folder])
-        made[folder] = state
-        budget.seconds.append(seconds)
-        if budget.is_spent:
-            return False
-    return True
+        made[folder] = ended.state
+        budget.seconds.append(ended.seconds)
+    return not budget.is_spent
 
 
 def _wanted(study: Study, stuck: dict[str, str], made: dict[Path, str]) -> list[AddedRun]:
@@ -299,6 +302,7 @@ def main() -> None:
         budget = Spending(
             positive_count("max_runs", values["max_runs"]) if values["max_runs"] else None,
             positive_number("max_hours", values["max_hours"]) if values["max_hours"] else None,
+            positive_count("workers", values["workers"]) if values["workers"] else None,
         )
         study = study_named(of_runs)
         if is_true("plan", values["plan"]):

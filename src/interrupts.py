@@ -3,13 +3,16 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESUMES = "finished runs are kept, the same command goes on from here"
+AT_ONCE_SECONDS = 1.0  # signals so near to each other are one, as a terminal's that a parent passes on too
 _received: list[int] = []  # signals since the block began
+_last = float("-inf")  # when the last of them came
 _ending = False
 
 
@@ -18,12 +21,17 @@ def interruptible(comfort: str = "no file is half-written") -> Iterator[None]:
     """End the program with a word of comfort where the user, or a scheduler, interrupts the block.
 
     The status is the shell's for the signal: 130 for an interrupt, 143 for SIGTERM.
+
+    Args:
+        comfort: empty where another process says it.
     """
-    global _ending
-    _ending = False
+    global _ending, _last
+    _ending, _last = False, float("-inf")
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if not _ending:
+        global _last
+        before, _last = _last, time.monotonic()
+        if not _ending and _last - before > AT_ONCE_SECONDS:
             _received.append(number)
             raise KeyboardInterrupt
 
@@ -35,7 +43,8 @@ def interruptible(comfort: str = "no file is half-written") -> Iterator[None]:
     except BaseException as error:
         if not (isinstance(error, KeyboardInterrupt) or was_interrupted()):
             raise
-        print(f"\ninterrupted: {comfort}", file=sys.stderr)
+        if comfort:
+            print(f"\ninterrupted: {comfort}", file=sys.stderr)
         sys.exit(128 + (_received or [signal.SIGINT])[-1])
     finally:
         _ending = False

@@ -7,13 +7,14 @@
 
 With -m, values separated by commas are taken in turn. All settings are in docs/settings.md. plan=true runs and writes
 nothing: it prints what is to run, which difference the seeds and items can find, and how many seeds detect=... needs.
+On a CPU as many runs of a sweep are done at once as there are cores and memory; workers=... says another number.
 Exit status: 0 if every run is done, 1 if one isn't, 2 for a mistake in what was asked, 130 when interrupted
 (143 by SIGTERM).
 """
 
 import sys
 
-from src.config.arguments import answer_help, split_plan, split_sweep
+from src.config.arguments import answer_help, split_plan, split_sweep, split_workers
 from src.config.composition import user_errors
 from src.console import steady_output
 from src.interrupts import RESUMES, interruptible
@@ -26,10 +27,11 @@ def main() -> None:
     with user_errors():
         overrides, is_sweep = split_sweep(sys.argv[1:])
         plan, overrides = split_plan(overrides)
+        workers, overrides = split_workers(overrides)
         if plan:
             print_plan(planned(overrides, is_sweep=is_sweep), study_of(overrides), plan.detect)
             return
-        done = run_sweep(overrides) if is_sweep else run_single(overrides)
+        done = run_sweep(overrides, workers) if is_sweep else run_single(overrides)
     sys.exit(0 if done else 1)
 
 

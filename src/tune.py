@@ -7,7 +7,8 @@
 takes what `python -m src.run -m` takes. Every method at every rank and target set gets as many sound trials around its
 own rate: half a decade apart, then a quarter of a decade beside the best, and the two best with a second seed. The test
 split isn't scored in them. Several copies of the same command, side by side, share the runs. plan=true runs and writes
-nothing: it prints what is to run, and what the sweep can find (see src.run).
+nothing: it prints what is to run, and what the sweep can find; workers=... is how many runs are done at once (see
+src.run).
 
 Exit status: as `python -m src.run`.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 from textwrap import fill
 
 from src.analysis.terminal import print_runs
-from src.config.arguments import answer_help, split_plan, split_sweep
+from src.config.arguments import answer_help, split_plan, split_sweep, split_workers
 from src.config.composer import composer
 from src.config.composition import user_errors
 from src.config.schema import Config
@@ -28,7 +29,7 @@ from src.errors import UserError
 from src.interrupts import RESUMES, interruptible, note_end
 from src.results.store import is_done
 from src.running.inputs import folder_of, with_steps
-from src.running.launch import print_costs, print_findings, print_undetectable, study_of
+from src.running.launch import print_costs, print_findings, print_undetectable, study_of, with_workers
 from src.running.search import FINALISTS, Trial
 from src.running.shared_runs import do_shared
 from src.running.sweep import UNRECORDED, Plan, print_warnings
@@ -38,11 +39,12 @@ SHOWN = 10  # reasons in a message
 COLUMNS = 80  # of a line of rates
 
 
-def tune(configs: list[Config], at: AtRate = at_rate) -> bool:
+def tune(configs: list[Config], at: AtRate = at_rate, workers: int | None = None) -> bool:
     """Find every cell's rate and run its seeds; say whether all of them are done.
 
     Args:
         at: gives a run at another rate.
+        workers: how many runs are done at once; None: as `worker_count` finds.
 
     Raises:
         UserError: a run can't be done, the sweep isn't one to tune, or no rate could be chosen for any cell.
@@ -52,14 +54,14 @@ def tune(configs: list[Config], at: AtRate = at_rate) -> bool:
     # A list, as each of the searches is to take its step.
     while any([search.advance() for search in searches]):
         trials = [config for search in searches for config in search.runs.values()]
-        _run_all("trials", sorted(trials, key=lambda config: config.seed), attempted)
+        _run_all("trials", sorted(trials, key=lambda config: config.seed), attempted, workers)
     _print_rates(searches)
     if all(search.rate is None for search in searches):
         raise UserError(_no_rate(searches))
     _print_warnings(searches)
     # Seeds outermost: the ranks of one seed share LoRA-SB's gradient estimate.
     tuned = sorted((config for search in searches for config in search.chosen()), key=lambda config: config.seed)
-    _run_all("runs", tuned, attempted)
+    _run_all("runs", tuned, attempted, workers)
     pooled = pooled_variances(searches)
     for search, variance in zip(searches, pooled, strict=True):
         for config in search.chosen():
@@ -69,7 +71,7 @@ def tune(configs: list[Config], at: AtRate = at_rate) -> bool:
     return all(search.rate for search in searches) and all(map(is_done, folders))
 
 
-def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
+def _run_all(what: str, configs: list[Config], attempted: set[Path], workers: int | None) -> None:
     """Do all runs that aren't done, sharing them with other copies of the command.
 
     Args:
@@ -79,7 +81,7 @@ def _run_all(what: str, configs: list[Config], attempted: set[Path]) -> None:
     left = [config for config in configs if not (settled(config) or folder_of(config) in attempted)]
     print(f"{len(configs)} {what}: {len(configs) - len(left)} done already, {len(left)} to run", flush=True)
     try:
-        attempted |= {folder for folder, _, _ in do_shared(left, plan)}
+        attempted |= {folder_of(ended.config) for ended in do_shared(left, with_workers(plan, workers, left))}
     except KeyboardInterrupt:
         note_end()
         print_runs([folder_of(config) for config in configs], UNRECORDED)
@@ -198,6 +200,7 @@ def main() -> None:
     with user_errors():
         overrides, _ = split_sweep(sys.argv[1:])
         plan, overrides = split_plan(overrides)
+        workers, overrides = split_workers(overrides)
         configs, at = jobs_to_tune(overrides)
         if plan:
             print_tuning_plan(configs, at)
@@ -206,7 +209,7 @@ def main() -> None:
             return
         print_warnings(configs)
         print_undetectable(configs, study_of(overrides))
-        done = tune(configs, at)
+        done = tune(configs, at, workers)
     sys.exit(0 if done else 1)
 
 

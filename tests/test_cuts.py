@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from src.config.schema import Config, TaskConfig
 from src.models.base_model import character_tokenizer, load_base
 from src.results.store import read_record
+from src.running import progress
 from src.running.lifecycle import run
 from src.running.prepare import prepare
-from src.running.progress import say_once
+from src.running.progress import Screen
 from src.running.sweep import Plan
 from src.tasks.base import Row
 from src.training.batches import encode
@@ -81,9 +82,12 @@ def test_the_share_is_said_of_every_split_that_is_cut(cuts: dict[str, Cut], said
 
 
 def test_a_cut_is_said_once_for_all_runs_of_a_sweep_before_training(
-    tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Callable[..., Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    say_once.cache_clear()
+    monkeypatch.setattr(progress, "_screens", [Screen()])
     for seed in (0, 1):
         prepare(tiny("task.max_length=4", f"seed={seed}"), tmp_path)
     (said,) = capsys.readouterr().out.splitlines()
@@ -93,9 +97,12 @@ def test_a_cut_is_said_once_for_all_runs_of_a_sweep_before_training(
 
 @pytest.mark.slow
 def test_a_cut_of_every_prompt_is_said_once_before_training_and_recorded(
-    tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Callable[..., Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    say_once.cache_clear()
+    monkeypatch.setattr(progress, "_screens", [Screen()])
     short = ["adapter=lora", "rank=1", "trainer.max_steps=2", "trainer.eval_limit=4", "forgetting=none"]
     configs = [tiny("task.max_length=4", f"seed={seed}", *short) for seed in (0, 1)]
     plan = Plan.of(configs)

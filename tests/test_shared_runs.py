@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from src.config.schema import Config
-from src.running import shared_runs
+from src.running import shared_runs, workers
 from src.running.inputs import folder_of
 from src.running.shared_runs import do_shared
 from src.running.sweep import Plan
@@ -24,7 +24,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         facts.asked.append(folder_of(config))
         return str(facts.answers.pop(0))
 
-    monkeypatch.setattr(shared_runs, "run", run)
+    monkeypatch.setattr(workers, "run", run)
     monkeypatch.setattr(shared_runs, "settled", lambda config: folder_of(config) in facts.settled)
     monkeypatch.setattr(shared_runs, "is_held", lambda folder: folder in facts.held)
     monkeypatch.setattr("src.running.shared_runs.time.sleep", lambda seconds: facts.while_waiting.pop(0)())
@@ -43,7 +43,7 @@ def test_a_run_that_another_worker_holds_comes_last_and_is_done_if_it_is_left(
     told.answers = ["done", "failed"]
     told.held = {folder_of(held)}
     told.while_waiting = [lambda: None, told.held.clear]
-    ended = [(folder, state) for folder, state, _ in do_shared([held, free], PLAN)]
+    ended = [(folder_of(ended.config), ended.state) for ended in do_shared([held, free], PLAN)]
     assert ended == [(folder_of(free), "done"), (folder_of(held), "failed")]
     assert told.asked == [folder_of(free), folder_of(held)]
 
@@ -56,7 +56,8 @@ def test_a_run_that_another_worker_was_quicker_to_claim_is_waited_for(told: Simp
     assert told.asked == [folder_of(config)]
 
 
-def test_who_stops_asking_stops_the_runs(told: SimpleNamespace, tiny: Make) -> None:
+def test_no_run_is_begun_once_none_may_be(told: SimpleNamespace, tiny: Make) -> None:
     told.answers = ["done"]
-    assert next(do_shared([tiny(f"seed={seed}") for seed in (0, 1)], PLAN))[1] == "done"
-    assert len(told.asked) == 1
+    configs = [tiny(f"seed={seed}") for seed in (0, 1)]
+    assert [ended.state for ended in do_shared(configs, PLAN, may_begin=lambda: not told.asked)] == ["done"]
+    assert told.asked == [folder_of(configs[0])]

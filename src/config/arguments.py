@@ -57,6 +57,16 @@ def split_names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return [argument for argument in arguments if argument not in given], given
 
 
+def split_workers(overrides: Sequence[str]) -> tuple[int | None, list[str]]:
+    """How many runs `workers=...` asks to be done at once, None where it isn't there, and the other overrides.
+
+    Raises:
+        UserError: it isn't a whole number above 0.
+    """
+    values, rest = split_own(overrides, {"workers": ""})
+    return positive_count("workers", values["workers"]) if values["workers"] else None, rest
+
+
 @dataclass(frozen=True)
 class PlanRequest:
     """A sweep's plan is asked for in place of its runs; `detect` is a difference to find, 0 where none is named."""

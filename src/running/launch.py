@@ -1,9 +1,10 @@
-"""One run, or the runs of a sweep one after another; those of a sweep also with one of Hydra's launchers.
+"""One run, or the runs of a sweep, by this program's workers or with one of Hydra's launchers.
 
 Every job is composed and checked once, before the first one starts, so that a mistake anywhere stops them all.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ from src.config.composer import composer
 from src.config.grammar import parsed
 from src.config.schema import Config
 from src.config.sweeps import EXPERIMENT, check_hydra_keys, single_job, sweep_jobs
+from src.errors import UserError
 from src.quoting import written
 from src.results.store import is_done
+from src.running.inputs import folder_of
 from src.running.lifecycle import run
+from src.running.shared_runs import do_all
 from src.running.sweep import Plan, closing_table, print_warnings
+from src.running.worker_count import threads_each, worker_count
 
 LAUNCHER = "hydra/launcher"
 SWEEP_DIR = "hydra.sweep.dir"
@@ -36,14 +41,20 @@ def run_single(overrides: Sequence[str]) -> bool:
     return state == "done"
 
 
-def run_sweep(overrides: Sequence[str]) -> bool:
+def run_sweep(overrides: Sequence[str], workers: int | None = None) -> bool:
     """Do all runs of a sweep and print their table; say whether every one is done.
+
+    Args:
+        workers: how many of them are done at once, without a launcher of Hydra's; None: as `worker_count` finds.
 
     Raises:
         UserError: one of them can't be done; none is begun.
     """
     launch = [override for override in overrides if _is_launch(override)]
     check_hydra_keys(map(_key, launch), [SWEEP_DIR, "hydra.launcher", LAUNCHER])
+    launcher = [override for override in launch if _key(override) != SWEEP_DIR]
+    if launcher and workers:
+        raise UserError(f"workers={workers} is of runs that are done here.\nLeave it out beside {launcher[0]}.")
     with composer() as reader:
         for override in launch:
             if _key(override) == LAUNCHER:
@@ -58,12 +69,20 @@ def run_sweep(overrides: Sequence[str]) -> bool:
         if plan.to_run:
             print_undetectable(configs, study_of(overrides))
         with closing_table(plan):
-            if launcher := [override for override in launch if _key(override) != SWEEP_DIR]:
+            if launcher:
                 _launch(launcher, jobs, sweep_dir)
             else:
-                for config in configs:
-                    run(config, plan)
+                left = {folder: config for config in configs if (folder := str(folder_of(config))) in plan.to_run}
+                do_all(left.values(), with_workers(plan, workers, list(left.values())))
     return all(is_done(Path(folder)) for folder in plan.folders)
+
+
+def with_workers(plan: Plan, asked: int | None, configs: Sequence[Config]) -> Plan:
+    """The plan with as many workers as are asked for, or as fit the runs that it has left."""
+    workers = worker_count(asked, configs)
+    if workers > 1:
+        print(f"{workers} runs at once, {threads_each(workers)} threads each", flush=True)
+    return replace(plan, workers=workers)
 
 
 def planned(overrides: Sequence[str], *, is_sweep: bool) -> list[Config]:

@@ -1,11 +1,57 @@
 """The one line of a running run: rewritten in place in a terminal, printed once at its end elsewhere."""
 
 import time
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from src.console import columns, is_live, one_line
 
 CLEAR_LINE = "\r\033[K"
+
+
+class Screen:
+    """Where runs say how they are: the program's output; from a worker's process, that of the program it works for."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def show(self, text: str) -> None:
+        """Replace the line that says what is going on, in a terminal."""
+        # A line that fills the terminal's last column would wrap, and the next one couldn't take its place.
+        if is_live():
+            print(f"{CLEAR_LINE}{one_line(text, (columns() or 0) - 1)}", end="", flush=True)
+
+    def say(self, text: str, *, once: bool = False) -> None:
+        """Print a line of its own, which stays; one that is said `once` isn't repeated by this screen."""
+        if not (once and text in self._said):
+            self._print(text)
+        self._said |= {text} if once else set()
+
+    def _print(self, text: str) -> None:
+        print(f"{CLEAR_LINE}{text}" if is_live() else text, flush=True)
+
+
+_screens = [Screen()]
+
+
+def screen() -> Screen:
+    """The screen of this process."""
+    return _screens[-1]
+
+
+@contextmanager
+def shown_on(other: Screen) -> Iterator[None]:
+    """Let the runs of the block say how they are on another screen."""
+    _screens.append(other)
+    try:
+        yield
+    finally:
+        _screens.pop()
+
+
+def say_once(text: str) -> None:
+    """Print a line that is the same for several runs once."""
+    screen().say(text, once=True)
 
 
 class RunLine:
@@ -16,18 +62,14 @@ class RunLine:
         self.max_steps = max_steps
         self.metrics: dict[str, float] = {}
         self.first: tuple[int, float] | None = None
-        self.live = is_live()
 
     def show(self, text: str) -> None:
         """Replace the line's text, in a terminal."""
-        # A line that fills the terminal's last column would wrap, and the next one couldn't take its place.
-        if self.live:
-            line = one_line(f"{self.head}  {text}", (columns() or 0) - 1)
-            print(f"{CLEAR_LINE}{line}", end="", flush=True)
+        screen().show(f"{self.head}  {text}")
 
     def say(self, text: str) -> None:
         """Print a line of its own, which stays."""
-        print(f"{CLEAR_LINE}{text}" if self.live else text, flush=True)
+        screen().say(text)
 
     def show_step(self, step: int, metrics: dict[str, float]) -> None:
         """Show the metrics known so far and the time that the remaining steps will take."""
@@ -40,19 +82,12 @@ class RunLine:
     def end(self, outcome: str, seconds_left: float | None = None) -> None:
         """Print the line for good, with the time left for the sweep."""
         left = f"  ({duration(seconds_left)} left)" if seconds_left else ""
-        start = CLEAR_LINE if self.live else ""
-        print(f"{start}{self.head}  {outcome}{left}", flush=True)
+        screen().say(f"{self.head}  {outcome}{left}")
 
     def _left(self, step: int) -> str:
         assert self.first is not None
         steps, seconds = step - self.first[0], time.monotonic() - self.first[1]
         return f"{duration(seconds / steps * (self.max_steps - step))} left" if steps else ""
-
-
-@lru_cache(maxsize=64)
-def say_once(text: str) -> None:
-    """Print a line once a process, in place of the live line of the run that comes to say it."""
-    print(f"{CLEAR_LINE if is_live() else ''}{text}", flush=True)
 
 
 def duration(seconds: float) -> str:

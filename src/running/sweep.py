@@ -33,11 +33,15 @@ UNRECORDED: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep, each once, in order; `to_run` are those that weren't done when it began."""
+    """The runs of a sweep, each once, in order; `to_run` are those that weren't done when it began.
+
+    `workers` is how many of them are done at once here.
+    """
 
     group: str
     folders: list[str]
     to_run: list[str]
+    workers: int = 1
 
     @classmethod
     def of(cls, configs: list[Config], *, is_to_be_run: bool = True) -> "Plan":
@@ -101,11 +105,11 @@ class Plan:
         return f"[{self.folders.index(str(folder)) + 1}/{len(self.folders)}]"
 
     def seconds_left(self) -> float | None:
-        """Seconds that the runs still to do will take at the mean of those done since the start."""
+        """Seconds that the runs still to do will take all the workers, at the mean of those done since the start."""
         records = [readable_record(Path(folder)) for folder in self.to_run]
         taken = [record["time"]["run_seconds"] for record in records if record and record["state"] == "done"]
         left = sum(record is None for record in records)
-        return sum(taken) / len(taken) * left if taken else None
+        return sum(taken) / len(taken) * left / self.workers if taken else None
 
 
 @contextmanager
