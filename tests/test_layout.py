@@ -43,7 +43,9 @@ def sensitive(model: Any, layer: str, block: str, ids: list[int], read: int, at:
     written = seen[block].reshape(len(ids), -1)[read]
     weights = torch.randn(written.shape, generator=torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad((written * weights).sum(), seen[layer])
-    return set(gradient.reshape(len(ids), -1)[at].abs().gt(1e-9).nonzero().flatten().tolist())
+    # What cancels out is zero but for rounding, which is not the same on every processor.
+    size = gradient.reshape(len(ids), -1)[at].abs()
+    return set(size.gt(1e-4 * size.max()).nonzero().flatten().tolist())
 
 
 @pytest.mark.parametrize(("kind", "changes"), FUSED_ATTENTION)
