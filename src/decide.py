@@ -128,7 +128,7 @@ def decide(study: Study, budget: Spending) -> bool:
     try:
         while wanted := _wanted(study, stuck, made):
             print(f"{len(wanted)} runs for the next look", flush=True)
-            if not _run_all(wanted, budget, made):
+            if not _run_all(wanted, study, budget, made):
                 break
     except BaseException:
         note_end()
@@ -141,7 +141,7 @@ def decide(study: Study, budget: Spending) -> bool:
     return all(is_done(folder) for folder in made)
 
 
-def _run_all(wanted: list[AddedRun], budget: Spending, made: dict[Path, str]) -> bool:
+def _run_all(wanted: list[AddedRun], study: Study, budget: Spending, made: dict[Path, str]) -> bool:
     """Do the runs as far as the budget allows, sharing them with other copies of the command; False where it is spent.
 
     Args:
@@ -151,7 +151,7 @@ def _run_all(wanted: list[AddedRun], budget: Spending, made: dict[Path, str]) ->
         return False
     allowed = wanted if budget.max_runs is None else wanted[: budget.max_runs - len(budget.seconds)]
     configs, facts = [run.config for run in allowed], {folder_of(run.config): run.facts for run in allowed}
-    plan = with_workers(Plan.of(configs), budget.workers, configs)
+    plan = with_workers(Plan.of(configs), budget.workers, study.configs)
     for ended in do_shared(configs, plan, may_begin=lambda: not budget.is_spent):
         folder = folder_of(ended.config)
         annotate(folder, **facts[folder])

@@ -18,11 +18,14 @@ PARTIAL = re.compile(r"\..+\.\d+-[0-9a-f]{8}")  # as `replacing` names what isn'
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a path beside `path` to write to, and move it into place if all went well.
 
-    The file has the permissions that the umask gives, whichever library wrote it, and its bytes are on the disk before
-    it has its name, so that even a machine that goes down leaves the old file or the new one.
+    The file has the permissions that the umask gives, whichever library wrote it. Its bytes are on the disk before it
+    has its name, and its name when the block ends, so that a machine that goes down leaves the old file or the new one.
+
+    Args:
+        durable: whether a machine that goes down matters, for which the disk is waited for.
     """
     # Containers that share a folder may have equal process ids.
     partial = path.with_name(f".{path.name}.{os.getpid()}-{token_hex(4)}")
@@ -32,8 +35,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         # safetensors writes to a temporary file of its own, which nobody else may read.
         partial.chmod(mode)
-        _sync(partial)
+        if durable:
+            _sync(partial)
         partial.replace(path)
+        if durable:
+            _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ AT_ONCE_SECONDS = 1.0  # signals so near to each other are one, as a terminal's 
 _received: list[int] = []  # signals since the block began
 _last = float("-inf")  # when the last of them came
 _ending = False
+_waiting = False
 
 
 @contextmanager
@@ -33,7 +34,8 @@ def interruptible(comfort: str = "no file is half-written") -> Iterator[None]:
         before, _last = _last, time.monotonic()
         if not _ending and _last - before > AT_ONCE_SECONDS:
             _received.append(number)
-            raise KeyboardInterrupt
+            if len(_received) > 1 or not _waiting:
+                raise KeyboardInterrupt
 
     # What is ignored stays so: `nohup` ignores the terminal's end.
     ours = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
@@ -56,6 +58,29 @@ def interruptible(comfort: str = "no file is half-written") -> Iterator[None]:
 def was_interrupted() -> bool:
     """Say whether a signal came, also where a library made another exception of it, as a failed import is one."""
     return bool(_received)
+
+
+@contextmanager
+def interrupts_wait(*, wait: bool = True) -> Iterator[None]:
+    """Let an interrupt in the block wait for `end_if_interrupted`, or no longer; a second one never waits."""
+    global _waiting
+    before, _waiting = _waiting, wait
+    try:
+        if not wait:
+            end_if_interrupted()
+        yield
+    finally:
+        _waiting = before
+
+
+def end_if_interrupted() -> None:
+    """Let an interrupt that waits take its effect.
+
+    Raises:
+        KeyboardInterrupt: there is one.
+    """
+    if was_interrupted() and not _ending:
+        raise KeyboardInterrupt
 
 
 def note_end() -> None:

@@ -81,7 +81,7 @@ def _run_all(what: str, configs: list[Config], attempted: set[Path], workers: in
     left = [config for config in configs if not (settled(config) or folder_of(config) in attempted)]
     print(f"{len(configs)} {what}: {len(configs) - len(left)} done already, {len(left)} to run", flush=True)
     try:
-        attempted |= {folder_of(ended.config) for ended in do_shared(left, with_workers(plan, workers, left))}
+        attempted |= {folder_of(ended.config) for ended in do_shared(left, with_workers(plan, workers, configs))}
     except KeyboardInterrupt:
         note_end()
         print_runs([folder_of(config) for config in configs], UNRECORDED)

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from src.interrupts import RESUMES, SIGNALS, interruptible, note_end, uninterrupted
+from src.interrupts import (
+    RESUMES,
+    SIGNALS,
+    end_if_interrupted,
+    interruptible,
+    interrupts_wait,
+    note_end,
+    uninterrupted,
+    was_interrupted,
+)
 from src.results.store import RESULT, read_all
 from tests.conftest import HANG_SECONDS, ROOT, TINY
 
@@ -77,6 +86,46 @@ def test_an_interrupt_that_a_library_makes_another_exception_of_is_one() -> None
     assert ended.value.code == 143
     with pytest.raises(ImportError), interruptible():  # without a signal it is what it is
         raise ImportError
+
+
+def test_an_interrupt_waits_where_it_is_told_to_and_a_second_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = []
+
+    def work(signals: int, seconds: float) -> None:
+        clock = iter([100 + seconds * index for index in range(9)])
+        monkeypatch.setattr("src.interrupts.time.monotonic", lambda: next(clock))
+        with interruptible(), interrupts_wait():
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGTERM)
+            reached.append((signals, was_interrupted()))
+            end_if_interrupted()
+            reached.append((signals, False))
+
+    work(0, seconds=5)
+    for signals, seconds in ((1, 5), (2, 0.1), (2, 5)):  # as a terminal and a parent send it at once
+        with pytest.raises(SystemExit) as ended:
+            work(signals, seconds)
+        assert ended.value.code == 143
+    assert reached == [(0, False), (0, False), (1, True), (2, True)]
+
+
+def test_within_what_waits_a_part_may_be_interrupted_at_once() -> None:
+    def work() -> None:
+        with interrupts_wait():
+            os.kill(os.getpid(), signal.SIGTERM)
+            with interrupts_wait(wait=False):
+                pytest.fail("there was one before")
+
+    with pytest.raises(SystemExit), interruptible():
+        work()
+
+    def within() -> None:
+        with interrupts_wait(), interrupts_wait(wait=False):
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("it waited")
+
+    with pytest.raises(SystemExit), interruptible():
+        within()
 
 
 def test_what_is_ignored_stays_ignored() -> None:

@@ -10,7 +10,8 @@ import src
 from tests.conftest import ROOT
 
 PURE = ["src.adapters", "src.metrics", "src.analysis"]  # the statistics are part of the analysis
-COMMANDS = {"run", "tune", "decide", "verify", "tables", "figures", "report", "params", "inspect", "export"}
+COMMANDS = {"run", "tune", "decide", "status", "retry", "verify", "tables", "figures", "report", "params", "inspect",
+            "export"}  # fmt: skip
 LEAVES = {"caches", "console", "credentials", "errors", "files", "hub", "interrupts", "quiet", "quoting", "streams",
           "threads"}  # fmt: skip
 

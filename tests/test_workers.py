@@ -42,12 +42,12 @@ class Killed(LoRA):
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """A machine of eight cores with plenty of memory, and nothing said of threads."""
-    facts = SimpleNamespace(cores=8, available=10**15, quota=tmp_path / "cpu.max")
+    facts = SimpleNamespace(cores=8, memory=10**15, quota=tmp_path / "cpu.max")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(counting, "CPU_QUOTA", facts.quota)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(facts.cores), raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=facts.available))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=facts.memory))
     return facts
 
 
@@ -59,7 +59,7 @@ def test_there_is_a_worker_for_each_core_and_each_run(machine: SimpleNamespace, 
 
 def test_what_the_user_says_counts(machine: SimpleNamespace, tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = [tiny()] * 5
-    assert [worker_count(asked, configs) for asked in (1, 3, 100)] == [1, 3, 5]
+    assert [worker_count(asked, configs) for asked in (1, 3, 100)] == [1, 3, 100]
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert [worker_count(asked, configs) for asked in (None, 3)] == [1, 3]
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -77,10 +77,10 @@ def test_a_containers_quota_counts(machine: SimpleNamespace, quota: str, cores: 
 
 def test_there_are_no_more_workers_than_memory_for_the_largest_run(machine: SimpleNamespace, tiny: Make) -> None:
     configs = [tiny(f"rank={rank}", "trainer.batch_size=512", "task.max_length=56") for rank in (1, 4, 8)] * 3
-    machine.available = LIBRARIES_BYTES
+    machine.memory = LIBRARIES_BYTES
     assert worker_count(None, configs) == 1
     # 512 texts of 64 tokens take some hundred megabytes, beside the libraries.
-    machine.available = int(3.2 * LIBRARIES_BYTES)
+    machine.memory = int(4.2 * LIBRARIES_BYTES)
     assert worker_count(None, configs) == 2
 
 
@@ -166,7 +166,7 @@ def test_runs_of_several_workers_are_those_of_one(tmp_path: Path, capsys: pytest
     assert outcomes(tmp_path / "two") == outcomes(tmp_path / "one")
     assert len(outcomes(tmp_path / "two")) == 4
     out = capsys.readouterr().out
-    assert "2 runs at once, 1 threads each" in out
+    assert "2 runs at once, 1 thread each" in out
     assert out.count(" s\n") + out.count(" left)\n") >= 4
     assert not list(tmp_path.rglob(CLAIM))
     assert {record["provenance"]["command"] for record in read_all(tmp_path / "two")} == {

@@ -178,6 +178,7 @@ class TrainerConfig:
     checkpointing: bool = False  # keep a block's input alone for backward, and compute the block again there
     optimizer: str = "adamw"  # or bitsandbytes': adamw_8bit, adamw_paged, adamw_paged_8bit
     cuda_graphs: bool = True  # on a GPU, record a classifier's steps and replay them, which gives the same
+    checkpoint_minutes: NotNegative = 5.0  # between two states kept of a run under way, to go on from; 0: none
     eval_batch_size: Count = MISSING  # texts at once when scoring
     eval_every: Count = MISSING  # steps between two validations
     head_lr: Positive = MISSING  # the learning rate of the head, the same for all methods

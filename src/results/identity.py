@@ -24,7 +24,8 @@ OPTIONAL_TASK_KEYS = (
 )  # fmt: skip
 OPTIONAL_TRAINER_KEYS = ("checkpoint", "adam_eps", "optimizer")  # likewise
 
-SAME_GRADIENTS = ("micro_batch_size", "checkpointing", "cuda_graphs")  # they cost time and memory, and change nothing
+# They cost time and memory, and change nothing.
+SAME_GRADIENTS = ("micro_batch_size", "checkpointing", "cuda_graphs", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The store of runs: one folder a run, claimed by one worker at a time, with `result.json` written last.
 
 A folder holds `config.json`, `adapter.safetensors`, `predictions.parquet` and `result.json`; while a run is under
-way, `claim.json` names its worker, and from the end of training to the end of scoring `fit.json` says what training
-showed. Every file appears whole or not at all. `result.json` is the truth about a run:
+way, `claim.json` names its worker, `progress.json` says how far it is, `checkpoint.safetensors` is where training can be
+gone on with, and from the end of training to the end of scoring `fit.json` says what it showed. Every file appears whole or not at all. `result.json` is the truth about a run:
 where it says done, the run is never repeated.
 """
 
@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from src.errors import UserError
 from src.files import read_json
 from src.quoting import command_line, written
@@ -23,7 +25,7 @@ from src.results.schema import SCHEMA_VERSION, Record, contradiction, misfit
 
 RESULT, CLAIM, CONFIG = "result.json", "claim.json", "config.json"
 ADAPTER, PREDICTIONS, TRACEBACK = "adapter.safetensors", "predictions.parquet", "traceback.txt"
-FIT = "fit.json"
+FIT, CHECKPOINT, PROGRESS = "fit.json", "checkpoint.safetensors", "progress.json"
 BEAT_SECONDS = 60  # how often a worker shows that it lives
 STALE_SECONDS = 600  # a worker on another machine that hasn't shown itself for so long is taken for dead
 
@@ -247,10 +249,10 @@ def _silent_seconds(claim: Path) -> float:
 
 
 def _lives(pid: int) -> bool:
+    """Whether there is such a process, and not what is left of one that nobody has taken notice of."""
     try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.AccessDenied:
+        return True
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False
-    except PermissionError:
-        pass
-    return True

@@ -15,9 +15,10 @@ from src.adapters.inject import InjectedModel, adapters
 from src.config.memo import kept
 from src.config.schema import Config
 from src.errors import Diverged, first_line
+from src.interrupts import end_if_interrupted
 from src.results.provenance import made_with
 from src.results.schema import Forgetting, Record
-from src.results.store import ADAPTER, PREDICTIONS
+from src.results.store import ADAPTER, CHECKPOINT, PREDICTIONS
 from src.running.assemble import fresh_model, restored
 from src.running.fitting import Fit, Report, fit
 from src.running.prepare import Prepared, prepare
@@ -29,7 +30,8 @@ from src.training.scoring import Scored
 def execute(config: Config, folder: Path, report: Report) -> Record:
     """Do the run, leaving its adapter and predictions in `folder`, and return its record (not yet written).
 
-    Where an earlier attempt has trained the adapter and failed later, training isn't repeated.
+    Where an earlier attempt has trained the adapter and failed later, training isn't repeated, and one that was cut off
+    is gone on with at its checkpoint.
 
     Raises:
         UserError: something the user can put right.
@@ -42,6 +44,8 @@ def execute(config: Config, folder: Path, report: Report) -> Record:
     if training is None:
         training = fit(run, report, start)
         training.write(folder)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    end_if_interrupted()  # where one came in the last step
     fitted = time.perf_counter()
     before, failed = _measured(lambda: _loss_before(run))  # after training, so that it doesn't share the memory
     injected = restored(config, run.base, folder / ADAPTER, run.device.type)

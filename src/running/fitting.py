@@ -20,6 +20,7 @@ from src.results.digests import tensor_digests
 from src.results.provenance import made_with
 from src.results.store import ADAPTER, FIT
 from src.running.assemble import empty_setup, fresh_model, method_of
+from src.running.checkpoints import read_checkpoint, write_checkpoint
 from src.running.preflight import preflight
 from src.running.prepare import Prepared
 from src.running.progress import say_once
@@ -78,6 +79,7 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
     Raises:
         UserError: the method doesn't fit the model.
         Diverged: the loss, the gradients, the weights or what they predict became infinite or NaN.
+        KeyboardInterrupt: after the step under way, and a checkpoint.
     """
     config = run.config
     injected = _injected(run)
@@ -98,9 +100,18 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
         say=say_once,
     )
     model: Any = injected.model
+    made = made_with(asdict(run.device))
+    begun = read_checkpoint(run.folder, made, say_once)
     training, state = train(
-        injected, run.examples["train"], recipe, validate=lambda: run.score(model, "validation").score, report=report
+        injected,
+        run.examples["train"],
+        recipe,
+        validate=lambda: run.score(model, "validation").score,
+        report=report,
+        start=begun,
+        keep=lambda snapshot: write_checkpoint(run.folder, snapshot, made, say_once),
     )
+    fitted = time.perf_counter()
     scalings = {adapter.scaling for adapter in adapters(model).values()} if config.has_axis("alpha") else set()
     # Whole or not at all: another attempt takes the file for a trained adapter.
     with replacing(run.folder / ADAPTER) as partial:
@@ -110,8 +121,8 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
         parameters=ledger.as_dict(),
         scaling=next(iter(scalings), None),
         setup_seconds=setup_seconds,
-        seconds=time.perf_counter() - start,
-        made_with=made_with(asdict(run.device)),
+        seconds=setup_seconds + time.perf_counter() - fitted + training.train_seconds + training.eval_seconds,
+        made_with=made,
         tensors=tensor_digests(run.folder / ADAPTER),
         preflight=checked,
     )

@@ -62,6 +62,8 @@ def run_sweep(overrides: Sequence[str], workers: int | None = None) -> bool:
         jobs = sweep_jobs(reader, [override for override in overrides if override not in launch])
         configs = [reader.config(job) for job in jobs]
         plan = Plan.of(configs)
+        if not launcher:
+            plan = with_workers(plan, workers, configs)
         sweep_dir = _sweep_dir(launch, configs[0])
         plan.write(sweep_dir)
         print_warnings(configs)
@@ -73,15 +75,23 @@ def run_sweep(overrides: Sequence[str], workers: int | None = None) -> bool:
                 _launch(launcher, jobs, sweep_dir)
             else:
                 left = {folder: config for config in configs if (folder := str(folder_of(config))) in plan.to_run}
-                do_all(left.values(), with_workers(plan, workers, list(left.values())))
+                do_all(left.values(), plan)
     return all(is_done(Path(folder)) for folder in plan.folders)
 
 
 def with_workers(plan: Plan, asked: int | None, configs: Sequence[Config]) -> Plan:
-    """The plan with as many workers as are asked for, or as fit the runs that it has left."""
+    """The plan with as many workers as are asked for, or as fit.
+
+    Args:
+        configs: all of the plan's runs, also those that are done: the same command computes with as many threads again.
+    """
+    if not plan.to_run:
+        return plan
     workers = worker_count(asked, configs)
     if workers > 1:
-        print(f"{workers} runs at once, {threads_each(workers)} threads each", flush=True)
+        threads = threads_each(workers)
+        at_once = min(workers, len(plan.to_run))
+        print(f"{at_once} runs at once, {threads} thread{'s' * (threads > 1)} each", flush=True)
     return replace(plan, workers=workers)
 
 

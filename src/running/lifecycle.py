@@ -14,7 +14,19 @@ from src.metrics import TIMED_OUT
 from src.results.identity import identity, run_folder
 from src.results.provenance import note_code
 from src.results.schema import SCHEMA_VERSION, Record
-from src.results.store import CONFIG, FIT, PREDICTIONS, RESULT, TRACEBACK, claimed, is_done, read_record
+from src.results.standing import note_progress
+from src.results.store import (
+    CHECKPOINT,
+    CONFIG,
+    FIT,
+    PREDICTIONS,
+    PROGRESS,
+    RESULT,
+    TRACEBACK,
+    claimed,
+    is_done,
+    read_record,
+)
 from src.running.inputs import inputs_of, with_steps
 from src.running.progress import RunLine
 from src.running.sweep import UNRECORDED, Plan
@@ -65,12 +77,13 @@ def _run_claimed(config: Config, folder: Path, plan: Plan, line: RunLine) -> str
         if not mine:
             line.end("another worker is running it")
             return "running"
-        # What an earlier attempt left, but for its adapter and fit, which needn't be trained again.
+        # What an earlier attempt left, but for its checkpoint, and its adapter and fit, which needn't be trained again.
         for stale in (RESULT, TRACEBACK, PREDICTIONS):
             (folder / stale).unlink(missing_ok=True)
         remove_partial(folder)
         write_json(folder / CONFIG, asdict(config))
         record = _attempt(config, folder, plan, line)
+        (folder / PROGRESS).unlink(missing_ok=True)
     line.end(_outcome(record), plan.seconds_left())
     return str(record["state"])
 
@@ -110,8 +123,9 @@ def _keep(config: Config, folder: Path, record: Record) -> Record:
             record = _failure(config, folder, Diverged(f"a number in its record isn't finite ({error})"))
             write_json(folder / RESULT, record)
         # The record has all that it says.
-        if record["state"] == "done":
-            (folder / FIT).unlink(missing_ok=True)
+        if record["state"] in ("done", "diverged"):
+            for spent in (FIT, CHECKPOINT):
+                (folder / spent).unlink(missing_ok=True)
     return record
 
 
@@ -137,6 +151,7 @@ def _execute_tracked(config: Config, folder: Path, plan: Plan, line: RunLine) ->
         def report(step: int, metrics: dict[str, float]) -> None:
             tracker.log(step, metrics)
             line.show_step(step, metrics)
+            note_progress(folder, step, config.trainer.steps, line.seconds_left(step))
 
         record = _keep(config, folder, execute(config, folder, report))  # before W&B takes its time
         if record["state"] == "done":  # a number in it may have turned out to be none

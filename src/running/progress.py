@@ -77,17 +77,20 @@ class RunLine:
         # Time is taken from the first report on: before it lies the setup too.
         self.first = self.first or (step, time.monotonic())
         shown = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
-        self.show(f"step {step}/{self.max_steps}  {shown}  {self._left(step)}")
+        left = self.seconds_left(step)
+        told = "" if left is None else f"{duration(left)} left"
+        self.show(f"step {step}/{self.max_steps}  {shown}  {told}")
 
     def end(self, outcome: str, seconds_left: float | None = None) -> None:
         """Print the line for good, with the time left for the sweep."""
         left = f"  ({duration(seconds_left)} left)" if seconds_left else ""
         screen().say(f"{self.head}  {outcome}{left}")
 
-    def _left(self, step: int) -> str:
+    def seconds_left(self, step: int) -> float | None:
+        """The time that the remaining steps will take, where steps were reported before."""
         assert self.first is not None
         steps, seconds = step - self.first[0], time.monotonic() - self.first[1]
-        return f"{duration(seconds / steps * (self.max_steps - step))} left" if steps else ""
+        return seconds / steps * (self.max_steps - step) if steps else None
 
 
 def duration(seconds: float) -> str:

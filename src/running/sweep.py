@@ -8,7 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from src.caches import place_caches
@@ -98,7 +98,7 @@ class Plan:
     def write(self, sweep_dir: Path) -> None:
         """Leave the plan for the jobs."""
         sweep_dir.mkdir(parents=True, exist_ok=True)
-        write_json(sweep_dir / PLAN, {"group": self.group, "folders": self.folders, "to_run": self.to_run})
+        write_json(sweep_dir / PLAN, asdict(self))
 
     def position(self, folder: Path) -> str:
         """A run's number in the sweep, as in "[3/9]"."""

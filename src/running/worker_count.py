@@ -15,6 +15,7 @@ SAYS_THREADS = "OMP_NUM_THREADS"
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # what a container may use: microseconds of each so many
 LIBRARIES_BYTES = 1_000_000_000  # of a worker, beside what its runs compute with
 MARGIN = 1.5  # over a step's predicted memory: what is scored, loaded and in fragments
+SHARE = 0.8  # of the machine's memory; of all and not of what is free, so that a command has as many workers again
 
 
 def worker_count(asked: int | None, configs: Sequence[Config]) -> int:
@@ -26,11 +27,12 @@ def worker_count(asked: int | None, configs: Sequence[Config]) -> int:
     Args:
         asked: what the user says; None: what fits.
     """
-    most = max(1, len(configs))
-    if asked or os.environ.get(SAYS_THREADS) or most == 1 or _has_gpu():
-        return min(asked or 1, most)
-    by_cores = min(usable_cores(), most)
-    return max(1, min(by_cores, psutil.virtual_memory().available // _bytes(configs))) if by_cores > 1 else 1
+    if asked or os.environ.get(SAYS_THREADS) or len(configs) < 2 or _has_gpu():
+        return asked or 1
+    by_cores = min(usable_cores(), len(configs))
+    if by_cores == 1:
+        return 1
+    return max(1, min(by_cores, int(SHARE * psutil.virtual_memory().total) // _bytes(configs)))
 
 
 def threads_each(workers: int) -> int:

@@ -5,17 +5,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from src.adapters.inject import InjectedModel, adapters
 from src.config.schema import TrainerConfig
 from src.errors import Diverged
+from src.interrupts import end_if_interrupted, interrupts_wait, was_interrupted
 from src.metrics import Score
 from src.streams import stream_generator, stream_seed
 from src.training.batches import Example, LengthBuckets, collate
@@ -26,6 +28,17 @@ from src.training.graphs import RecordedSteps, can_record, widened
 from src.training.loss import mean_loss
 from src.training.micro_batches import micro_batches_of
 from src.training.optimizers import optimizer_of
+from src.training.snapshots import (
+    Snapshot,
+    host_random_state,
+    optimizer_state,
+    part_of,
+    random_state,
+    restore_optimizer,
+    restore_schedule,
+    set_host_random_state,
+    set_random_state,
+)
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 LOGS_PER_RUN = 20
@@ -81,6 +94,8 @@ def train(
     *,
     validate: Callable[[], Score],
     report: Callable[[int, dict[str, float]], None],
+    start: Snapshot | None = None,
+    keep: Callable[[Snapshot], None] | None = None,
 ) -> tuple[Training, dict[str, Tensor]]:
     """Train what requires gradients in the injected model, in place; returns the state to keep as well.
 
@@ -88,9 +103,12 @@ def train(
         validate: scores the model as it is; called every `settings.eval_every` steps but the last, and after the last
             where the best validation decides which state is kept.
         report: told the step and the metrics as they come.
+        start: where to go on, as an earlier call with the same arguments gave it to `keep`.
+        keep: takes a snapshot every `settings.checkpoint_minutes`, and after the step under way at an interrupt.
 
     Raises:
         Diverged: the loss, the gradients, the weights or what they predict became infinite or NaN.
+        KeyboardInterrupt: after the step under way.
     """
     outcome, best = Training(checkpoint_step=recipe.settings.steps), None
     if recipe.settings.checkpoint == "best_validation":
@@ -100,14 +118,21 @@ def train(
     # The Trainer wants a folder; nothing that it may write there belongs to the results.
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _AdapterTrainer(injected, examples, recipe, outcome, scratch)
-        trainer.add_callback(_AdapterHooks(injected.model, stream_generator(recipe.seed, "step_draw")))
-        trainer.add_callback(_Watch(outcome, recipe.settings, trainer.first_broken, validate, report, best))
+        hooks = _AdapterHooks(injected.model, stream_generator(recipe.seed, "step_draw"))
+        whole = _Whole(trainer, hooks, best)
+        trainer.add_callback(_Snapshots(whole, recipe.settings.checkpoint_minutes, keep))  # before anything is drawn
+        trainer.add_callback(hooks)
+        trainer.add_callback(_Watch(outcome, recipe.settings, trainer, validate, report, best))
         trainer.remove_callback(PrinterCallback)
         if recipe.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        trainer.train()
-        outcome.train_seconds = time.perf_counter() - start - outcome.eval_seconds
+        with interrupts_wait():
+            if start is None:
+                trainer.train()
+            else:
+                whole.restore(start)
+                trainer.train_on(start, scratch)
+        outcome.train_seconds = whole.train_seconds()
     if recipe.settings.checkpointing:
         release_blocks(injected.model)
     # The last step changed the weights once more, and no loss has seen them since.
@@ -143,6 +168,8 @@ class _AdapterTrainer(Trainer):
     ) -> None:
         self.injected, self.recipe, self.outcome, settings = injected, recipe, outcome, recipe.settings
         self.first_broken = FirstBroken()
+        self.losses = MeanLoss()
+        self.start: Snapshot | None = None
         self.share = 1.0  # that the part under way has in its batch's loss
         outcome.micro_batch_size = settings.micro_batch_size or settings.batch_size
         arguments = TrainingArguments(
@@ -185,6 +212,39 @@ class _AdapterTrainer(Trainer):
         )
         # Without a generator the loader would draw a seed from the global random state.
         return DataLoader(examples, batch_sampler=sampler, collate_fn=self._collate, generator=generator)
+
+    def train_on(self, start: Snapshot, scratch: str) -> None:
+        """Train from a snapshot on, whose tensors are in the model; the Trainer passes over the batches before."""
+        self.start = start
+        settings = self.args
+        state = TrainerState(
+            global_step=start.step,
+            max_steps=settings.max_steps,
+            logging_steps=settings.logging_steps,  # type: ignore[arg-type]  # a whole number here
+            train_batch_size=settings.per_device_train_batch_size,
+        )
+        state.save_to_json(str(Path(scratch, "trainer_state.json")))
+        self.train(resume_from_checkpoint=scratch)
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the model has the snapshot's tensors."""
+
+    def _load_scaler(self, *args: Any) -> None:
+        """Nothing: there is none in bfloat16."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        """From the snapshot, where the Trainer would unpickle a file."""
+        if self.start is not None:
+            values = self.start.values["optimizer"]
+            restore_optimizer(self.optimizer, self.start.part("optimizer"), values)
+            restore_schedule(self.lr_scheduler, self.start.step, values["rates"])
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        """From the snapshot, once the batches before it have been passed over."""
+        if self.start is not None:
+            states = self.start.part("random")
+            set_random_state(self.recipe.device, [states[key] for key in sorted(states)])
+            set_host_random_state(self.start.values["host_random"])
 
     def _collate(self, examples: list[Example]) -> dict[str, Tensor]:
         batch = collate(examples, self.recipe.pad_token_id)
@@ -237,6 +297,7 @@ class _AdapterTrainer(Trainer):
             # Beyond the handler, where the exception's frames no longer hold what didn't fit.
             self._start_over(model, size, before)
         self.first_broken.see("training loss", loss, self.state.global_step + 1)
+        self.losses.add(loss)
         return loss
 
     def _whole_step(self, model: nn.Module, inputs: dict[str, Any], size: int) -> Tensor:
@@ -285,16 +346,90 @@ class _AdapterTrainer(Trainer):
         return norm
 
 
-def random_state(device: Device) -> list[Tensor]:
-    """The global random states that dropout draws from."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if device.type == "cuda" else [])]
+class MeanLoss:
+    """The mean of the steps' losses since it was last asked for; on the device, which isn't waited for until then."""
+
+    def __init__(self) -> None:
+        self.total, self.steps = torch.tensor(0.0), 0
+
+    def add(self, loss: Tensor) -> None:
+        """Take in a step's loss."""
+        self.total = self.total.to(loss.device) + loss.detach()
+        self.steps += 1
+
+    def take(self) -> float:
+        """The mean, from which on others are counted."""
+        mean: float = self.total.item() / self.steps
+        self.total, self.steps = torch.zeros_like(self.total), 0
+        return mean
 
 
-def set_random_state(device: Device, states: list[Tensor]) -> None:
-    """Go back to such states."""
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1])
+class _Whole:
+    """All that training consists of, to be taken down and to be gone on with."""
+
+    def __init__(self, trainer: _AdapterTrainer, hooks: "_AdapterHooks", best: _Best | None) -> None:
+        self.trainer, self.hooks, self.best = trainer, hooks, best
+        self.begun, self.seconds_before = time.perf_counter(), 0.0
+
+    def train_seconds(self) -> float:
+        """Of all attempts, without validation."""
+        return self.seconds_before + time.perf_counter() - self.begun - self.trainer.outcome.eval_seconds
+
+    def snapshot(self) -> Snapshot:
+        """Between two steps.
+
+        Raises:
+            Diverged: something isn't finite, which would be gone on with.
+        """
+        trainer, best = self.trainer, self.best
+        trainer.first_broken.check()
+        moments, optimizer = optimizer_state(trainer.optimizer)
+        states = random_state(trainer.recipe.device)
+        tensors = {
+            **part_of("trained", trainer.injected.saved_tensors()),
+            **part_of("optimizer", moments),
+            **part_of("random", {str(index): state for index, state in enumerate(states)}),
+            **part_of("draws", {"step": self.hooks.generator.get_state()}),
+            **part_of("losses", {"total": trainer.losses.total}),
+            **part_of("best", best.state if best else {}),
+        }
+        values = {
+            "optimizer": optimizer,
+            "host_random": host_random_state(),
+            "loss_steps": trainer.losses.steps,
+            "best": [best.step, best.signed_score] if best and best.state else None,
+            "outcome": {**vars(trainer.outcome), "train_seconds": self.train_seconds()},
+        }
+        return Snapshot(trainer.state.global_step, tensors, values)
+
+    def restore(self, start: Snapshot) -> None:
+        """Go back to a snapshot, but for what the trainer makes when it begins."""
+        trainer, values = self.trainer, start.values
+        trainer.injected.load(start.part("trained"))
+        self.hooks.generator.set_state(start.part("draws")["step"])
+        trainer.losses.total, trainer.losses.steps = start.part("losses")["total"], values["loss_steps"]
+        if self.best and values["best"]:
+            (self.best.step, self.best.signed_score), self.best.state = values["best"], start.part("best")
+        asked = trainer.recipe.settings.micro_batch_size
+        vars(trainer.outcome).update(values["outcome"] | ({"micro_batch_size": asked} if asked else {}))
+        self.seconds_before = trainer.outcome.train_seconds + trainer.outcome.eval_seconds
+        self.begun = time.perf_counter()
+
+
+class _Snapshots(TrainerCallback):
+    """Has snapshots kept between steps, and lets an interrupt that waited for it end training."""
+
+    def __init__(self, whole: _Whole, minutes: float, keep: Callable[[Snapshot], None] | None) -> None:
+        self.whole, self.keep = whole, keep
+        self.seconds = 60 * minutes if minutes else math.inf
+        self.last = time.monotonic()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        is_due = time.monotonic() - self.last >= self.seconds
+        if self.keep and state.global_step and (is_due or was_interrupted()):
+            self.keep(self.whole.snapshot())
+            self.last = time.monotonic()
+        end_if_interrupted()
 
 
 class _AdapterHooks(TrainerCallback):
@@ -325,20 +460,20 @@ class _Watch(TrainerCallback):
         self,
         outcome: Training,
         settings: TrainerConfig,
-        first_broken: FirstBroken,
+        trainer: _AdapterTrainer,
         validate: Callable[[], Score],
         report: Callable[[int, dict[str, float]], None],
         best: _Best | None,
     ) -> None:
         self.outcome, self.settings, self.validate, self.report = outcome, settings, validate, report
-        self.first_broken, self.best = first_broken, best
+        self.first_broken, self.losses, self.best = trainer.first_broken, trainer.losses, best
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return
         # Stopped here: the steps that are left can't mend the weights.
         self.first_broken.check()
-        self._add(state.global_step, {"loss": logs["loss"]})
+        self._add(state.global_step, {"loss": self.losses.take()})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step
@@ -365,7 +500,8 @@ class _Watch(TrainerCallback):
 
     def _validation(self, step: int) -> Score:
         try:
-            return self.validate()
+            with interrupts_wait(wait=False):  # which it may be in for long
+                return self.validate()
         except Diverged as error:
             self.first_broken.check()  # the loss or the gradients may have been so earlier
             raise Diverged(f"{error}, at step {step}") from error
