@@ -17,6 +17,7 @@ import sys
 from src.config.arguments import answer_help, split_plan, split_sweep, split_workers
 from src.config.composition import user_errors
 from src.console import steady_output
+from src.errors import UserError
 from src.interrupts import RESUMES, interruptible
 from src.running.launch import planned, print_plan, run_single, run_sweep, study_of
 
@@ -31,6 +32,8 @@ def main() -> None:
         if plan:
             print_plan(planned(overrides, is_sweep=is_sweep), study_of(overrides), plan.detect)
             return
+        if workers and not is_sweep:
+            raise UserError(f"workers={workers} is of a sweep, and this is one run.\nAdd -m, or leave it out.")
         done = run_sweep(overrides, workers) if is_sweep else run_single(overrides)
     sys.exit(0 if done else 1)
 

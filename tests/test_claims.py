@@ -149,6 +149,7 @@ def test_a_claim_to_which_seeds_were_added_stands_at_its_last_whole_look(
     assert row["high"] - row["low"] > single["high"] - single["low"]
 
 
+@pytest.mark.slow
 def test_the_table_and_src_decide_agree_on_every_claim_that_seeds_were_added_for() -> None:
     study = "rank_vs_accuracy"
     runs = collect(ROOT / "results" / study)

@@ -356,6 +356,7 @@ def test_the_same_quantized_run_twice_is_equal_to_the_bit(tiny: Make, tmp_path: 
     assert (tmp_path / "a" / ADAPTER).read_bytes() == (tmp_path / "b" / ADAPTER).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_quantized_run_has_a_folder_of_its_own_and_another_update_direction(tiny: Make, tmp_path: Path) -> None:
     plain, quantized = (
         run(tiny("adapter=lora_sb", "rank=4", f"quantization={kind}", "trainer.max_steps=2"), tmp_path / kind)

@@ -48,6 +48,7 @@ def nine_runs_cell(cells: pd.DataFrame, adapter: str, rank: int | None) -> int:
     return int(place)
 
 
+@pytest.mark.slow
 def test_the_readmes_findings_are_those_of_the_committed_runs() -> None:
     said = words_of("README.md").split("## Three findings")[1].split("## ")[0]
     compared = compare(collect(NINE_RUNS))
@@ -118,6 +119,7 @@ def test_the_table_of_claims_is_made_from_the_committed_runs() -> None:
     assert "twelve were decided" in text_of("docs/papers.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", TUNED)
 def test_a_study_s_verdicts_on_claims_are_made_from_its_committed_runs(study: str) -> None:
     assert markdown(readable_claims(claims_of(study))) in (ROOT / f"experiments/{study}/README.md").read_text()

@@ -32,7 +32,7 @@ from tests.test_sweep_equals_alone import ADAPTERS
 Make = Callable[..., Config]
 ALWAYS = "trainer.checkpoint_minutes=1e-9"
 SHORT = ["trainer.max_steps=7", "trainer.eval_every=3", "trainer.eval_limit=8", "trainer.batch_size=4", "rank=2"]
-QUICK = ("lora", "lora_sb", "dylora", "dora")  # of the fast tests
+QUICK = ("lora", "lora_sb")  # of the fast tests
 OPTIONS = {
     "lora": ["adapter.options.dropout=0.3", "adapter.options.lr_ratio=4"],
     "lora_sb": ["trainer.checkpoint=best_validation"],

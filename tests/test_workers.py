@@ -24,7 +24,7 @@ from src.running import worker_count as counting
 from src.running.board import Board
 from src.running.launch import run_sweep
 from src.running.worker_count import LIBRARIES_BYTES, threads_each, usable_cores, worker_count
-from tests.conftest import HANG_SECONDS, ROOT, TINY
+from tests.conftest import HANG_SECONDS, ROOT, TINY, run_here
 from tests.test_console import terminal
 
 Make = Callable[..., Config]
@@ -96,6 +96,12 @@ def test_a_number_of_workers_that_is_none(value: str) -> None:
 def test_workers_beside_a_launcher_are_refused() -> None:
     with pytest.raises(UserError, match=r"workers=2 .*\nLeave it out beside hydra/launcher=basic"):
         run_sweep([*SHORT, "hydra/launcher=basic"], workers=2)
+
+
+def test_workers_of_a_single_run_are_refused() -> None:
+    done = run_here("src.run", *SHORT, "adapter=lora", "workers=2")
+    assert done.returncode == 2
+    assert "workers=2 is of a sweep, and this is one run.\nAdd -m" in done.stderr
 
 
 def test_several_lines_are_rewritten_in_place_and_what_is_said_stays_above(monkeypatch: Any) -> None:

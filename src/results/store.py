@@ -2,8 +2,8 @@
 
 A folder holds `config.json`, `adapter.safetensors`, `predictions.parquet` and `result.json`; while a run is under
 way, `claim.json` names its worker, `progress.json` says how far it is, `checkpoint.safetensors` is where training can be
-gone on with, and from the end of training to the end of scoring `fit.json` says what it showed. Every file appears whole or not at all. `result.json` is the truth about a run:
-where it says done, the run is never repeated.
+gone on with, and from the end of training to the end of scoring `fit.json` says what it showed. Every file appears whole
+or not at all. `result.json` is the truth about a run: where it says done, the run is never repeated.
 """
 
 import contextlib

@@ -23,7 +23,7 @@ from src.running.assemble import empty_setup, fresh_model, method_of
 from src.running.checkpoints import read_checkpoint, write_checkpoint
 from src.running.preflight import preflight
 from src.running.prepare import Prepared
-from src.running.progress import say_once
+from src.running.progress import say_once, screen
 from src.running.starts import directions, largest_residual
 from src.streams import stream_generator
 from src.training.checkpointing import check_checkpointing
@@ -101,7 +101,7 @@ def fit(run: Prepared, report: Report, start: float) -> Fit:
     )
     model: Any = injected.model
     made = made_with(asdict(run.device))
-    begun = read_checkpoint(run.folder, made, say_once)
+    begun = read_checkpoint(run.folder, made, screen().say)
     training, state = train(
         injected,
         run.examples["train"],

@@ -74,8 +74,8 @@ def run_sweep(overrides: Sequence[str], workers: int | None = None) -> bool:
             if launcher:
                 _launch(launcher, jobs, sweep_dir)
             else:
-                left = {folder: config for config in configs if (folder := str(folder_of(config))) in plan.to_run}
-                do_all(left.values(), plan)
+                by_folder = {str(folder_of(config)): config for config in configs}  # two jobs may be one run
+                do_all([by_folder[folder] for folder in plan.to_run], plan)
     return all(is_done(Path(folder)) for folder in plan.folders)
 
 

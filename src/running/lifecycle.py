@@ -32,6 +32,8 @@ from src.running.progress import RunLine
 from src.running.sweep import UNRECORDED, Plan
 from src.running.tuning import rate
 
+RESUMES_HERE = "the same command goes on with it"
+
 
 def run(config: Config, plan: Plan) -> str:
     """Do the run unless it is done already or another worker is running it; return its state.
@@ -102,7 +104,7 @@ def _attempt(config: Config, folder: Path, plan: Plan, line: RunLine) -> Record:
         if isinstance(error, KeyboardInterrupt) or was_interrupted():
             note_end()
             if not is_done(folder):
-                _keep(config, folder, _failure(config, folder, KeyboardInterrupt()))
+                _keep(config, folder, _failure(config, folder, KeyboardInterrupt(RESUMES_HERE)))
                 line.end("interrupted")
             raise KeyboardInterrupt from error
         # A library that ends the program ends its run, so that any other exception is the run's.

@@ -27,9 +27,8 @@ from src.running.lifecycle import run
 from src.running.progress import Screen, shown_on
 from src.running.sweep import UNRECORDED, Plan
 from src.running.worker_count import SAYS_THREADS, threads_each
-from src.training.device import MEASURED
 
-PATIENCE_SECONDS = 60.0  # for interrupted workers to write down how their runs ended
+PATIENCE_SECONDS = 300.0  # for interrupted workers to end the step under way and keep a checkpoint
 
 
 @dataclass(frozen=True)
@@ -175,6 +174,8 @@ class Processes:
         return _End("failed", reason)
 
     def _started(self) -> _Worker:
+        from src.training.device import MEASURED  # heavy
+
         context = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
         here, there = context.Pipe()
         process = context.Process(target=_work, args=(there, self._plan, MEASURED, sys.orig_argv))
@@ -275,6 +276,8 @@ class _Lines(io.TextIOBase):
 
 def _work(connection: Connection, plan: Plan, measured: dict[str, float], command: list[str]) -> None:
     """A worker's process: do the runs that the sweep sends, until it sends none or is gone."""
+    from src.training.device import MEASURED
+
     MEASURED.update(measured)
     sys.orig_argv = command  # which records say made them
     remote: Any = _Remote(connection)
