@@ -52,15 +52,14 @@ def step() -> Drawing:
 
 
 def sweep() -> Drawing:
-    """Seconds a run of the plain script, with one more of what this project does at a time, and of this project."""
+    """Seconds a run of the plain script, of that with its options, and of this project."""
     stored = read("sweep")
     figure, axes = panels(len(stored), height=2.0)
     for panel, (precision, part) in zip(axes, stored.items(), strict=True):
         runs = {name: seconds / (9 if name.startswith("nine") else 1) for name, seconds in part["seconds"].items()}
-        names = [name if name.startswith(("plain s", "this", "nine")) else f"plain, + {name}" for name in runs]
-        bars(panel, names, list(runs.values()), f"seconds a run, {precision}")
+        bars(panel, list(runs), list(runs.values()), f"seconds a run, {precision}")
     machine = next(iter(stored.values()))["machine"].split(",")[0]
-    below(figure, f"Each of the plain script's has what those above it have. 2 cores of {machine}.")
+    below(figure, f"Whole processes, on 2 cores of {machine}.")
     return figure
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.sweep [precision=fp32]
 
-Whole processes, one after another; all have the docstrings cached. The plain script is also run with one more of what
-this project does at a time. Writes `benchmarks/sweep.json`, by precision.
+Whole processes, one after another; all have the docstrings cached. The plain script is also run with the options that
+do what this project does by itself. Writes `benchmarks/sweep.json`, by precision.
 """
 
 import json
@@ -20,14 +20,9 @@ from src.training.device import find_device
 RESULT = Path(__file__).with_suffix(".json")
 NINE = ["src.run", "-m", "adapter=lora,lora_fa,lora_sb", "rank=4,8,16", "tracking=none"]
 ONE = ["src.run", "adapter=lora", "rank=8", "tracking=none"]
-# Each has what those above it have.
-PLAIN = {
-    "plain script": [],
-    "scored 128 at a time": ["eval_batch=128"],
-    "plain attention": ["attention=eager"],
-    "batches of like length": ["by_length=true"],
-}
-OURS = {"this project, one run": ONE, "nine runs, one after another": [*NINE, "workers=1"], "nine runs": NINE}
+OPTIONS = ["eval_batch=128", "attention=eager", "by_length=true"]
+PLAIN = {"plain script": [], "plain script, its options": OPTIONS}
+OURS = {"this project, one run": ONE, "nine runs": NINE}
 
 
 def seconds(arguments: list[str]) -> float:
@@ -39,12 +34,9 @@ def seconds(arguments: list[str]) -> float:
 
 def commands(precision: str) -> dict[str, list[str]]:
     """What is timed, by its name; `results_dir` is to be added to those of this project."""
-    plain = {"bf16": ["bf16=true"]}.get(precision, [])
-    found = {}
-    for name, more in PLAIN.items():
-        plain = [*plain, *more]
-        found[name] = ["benchmarks.plain_peft", *plain]
-    return found | {name: [*ours, f"trainer.precision={precision}"] for name, ours in OURS.items()}
+    half = ["bf16=true"] if precision == "bf16" else []
+    plain = {name: ["benchmarks.plain_peft", *half, *asked] for name, asked in PLAIN.items()}
+    return plain | {name: [*ours, f"trainer.precision={precision}"] for name, ours in OURS.items()}
 
 
 def main() -> None:
