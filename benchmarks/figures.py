@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from src.analysis.figures.style import COLORS, GREY, Drawing, below, drawing, entitle, finish, looks, panels
 
 HERE = Path(__file__).parent
+WIDE = 4.4  # inches
 LABELS = {"rank": "rank", "tokens": "tokens a text", "texts": "texts a step"}
 
 
@@ -25,10 +26,11 @@ def read(name: str) -> Any:
 
 def bars(axes: Axes, names: Sequence[str], values: Sequence[float], unit: str) -> None:
     """Horizontal bars in the order given, the first at the top, each with its number."""
-    colors = [COLORS[1] if "PEFT" in name or "plain" in name else GREY if "limit" in name else COLORS[0]
+    others = ("PEFT", "plain", "authors", "as it comes")
+    colors = [COLORS[1] if any(other in name for other in others) else GREY if "frozen base" in name else COLORS[0]
               for name in names]  # fmt: skip
     axes.barh(range(len(names)), values, color=colors, height=0.7)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, fontsize=6)
     axes.invert_yaxis()
     for place, value in enumerate(values):
         axes.annotate(f"{value:.3g}", (value, place), (2, 0), textcoords="offset points", va="center", fontsize=6)
@@ -88,7 +90,7 @@ def starts() -> Drawing:
     """Seconds of LoRA-SB's starts for nine runs."""
     stored = read("starts")
     figure, (axes,) = panels(1, height=1.0)
-    bars(axes, ["this project", "the authors' procedure (plain)"], [stored["ours_seconds"], stored["theirs_seconds"]],
+    bars(axes, ["this project", "the authors' procedure"], [stored["ours_seconds"], stored["theirs_seconds"]],
          "seconds")  # fmt: skip
     entitle(figure, "LoRA-SB's start, three ranks and three rates")
     return figure
@@ -98,7 +100,7 @@ def under_load() -> Drawing:
     """Seconds of a short run alone and beside two busy processes."""
     rows = read("under_load")["rows"]
     figure, (axes,) = panels(1, height=1.3)
-    names = [f"{row['spinning']}, {where}" for row in rows for where in ("alone", "beside two busy processes")]
+    names = [f"{row['spinning']}, {where}" for row in rows for where in ("alone", "beside two busy")]
     seconds = [row[key] for row in rows for key in ("alone_seconds", "beside_two_busy_seconds")]
     bars(axes, names, seconds, "seconds of 30 steps")
     return figure
@@ -109,7 +111,9 @@ def main() -> None:
     (HERE / "figures").mkdir(exist_ok=True)
     for draw in (step, sweep, growth, starts, under_load):
         with drawing():
-            draw().savefig(HERE / "figures" / f"{draw.__name__}.svg", metadata={"Date": None})
+            figure = draw()
+            figure.set_size_inches(WIDE, figure.get_size_inches()[1])  # for the names of the bars
+            figure.savefig(HERE / "figures" / f"{draw.__name__}.svg", metadata={"Date": None}, bbox_inches="tight")
 
 
 if __name__ == "__main__":
