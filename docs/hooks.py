@@ -18,7 +18,7 @@ DOCS = "docs"
 OUTSIDE = (
     "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "tests/README.md", "experiments/*/README.md",
     "results/README.md", "results/READING.md", "results/tables/parameter_counts.md", "results/*/figures/*.png",
-    "notebooks/*.ipynb",
+    "benchmarks/figures/*.svg", "notebooks/*.ipynb",
 )  # fmt: skip
 LINK = re.compile(r"(\]\()([^)\s:]+)(\))")
 
