@@ -84,6 +84,17 @@ def test_there_are_no_more_workers_than_memory_for_the_largest_run(machine: Simp
     assert worker_count(None, configs) == 2
 
 
+def test_runs_whose_memory_cannot_be_told_are_done_one_at_a_time(
+    machine: SimpleNamespace, tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("a model that looks at its numbers")
+
+    monkeypatch.setattr("src.models.base_model.empty_model", fail)
+    assert worker_count(None, [tiny()] * 5) == 1
+    assert worker_count(3, [tiny()] * 5) == 3
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "1,2", "''"])
 def test_a_number_of_workers_that_is_none(value: str) -> None:
     if value == "''":

@@ -7,7 +7,6 @@ from pathlib import Path
 import psutil
 
 from src.config.schema import Config
-from src.errors import UserError
 from src.running.inputs import inputs_of
 from src.tasks.base import load_task
 
@@ -21,8 +20,8 @@ SHARE = 0.8  # of the machine's memory; of all and not of what is free, so that 
 def worker_count(asked: int | None, configs: Sequence[Config]) -> int:
     """How many of the runs are done at once.
 
-    By itself it is one on a GPU, and where OMP_NUM_THREADS says how many threads there are; else one for each core, as
-    far as there are runs and memory for them.
+    By itself it is one on a GPU, where OMP_NUM_THREADS says how many threads there are, and where a run's memory can't
+    be told; else one for each core, as far as there are runs and memory for them.
 
     Args:
         asked: what the user says; None: what fits.
@@ -32,7 +31,11 @@ def worker_count(asked: int | None, configs: Sequence[Config]) -> int:
     by_cores = min(usable_cores(), len(configs))
     if by_cores == 1:
         return 1
-    return max(1, min(by_cores, int(SHARE * psutil.virtual_memory().total) // _bytes(configs)))
+    try:
+        needed = _bytes(configs)
+    except Exception:  # whatever a model does that has no numbers, it may run one at a time
+        return 1
+    return max(1, min(by_cores, int(SHARE * psutil.virtual_memory().total) // needed))
 
 
 def threads_each(workers: int) -> int:
@@ -70,11 +73,8 @@ def _bytes(configs: Sequence[Config]) -> int:
     largest = max(configs, key=size)
     attention, labels = find_device("fp32").attention, len(load_task(largest).data.label_names)
     texts = largest.trainer.micro_batch_size or largest.trainer.batch_size
-    try:
-        how = Computing(inputs_of(largest).precision, attention, labels)
-        return LIBRARIES_BYTES + int(MARGIN * step_memory(largest, texts, largest.task.max_length, how).total)
-    except UserError:  # a model that can't be predicted
-        return LIBRARIES_BYTES
+    how = Computing(inputs_of(largest).precision, attention, labels)
+    return LIBRARIES_BYTES + int(MARGIN * step_memory(largest, texts, largest.task.max_length, how).total)
 
 
 def _weights(config: Config) -> int:
